@@ -1,0 +1,80 @@
+# engramd's control panel. `make` prints what it can do.
+#
+#   SAN=address,undefined | thread    sanitizer build, in its own folder
+#   STAY=1                            `make demo` leaves the daemon running
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VERSION := $(shell cat VERSION)
+BUILD ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+comma := ,
+CC ?= cc
+CACHE ?= .cache
+PYTHON ?= /usr/bin/python3
+
+PACKAGES := build-essential pkg-config git ca-certificates curl unzip python3 python3-pip \
+    python3-pytest python3-numpy libmicrohttpd-dev libcjson-dev libopenblas-dev libsqlite3-dev \
+    libuv1-dev libpcre2-dev libutf8proc-dev libssl-dev libcmocka-dev
+FOLDERS := core probes edits ledger server
+
+# ---- flags ------------------------------------------------------------------------------------
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wdouble-promotion \
+    -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wwrite-strings -Wcast-qual \
+    -Wpointer-arith -Wvla -Wundef -fno-common -Werror=implicit-function-declaration \
+    $(if $(DEVELOPER),-Werror)
+OPT ?= -O3 -g
+HARDEN := $(if $(SAN),,-D_FORTIFY_SOURCE=2 -fstack-protector-strong)
+CFLAGS_ALL = -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fPIE -fno-math-errno -pthread -I. -I$(BUILD)/gen \
+    -D_GNU_SOURCE -DENGRAM_VERSION='"$(VERSION)"' \
+    $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all -DENGRAM_SANITIZED=1) $(CFLAGS)
+LDFLAGS_ALL = -pie -pthread $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
+LIBS := -lmicrohttpd -lcjson -lopenblas -lsqlite3 -luv -lpcre2-8 -lutf8proc -lcrypto -lm
+
+# A change of flags rebuilds: the stamp changes only when the flags do.
+STAMP := $(BUILD)/flags.stamp
+$(shell mkdir -p $(BUILD)/gen; echo '$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL)' | cmp -s - $(STAMP) || echo '$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL)' > $(STAMP))
+
+# ---- sources ----------------------------------------------------------------------------------
+SRC := $(foreach d,$(FOLDERS),$(wildcard $(d)/*.c))
+MAIN := server/main.c
+OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(MAIN),$(SRC)))
+LIBS_OWN := $(foreach d,server edits probes ledger core,$(BUILD)/lib$(d).a)
+UNIT := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
+
+##@ Build
+help: ## this list
+	@awk 'BEGIN{FS=":.*## "} /^##@/{printf "\n%s\n",substr($$0,5)} /^[a-z][a-zA-Z_-]*:.*## /{printf "  make %-14s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
+
+deps: ## install what the build needs with the distribution's package manager
+	@tools/deps.sh $(PACKAGES)
+
+build: $(BUILD)/engramd ## build/engramd
+
+clean: ## remove build/
+	rm -rf build
+
+model: ## fetch and check the default model; prints its path last
+	@tools/model.sh $(CACHE)
+
+$(BUILD)/engramd: $(BUILD)/server/main.o $(LIBS_OWN)
+	$(CC) $(LDFLAGS_ALL) -o $@ $< -Wl,--start-group $(LIBS_OWN) -Wl,--end-group $(LIBS)
+
+define library
+$(BUILD)/lib$(1).a: $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(MAIN),$(wildcard $(1)/*.c))) $(if $(filter $(1),ledger server),$(BUILD)/gen-$(1).o)
+	@rm -f $$@
+	@ar rcs $$@ $$^
+endef
+$(foreach d,$(FOLDERS),$(eval $(call library,$(d))))
+
+$(BUILD)/%.o: %.c $(STAMP) | generated
+	@mkdir -p $(dir $@)
+	$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+# Bytes of a delta may not depend on the compiler's taste for fused multiply-add.
+$(BUILD)/core/delta_apply.o: CFLAGS_ALL += -ffp-contract=off
+
+-include $(wildcard $(BUILD)/*/*.d)
+
+include schema/generate.mk
+
+.PHONY: help deps build clean model generated
