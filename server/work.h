@@ -1,0 +1,65 @@
+/* Work: what a compute route asks of the compute thread, as a step function.
+ *
+ *      queued ──► running ──► committing ──► done
+ *         │          │             │
+ *         └──────────┴─► cancelled └──► failed        (running may fail as well)
+ *
+ * prepare (HTTP thread) makes it; the worker calls step until STEP_DONE; finish (worker) writes the
+ * answer and says what must be recorded; the writer thread commits that; only then is the answer
+ * sent. Between two steps of a long work the worker serves waiting short works (`brief`) to their
+ * end, looks at `cancel` and the deadline, and publishes progress.
+ *
+ * Ownership: a work belongs to its job from the moment it is queued and is freed by the job's last
+ * holder through ops->free. Between prepare and free only one thread touches it at a time, except
+ * `progress`, which is atomic.
+ */
+#ifndef ENGRAM_WORK_H
+#define ENGRAM_WORK_H
+
+#include <stdatomic.h>
+
+#include "core/step.h"
+#include "ledger/ledger.h"
+
+struct work;
+struct session; /* the compute thread's: scratch, thread pool, BLAS */
+
+enum record { RECORD_NOTHING, RECORD_RUN, RECORD_COMMIT };
+
+struct outcome {
+    int status;          /* 200, 201… */
+    enum record record;
+    struct run run;      /* RECORD_RUN; id, kind, model, by… filled by finish; texts borrowed from the work */
+    struct commit commit; /* RECORD_COMMIT; its answer() writes the body */
+    struct buf body;     /* the answer (JSON); for RECORD_COMMIT filled by the commit */
+    /* RECORD_RUN while the ledger cannot be written: called to rewrite the body with "run": null
+     * and the warning not-recorded. */
+    void (*unrecorded)(struct work *w, struct buf *body);
+};
+
+struct work_ops {
+    const char *kind;   /* "trace", "edit"…: the job's and the run's kind */
+    const char *unit;   /* of progress: "cells", "steps", "tokens" */
+    bool brief;         /* may run between the steps of longer work */
+    enum step (*step)(struct work *w, struct session *s, struct err *e);
+    bool (*finish)(struct work *w, struct outcome *o, struct err *e);
+    /* After a durable commit, on the worker, before the answer leaves: publish the new view. */
+    void (*published)(struct work *w, const struct revision *rev);
+    void (*free)(struct work *w);
+};
+
+struct work { /* first member of every concrete work */
+    const struct work_ops *ops;
+    struct daemon *daemon;
+    char job_id[ID_TEXT];      /* set when queued */
+    struct principal_name { char name[NAME_TEXT]; bool verified; } author;
+    struct idempotency key;
+    _Atomic int64_t done, total; /* progress */
+    int64_t started_us;        /* set by the worker at the first step */
+    bool stream;               /* the answer is an event stream: step may call work_emit */
+};
+
+/* Append a server-sent event to the work's job (worker thread). data is JSON on one line. */
+void work_emit(struct work *w, const char *event, const char *data);
+
+#endif
