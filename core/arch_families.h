@@ -1,0 +1,14 @@
+/* The readers of every family in core/arch.def, for its table only. */
+#ifndef ENGRAM_ARCH_FAMILIES_H
+#define ENGRAM_ARCH_FAMILIES_H
+
+#include "arch.h"
+#include "gguf.h"
+
+#define FAMILY(name, gguf, config, qk)                                                             \
+    bool name##_from_gguf(const struct gguf *g, struct arch *out, struct err *e);                  \
+    bool name##_from_config(const struct json *config, struct arch *out, struct err *e);
+#include "arch.def"
+#undef FAMILY
+
+#endif

@@ -1,0 +1,90 @@
+/* Hook points: where a forward (or backward) pass may be listened to or written into.
+ *
+ * The list is closed and documented (core/hook.def). A site is a hook of one layer, spelled as in
+ * TransformerLens: "blocks.5.attn.hook_z". A tap is one listener: it reads values out, or sets,
+ * adds to or scales them in place, for chosen positions and heads of one sequence. A pass with no
+ * taps pays one comparison per hook.
+ *
+ *     set:   h ← (1−w)·h + w·src        add: h ← h + w·src        scale: h ← w·h
+ *
+ * A write changes what everything downstream reads. In a backward pass only reads fire, and the
+ * data are gradients of the loss with respect to the value at that hook.
+ *
+ * Layout of tap data: [position][head][width], C order, over the tap's own lists; for SOURCE
+ * hooks (the pattern) [head][position][width] with width = n_source, zero right of the diagonal.
+ *
+ * Ownership: taps borrow src, dst, pos and head from the caller for the life of the pass.
+ */
+#ifndef ENGRAM_HOOK_H
+#define ENGRAM_HOOK_H
+
+#include "arch.h"
+
+enum hook {
+#define HOOK(name, suffix, axis, width, what) HOOK_##name,
+#include "hook.def"
+#undef HOOK
+    HOOK_COUNT
+};
+
+enum hook_axis { AXIS_PLAIN, AXIS_QUERY, AXIS_KV, AXIS_SOURCE };
+
+struct hook_info {
+    const char *suffix; /* "attn.hook_z" */
+    enum hook_axis axis;
+    const char *what;
+};
+const struct hook_info *hook_info(enum hook h);
+/* Values per head (or per position, for PLAIN); 0 for SOURCE, whose width is the sequence. */
+uint32_t hook_width(const struct arch *a, enum hook h);
+/* Heads at that hook: 1 for PLAIN, H, or G. */
+uint32_t hook_heads(const struct arch *a, enum hook h);
+
+struct site {
+    enum hook hook;
+    uint32_t layer;
+};
+/* "blocks.{l}.{suffix}"; an unknown hook or a layer out of range is ERR_INVALID naming the range
+ * or the nearest name. */
+bool site_parse(const struct arch *a, const char *text, struct site *out, struct err *e) MUST_CHECK;
+/* A bare suffix ("hook_resid_pre"), as patch grids name it. */
+bool hook_parse(const char *suffix, enum hook *out, struct err *e) MUST_CHECK;
+void site_text(struct site s, char out[64]);
+
+enum tap_op { TAP_READ, TAP_SET, TAP_ADD, TAP_SCALE };
+
+struct tap {
+    struct site site;
+    enum tap_op op;
+    uint32_t seq;          /* which sequence of the pass */
+    bool every_pos;        /* all positions, generated ones included; pos is ignored */
+    const uint32_t *pos;   /* ascending */
+    size_t n_pos;
+    const uint32_t *head;  /* NULL: all heads of the hook */
+    size_t n_head;
+    uint32_t n_source;     /* SOURCE hooks: row length of src/dst */
+    float weight;
+    const float *src;      /* SET, ADD; NULL: zeros */
+    size_t n_src_pos;      /* positions in src: as many as are written, or 1 for all */
+    float *dst;            /* READ */
+    size_t elements;       /* written so far */
+    float max_change;      /* largest |after − before| so far */
+};
+
+struct taps {
+    struct tap *tap;
+    size_t n;
+};
+
+/* Any tap on that hook of that layer? */
+bool taps_any(const struct taps *t, enum hook h, uint32_t layer);
+
+/* Fire a PLAIN, QUERY or KV hook on consecutive rows of one sequence. data: row r at
+ * data + r*stride, heads side by side. first_pos: position of row 0. n_heads as hook_heads. */
+void taps_fire(const struct taps *t, struct site s, uint32_t seq, uint32_t first_pos,
+               uint32_t n_rows, float *data, size_t stride, uint32_t n_heads, uint32_t width);
+/* Fire the pattern for one destination position and query head: n_key probabilities. */
+void taps_fire_pattern(const struct taps *t, uint32_t layer, uint32_t seq, uint32_t pos,
+                       uint32_t head, float *row, uint32_t n_key);
+
+#endif
