@@ -26,10 +26,11 @@ bool gguf_string_array(const struct gguf *g, const char *key, struct gguf_string
 bool gguf_int_array(const struct gguf *g, const char *key, struct gguf_ints *out);
 
 /* Used by modelfile.c only. */
+struct infile;      /* core/infile.h */
+struct tensor_list; /* core/tensor_list.h */
 struct gguf *gguf_open(const char *path, struct err *e) MUST_CHECK;
 void gguf_close(struct gguf *g);
-size_t gguf_tensor_count(const struct gguf *g);
-const struct file_tensor *gguf_tensor(const struct gguf *g, size_t i);
-int gguf_fd(const struct gguf *g);
+const struct tensor_list *gguf_tensors(const struct gguf *g);
+const struct infile *gguf_file(const struct gguf *g);
 
 #endif

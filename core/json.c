@@ -113,8 +113,8 @@ const struct json *json_get(const struct json *object, const char *key)
     struct json wanted = {.key = key, .key_len = strlen(key)};
     if (object->index) {
         struct slot probe = {hash_key(key, wanted.key_len), &wanted};
-        const struct slot *s = bsearch(&probe, object->index->slot, object->index->n, sizeof probe,
-                                       compare_slots);
+        const struct slot *s =
+            bsearch(&probe, object->index->slot, object->index->n, sizeof probe, compare_slots);
         return s ? s->member : NULL;
     }
     for (const struct json *m = object->child; m; m = m->next)
@@ -228,7 +228,7 @@ static const char *skip_digits(const char *s, const char *end)
     return s;
 }
 
-/* End of the number at s by the grammar, or NULL. *whole is set when it is written as an integer. */
+/* End of the number at s by the grammar, or NULL. *whole: it is written as an integer. */
 static const char *number_end(const char *s, const char *end, bool *whole)
 {
     if (s < end && *s == '-') s++;

@@ -1,7 +1,7 @@
 /* A small strict JSON reader (RFC 8259): for model files, and as the pre-scanner of requests.
  *
  * Refuses what lenient parsers let through: nesting over 64, duplicate keys, invalid UTF-8
- * (including surrogate halves), escaped or raw NUL and control characters, numbers outside the
+ * (including surrogate halves), NUL raw or escaped, raw control characters, numbers outside the
  * grammar (01, 1., +1, NaN) or outside float64, trailing bytes, a byte-order mark. Integers that
  * fit int64 are kept exactly.
  *

@@ -125,7 +125,8 @@ uint16_t f32_to_f16(float x)
         return (uint16_t)(sign | 0x7C00 | (payload ? payload : 0x200));
     }
     if (magnitude >= 0x47800000) return (uint16_t)(sign | 0x7C00); /* 65536 and up */
-    if (magnitude >= 0x38800000) /* normal; rounding may carry into the exponent, even to infinity */
+    /* Normal: rounding may carry into the exponent, even to infinity. */
+    if (magnitude >= 0x38800000)
         return (uint16_t)(sign | shift_round(magnitude - ((127 - 15) << 23), 13));
     unsigned exponent = magnitude >> 23; /* subnormal: in units of 2^-24 */
     if (exponent < 127 - 25) return (uint16_t)sign;
