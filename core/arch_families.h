@@ -5,9 +5,9 @@
 #include "arch.h"
 #include "gguf.h"
 
-#define FAMILY(name, gguf, config, qk)                                                             \
-    bool name##_from_gguf(const struct gguf *g, struct arch *out, struct err *e);                  \
-    bool name##_from_config(const struct json *config, struct arch *out, struct err *e);
+#define FAMILY(id, gguf_word, config_word, qk)                                                             \
+    bool id##_from_gguf(const struct gguf *g, struct arch *out, struct err *e);                  \
+    bool id##_from_config(const struct json *config, struct arch *out, struct err *e);
 #include "arch.def"
 #undef FAMILY
 

@@ -61,5 +61,7 @@ void model_drop(struct model *m);
 /* Index of the tensor of that name or role; false when there is none (a tied head has none). */
 bool model_find(const struct model *m, const char *name, size_t *index);
 bool model_role(const struct model *m, enum role role, uint32_t layer, size_t *index);
+/* The memory block (index into groups) that holds that role's tensor. */
+uint32_t model_group(const struct model *m, enum role role, uint32_t layer);
 
 #endif
