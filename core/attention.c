@@ -1,0 +1,303 @@
+#include "attention.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "blas.h"
+#include "simd.h"
+
+enum {
+    LONG_SPAN = 48,    /* rows from which matrix products pay */
+    QUERY_BLOCK = 128, /* rows per product: bounds the wasted upper triangle */
+};
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+INLINE float dot(const float *a, const float *b, uint32_t n)
+{
+    v16 s = {0};
+    uint32_t i = 0;
+    for (; i + LANES <= n; i += LANES) s += load16(a + i) * load16(b + i);
+    if (i < n) s += load_tail(a + i, n - i, 0) * load_tail(b + i, n - i, 0);
+    return sum16(s);
+}
+
+INLINE void softmax(float *p, uint32_t n)
+{
+    float top = -INFINITY, total = 0;
+    for (uint32_t i = 0; i < n; i++) top = p[i] > top ? p[i] : top;
+    v16 sum = {0};
+    for (uint32_t i = 0; i < n; i += LANES) {
+        uint32_t k = n - i < LANES ? n - i : LANES;
+        v16 x = exp16((k == LANES ? load16(p + i) : load_tail(p + i, k, -INFINITY)) - top);
+        if (k == LANES) {
+            store16(p + i, x);
+            sum += x;
+        } else {
+            store_tail(p + i, x, k);
+            sum += load_tail(p + i, k, 0);
+        }
+    }
+    total = 1.0f / sum16(sum);
+    for (uint32_t i = 0; i < n; i++) p[i] *= total;
+}
+
+KERNEL static void softmax_row(float *p, uint32_t n) { softmax(p, n); }
+
+/* Consecutive keys (or values) with a common stride: a kv block, or the span's own rows. */
+struct keys {
+    const float *k, *v;
+    size_t stride;
+    uint32_t n;
+};
+
+KERNEL static void scores(const float *q, const struct keys *s, uint32_t e, float scale, float *out)
+{
+    for (uint32_t j = 0; j < s->n; j++) out[j] = scale * dot(q, s->k + j * s->stride, e);
+}
+
+KERNEL static void mix(const float *p, const struct keys *s, uint32_t e, float *z)
+{
+    uint32_t i = 0;
+    for (; i + LANES <= e; i += LANES) {
+        v16 acc = load16(z + i);
+        for (uint32_t j = 0; j < s->n; j++) acc += p[j] * load16(s->v + j * s->stride + i);
+        store16(z + i, acc);
+    }
+    for (; i < e; i++)
+        for (uint32_t j = 0; j < s->n; j++) z[i] += p[j] * s->v[j * s->stride + i];
+}
+
+struct shape {
+    uint32_t H, G, e, row; /* row: floats of a qkv row */
+    float scale;
+};
+
+static struct shape shape_of(const struct arch *a)
+{
+    return (struct shape){a->n_heads, a->n_kv_heads, a->d_head,
+                          (a->n_heads + 2 * a->n_kv_heads) * a->d_head, 1.0f / sqrtf((float)a->d_head)};
+}
+
+static uint32_t kv_head(const struct shape *s, uint32_t head) { return head / (s->H / s->G); }
+
+static const float *own_k(const struct attention *a, const struct shape *s, const struct span *sp, uint32_t g)
+{
+    return a->qkv + (size_t)sp->first_row * s->row + (s->H + g) * s->e;
+}
+
+/* One query row and head, by dot products over the past's blocks and the span's own rows. */
+static void one_row(const struct attention *a, const struct shape *s, const struct span *sp,
+                    uint32_t i, uint32_t head, float *p)
+{
+    uint32_t g = kv_head(s, head), n = sp->past_len + i + 1;
+    const float *q = a->qkv + (size_t)(sp->first_row + i) * s->row + head * s->e;
+    const float *k = own_k(a, s, sp, g);
+    float *z = a->z + (size_t)(sp->first_row + i) * s->H * s->e + head * s->e;
+    struct keys own = {k, k + (size_t)s->G * s->e, s->row, i + 1};
+    for (uint32_t at = 0; at < sp->past_len; at += KV_BLOCK) {
+        struct keys b = {kv_key(sp->past, a->layer, at) + g * s->e, NULL, (size_t)s->G * s->e,
+                         sp->past_len - at < KV_BLOCK ? sp->past_len - at : KV_BLOCK};
+        scores(q, &b, s->e, s->scale, p + at);
+    }
+    scores(q, &own, s->e, s->scale, p + sp->past_len);
+    softmax_row(p, n);
+    if (a->taps) taps_fire_pattern(a->taps, a->layer, sp->seq, sp->past_len + i, head, p, n);
+    memset(z, 0, s->e * sizeof *z);
+    for (uint32_t at = 0; at < sp->past_len; at += KV_BLOCK) {
+        struct keys b = {NULL, kv_value(sp->past, a->layer, at) + g * s->e, (size_t)s->G * s->e,
+                         sp->past_len - at < KV_BLOCK ? sp->past_len - at : KV_BLOCK};
+        mix(p + at, &b, s->e, z);
+    }
+    mix(p + sp->past_len, &own, s->e, z);
+}
+
+/* ---- short spans: all (row, head) pairs in parallel ------------------------------------------- */
+
+struct short_job {
+    const struct attention *a;
+    struct shape shape;
+    uint32_t longest; /* positions of the longest short span: row of the scratch */
+    float *scratch;   /* one row per thread */
+};
+
+static bool is_long(const struct attention *a, const struct span *s)
+{
+    return s->n_rows >= LONG_SPAN && !a->taps; /* taps see rows one at a time */
+}
+
+static void short_range(void *ctx, size_t from, size_t to, int thread)
+{
+    const struct short_job *j = ctx;
+    float *p = j->scratch + (size_t)thread * j->longest;
+    size_t at = 0; /* rows of short spans before this span */
+    for (size_t i = 0; i < j->a->n_spans && at < to; i++) {
+        const struct span *sp = &j->a->span[i];
+        if (is_long(j->a, sp)) continue;
+        for (uint32_t r = 0; r < sp->n_rows; r++, at++)
+            if (at >= from && at < to)
+                for (uint32_t h = 0; h < j->shape.H; h++) one_row(j->a, &j->shape, sp, r, h, p);
+    }
+}
+
+/* With few rows (decoding) the heads are what can be shared out. */
+static void head_range(void *ctx, size_t from, size_t to, int thread)
+{
+    const struct short_job *j = ctx;
+    float *p = j->scratch + (size_t)thread * j->longest;
+    for (size_t i = 0; i < j->a->n_spans; i++) {
+        const struct span *sp = &j->a->span[i];
+        if (is_long(j->a, sp)) continue;
+        for (uint32_t r = 0; r < sp->n_rows; r++)
+            for (size_t h = from; h < to; h++) one_row(j->a, &j->shape, sp, r, (uint32_t)h, p);
+    }
+}
+
+/* ---- long spans: matrix products -------------------------------------------------------------- */
+
+struct soft_job {
+    float *p;
+    size_t stride;
+    uint32_t first; /* keys of row 0, less one */
+    uint32_t width; /* columns: the rest is cleared */
+};
+
+static void soft_range(void *ctx, size_t from, size_t to, int thread)
+{
+    const struct soft_job *j = ctx;
+    (void)thread;
+    for (size_t r = from; r < to; r++) {
+        float *p = j->p + r * j->stride;
+        uint32_t n = j->first + (uint32_t)r + 1;
+        softmax_row(p, n);
+        memset(p + n, 0, (j->width - n) * sizeof *p);
+    }
+}
+
+/* Past keys and values of one head, gathered from blocks, then the own rows: [n][e] each. */
+static void gather(const struct attention *a, const struct shape *s, const struct span *sp, uint32_t g,
+                   float *k, float *v)
+{
+    size_t bytes = s->e * sizeof(float);
+    for (uint32_t i = 0; i < sp->past_len; i++) {
+        memcpy(k + (size_t)i * s->e, kv_key(sp->past, a->layer, i) + g * s->e, bytes);
+        memcpy(v + (size_t)i * s->e, kv_value(sp->past, a->layer, i) + g * s->e, bytes);
+    }
+    const float *own = own_k(a, s, sp, g);
+    for (uint32_t i = 0; i < sp->n_rows; i++) {
+        size_t at = (size_t)(sp->past_len + i) * s->e;
+        memcpy(k + at, own + (size_t)i * s->row, bytes);
+        memcpy(v + at, own + (size_t)i * s->row + (size_t)s->G * s->e, bytes);
+    }
+}
+
+static void long_head(const struct attention *a, const struct shape *s, const struct span *sp,
+                      struct par *par, uint32_t head, const float *k, const float *v, float *p)
+{
+    uint32_t total = sp->past_len + sp->n_rows;
+    for (uint32_t from = 0; from < sp->n_rows; from += QUERY_BLOCK) {
+        uint32_t rows = sp->n_rows - from < QUERY_BLOCK ? sp->n_rows - from : QUERY_BLOCK;
+        uint32_t keys = sp->past_len + from + rows; /* no row of this block sees further */
+        const float *q = a->qkv + (size_t)(sp->first_row + from) * s->row + head * s->e;
+        float *z = a->z + (size_t)(sp->first_row + from) * s->H * s->e + head * s->e;
+        gemm_nt(rows, keys, s->e, q, s->row, k, s->e, p, total, s->scale, false);
+        struct soft_job job = {p, total, sp->past_len + from, keys};
+        par_for(par, rows, soft_range, &job);
+        gemm_nn(rows, s->e, keys, p, total, v, s->e, z, (size_t)s->H * s->e, 1.0f, false);
+    }
+}
+
+static void long_span(const struct attention *a, const struct shape *s, const struct span *sp,
+                      struct par *par, float *scratch)
+{
+    size_t total = sp->past_len + sp->n_rows;
+    float *k = scratch, *v = k + total * s->e, *p = v + total * s->e;
+    for (uint32_t g = 0; g < s->G; g++) {
+        gather(a, s, sp, g, k, v);
+        for (uint32_t h = g * (s->H / s->G); h < (g + 1) * (s->H / s->G); h++)
+            long_head(a, s, sp, par, h, k, v, p);
+    }
+}
+
+static bool scratch_for(struct attention_scratch *s, size_t floats, struct err *e)
+{
+    if (floats <= s->floats) return true;
+    mem_drop(s->data);
+    s->floats = 0;
+    s->data = mem_floats(floats, e);
+    if (s->data) s->floats = floats;
+    return s->data != NULL;
+}
+
+bool attention_forward(const struct attention *a, struct par *par, struct attention_scratch *scratch,
+                       struct err *e)
+{
+    struct short_job job = {.a = a, .shape = shape_of(a->arch)};
+    size_t need = 0, short_rows = 0;
+    for (size_t i = 0; i < a->n_spans; i++) {
+        const struct span *sp = &a->span[i];
+        uint32_t total = sp->past_len + sp->n_rows;
+        if (is_long(a, sp)) {
+            size_t floats = (size_t)total * (2 * job.shape.e + QUERY_BLOCK);
+            if (floats > need) need = floats;
+        } else {
+            short_rows += sp->n_rows;
+            if (total > job.longest) job.longest = total;
+        }
+    }
+    size_t rows_need = (size_t)job.longest * (size_t)par_threads(par);
+    if (!scratch_for(scratch, need > rows_need ? need : rows_need, e)) return false;
+    job.scratch = scratch->data;
+    /* Taps write counters: one thread, so that what they report is exact. */
+    if (short_rows && a->taps) head_range(&job, 0, job.shape.H, 0);
+    else if (short_rows >= 4 * (size_t)par_threads(par)) par_for(par, short_rows, short_range, &job);
+    else if (short_rows) par_for(par, job.shape.H, head_range, &job);
+    for (size_t i = 0; i < a->n_spans; i++)
+        if (is_long(a, &a->span[i])) long_span(a, &job.shape, &a->span[i], par, scratch->data);
+    return true;
+}
+
+/* ---- backward --------------------------------------------------------------------------------- */
+
+/* p and its gradient dp, [n][n] each, of one head: p from q and k again. */
+static void head_backward(const struct attention *a, const struct shape *s, const struct span *sp,
+                          uint32_t head, const float *dz, float *d_qkv, float *p, float *dp)
+{
+    uint32_t n = sp->n_rows, g = kv_head(s, head);
+    size_t zrow = (size_t)s->H * s->e, base = (size_t)sp->first_row * s->row;
+    const float *q = a->qkv + base + head * s->e, *k = own_k(a, s, sp, g), *v = k + (size_t)s->G * s->e;
+    float *dq = d_qkv + base + head * s->e, *dk = d_qkv + base + (s->H + g) * s->e,
+          *dv = dk + (size_t)s->G * s->e;
+    dz += (size_t)sp->first_row * zrow + head * s->e;
+    gemm_nt(n, n, s->e, q, s->row, k, s->row, p, n, s->scale, false);
+    gemm_nt(n, n, s->e, dz, zrow, v, s->row, dp, n, 1.0f, false);
+    struct soft_job job = {p, n, 0, n};
+    soft_range(&job, 0, n, 0);
+    gemm_tn(n, s->e, n, p, n, dz, zrow, dv, s->row, 1.0f, true);
+    for (uint32_t i = 0; i < n; i++) { /* dp → ds, in place: p ∘ (dp − Σ p·dp) */
+        float *row = dp + (size_t)i * n, *pr = p + (size_t)i * n, inner = 0;
+        if (a->taps) taps_fire_pattern(a->taps, a->layer, sp->seq, i, head, row, i + 1);
+        for (uint32_t j = 0; j <= i; j++) inner += pr[j] * row[j];
+        for (uint32_t j = 0; j <= i; j++) row[j] = pr[j] * (row[j] - inner);
+        memset(row + i + 1, 0, (n - i - 1) * sizeof *row);
+    }
+    gemm_nn(n, s->e, n, dp, n, k, s->row, dq, s->row, s->scale, true);
+    gemm_tn(n, s->e, n, dp, n, q, s->row, dk, s->row, s->scale, true);
+}
+
+bool attention_backward(const struct attention *a, const float *dz, float *d_qkv,
+                        struct attention_scratch *scratch, struct err *e)
+{
+    struct shape s = shape_of(a->arch);
+    for (size_t i = 0; i < a->n_spans; i++) {
+        const struct span *sp = &a->span[i];
+        assert(sp->past_len == 0);
+        size_t square = (size_t)sp->n_rows * sp->n_rows;
+        if (!scratch_for(scratch, 2 * square, e)) return false;
+        memset(d_qkv + (size_t)sp->first_row * s.row, 0, (size_t)sp->n_rows * s.row * sizeof *d_qkv);
+        for (uint32_t h = 0; h < s.H; h++)
+            head_backward(a, &s, sp, h, dz, d_qkv, scratch->data, scratch->data + square);
+    }
+    return true;
+}

@@ -1,0 +1,76 @@
+/* Sixteen floats at a time, by GCC vector extensions: one source, compiled for several instruction
+ * sets by KERNEL and chosen when the program loads. Reductions are written out, because strict
+ * arithmetic forbids the compiler to re-order them.
+ *
+ * Only for .c files of kernels. Contraction to fused multiply-add is allowed here: nothing hashed
+ * comes from these files.
+ */
+#ifndef ENGRAM_SIMD_H
+#define ENGRAM_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(ENGRAM_SANITIZED)
+#define KERNEL __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define KERNEL
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = 16 };
+typedef float v16 __attribute__((vector_size(64)));
+typedef int32_t i16 __attribute__((vector_size(64)));
+typedef float v16u __attribute__((vector_size(64), aligned(4), may_alias));
+
+#pragma GCC diagnostic ignored "-Wpsabi" /* every function taking a v16 is inlined */
+
+INLINE v16 load16(const float *p) { return *(const v16u *)p; }
+INLINE void store16(float *p, v16 v) { *(v16u *)p = v; }
+INLINE v16 splat16(float x) { return (v16){0} + x; }
+INLINE float sum16(v16 v)
+{
+    typedef float v8 __attribute__((vector_size(32)));
+    typedef float v4 __attribute__((vector_size(16)));
+    union { v16 v; v8 h[2]; } a = {v};
+    union { v8 v; v4 h[2]; } b = {a.h[0] + a.h[1]};
+    v4 s = b.h[0] + b.h[1];
+    return (s[0] + s[2]) + (s[1] + s[3]);
+}
+
+/* e^x to about 2 ulp: x = n·ln 2 + r, a polynomial in r, n into the exponent bits. Arguments are
+ * clamped to the range of normal results. */
+INLINE v16 exp16(v16 x)
+{
+    const v16 low = splat16(-87.0f), high = splat16(88.0f), magic = splat16(12582912.0f);
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    v16 n = (x * 1.44269504088896341f + magic) - magic;
+    v16 r = x - n * 0.693145751953125f - n * 1.42860682030941723e-6f;
+    v16 p = splat16(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    i16 bits = (__builtin_convertvector(n, i16) + 127) << 23;
+    return p * (v16)bits;
+}
+
+/* Load or store a tail of n < 16 lanes. */
+INLINE v16 load_tail(const float *p, uint32_t n, float fill)
+{
+    float t[LANES];
+    for (uint32_t i = 0; i < LANES; i++) t[i] = fill;
+    memcpy(t, p, n * sizeof *p);
+    return load16(t);
+}
+INLINE void store_tail(float *p, v16 v, uint32_t n)
+{
+    float t[LANES];
+    store16(t, v);
+    memcpy(p, t, n * sizeof *p);
+}
+
+#endif
