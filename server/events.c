@@ -1,0 +1,83 @@
+#include "events.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { WRITE_BYTES = 8 * 1024 };
+
+void events_init(struct events *v, size_t cap)
+{
+    assert(cap > 0);
+    *v = (struct events){.cap = cap, .first = 1, .next = 1};
+}
+
+void events_release(struct events *v)
+{
+    for (size_t i = 0; v->ring && i < v->cap; i++) mem_drop(v->ring[i].data);
+    mem_drop(v->ring);
+    v->ring = NULL;
+}
+
+void events_add(struct events *v, enum event_kind kind, const char *name, const char *data)
+{
+    if (!v->ring) v->ring = mem_new(v->cap * sizeof *v->ring);
+    struct event *e = &v->ring[(size_t)v->next % v->cap];
+    mem_drop(e->data);
+    *e = (struct event){.kind = kind, .data = data ? mem_text(data) : NULL};
+    (void)snprintf(e->name, sizeof e->name, "%s", name);
+    v->next++;
+    if (v->next - v->first > (int64_t)v->cap) v->first++;
+}
+
+/* data is one line of JSON; a stray line break would end the event, so it opens a data line. */
+void event_write(struct buf *out, int64_t id, const char *name, const char *data, size_t len)
+{
+    if (id > 0) buf_printf(out, "id: %" PRId64 "\n", id);
+    buf_printf(out, "event: %s\ndata: ", name);
+    for (const char *p = data, *end = data + len; p < end;) {
+        const char *nl = memchr(p, '\n', (size_t)(end - p));
+        buf_put(out, p, (size_t)((nl ? nl : end) - p));
+        if (!nl) break;
+        buf_text(out, "\ndata: ");
+        p = nl + 1;
+    }
+    buf_text(out, "\n\n");
+}
+
+static bool is_last(const struct event *e)
+{
+    return e->kind == EVENT_RESULT || e->kind == EVENT_ERROR;
+}
+
+static void write_one(const struct event *e, int64_t id, enum audience who, const struct buf *body,
+                      struct buf *out)
+{
+    bool quiet = e->kind == EVENT_STATE || e->kind == EVENT_PROGRESS;
+    if (quiet && who == AUDIENCE_STREAM) return;
+    const char *name = e->kind == EVENT_RESULT && who == AUDIENCE_STREAM ? "done" : e->name;
+    const char *data = is_last(e) ? body->data : e->data;
+    size_t len = is_last(e) ? body->len : strlen(e->data);
+    event_write(out, id, name, data ? data : "", len);
+}
+
+enum events_state events_write(const struct events *v, enum audience who, const struct buf *body,
+                               int64_t *after, struct buf *out)
+{
+    static const char reset[] = "{\"reason\":\"events were missed: read the job\"}";
+    if (*after < v->first - 1 || *after >= v->next) {
+        event_write(out, 0, "reset", reset, sizeof reset - 1);
+        return EVENTS_END;
+    }
+    size_t before = out->len;
+    while (*after + 1 < v->next && out->len - before < WRITE_BYTES) {
+        int64_t id = ++*after;
+        const struct event *e = &v->ring[(size_t)id % v->cap];
+        write_one(e, id, who, body, out);
+        if (is_last(e)) return EVENTS_END;
+    }
+    if (out->len > before) return EVENTS_WROTE;
+    bool over = v->next > v->first && is_last(&v->ring[(size_t)(v->next - 1) % v->cap]);
+    return over ? EVENTS_END : EVENTS_WAIT;
+}

@@ -1,0 +1,444 @@
+#include "job.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "clock.h"
+#include "quote.h"
+
+enum { PROGRESS_EVERY_US = US_PER_S / 4 };
+
+struct jobs {
+    pthread_mutex_t lock;
+    struct job *newest, *oldest;
+    size_t n_ended, ended_bytes;
+    struct jobs_count count;
+    void (*wake)(void *ctx);
+    void *ctx;
+};
+
+static const char *const state_words[] = {
+    [JOB_QUEUED] = "queued", [JOB_RUNNING] = "running", [JOB_COMMITTING] = "committing",
+    [JOB_DONE] = "done",     [JOB_FAILED] = "failed",   [JOB_CANCELLED] = "cancelled",
+};
+static_assert(sizeof state_words / sizeof *state_words == JOB_STATES, "one word per state");
+
+/* The arrows of the drawing in job.h. */
+static const bool arrows[JOB_STATES][JOB_STATES] = {
+    [JOB_QUEUED] = {[JOB_RUNNING] = true, [JOB_CANCELLED] = true, [JOB_FAILED] = true},
+    [JOB_RUNNING] = {[JOB_COMMITTING] = true, [JOB_CANCELLED] = true, [JOB_FAILED] = true},
+    [JOB_COMMITTING] = {[JOB_DONE] = true, [JOB_FAILED] = true},
+};
+
+bool job_may_move(enum job_state from, enum job_state to)
+{
+    assert((unsigned)from < JOB_STATES && (unsigned)to < JOB_STATES);
+    return arrows[from][to];
+}
+
+const char *job_state_word(enum job_state s)
+{
+    assert((unsigned)s < JOB_STATES);
+    return state_words[s];
+}
+
+static bool is_end(enum job_state s) { return s >= JOB_DONE; }
+static_assert(JOB_DONE > JOB_COMMITTING && JOB_CANCELLED == JOB_STATES - 1, "ends come last");
+
+static void lock(struct jobs *t) { (void)pthread_mutex_lock(&t->lock); }
+static void unlock(struct jobs *t) { (void)pthread_mutex_unlock(&t->lock); }
+
+struct jobs *jobs_new(void (*wake)(void *ctx), void *ctx)
+{
+    struct jobs *t = mem_new(sizeof *t);
+    (void)pthread_mutex_init(&t->lock, NULL);
+    t->wake = wake;
+    t->ctx = ctx;
+    return t;
+}
+
+/* ---- life --------------------------------------------------------------------------------- */
+
+static void free_job(struct job *j)
+{
+    assert(!j->work);
+    events_release(&j->events);
+    buf_release(&j->body);
+    mem_drop(j);
+}
+
+static void drop_locked(struct job *j)
+{
+    assert(j->refs > 0);
+    if (--j->refs == 0) free_job(j);
+}
+
+void job_retain(struct job *j)
+{
+    lock(j->table);
+    j->refs++;
+    unlock(j->table);
+}
+
+void job_drop(struct job *j)
+{
+    struct jobs *t = j->table;
+    lock(t);
+    drop_locked(j);
+    unlock(t);
+}
+
+static void list(struct jobs *t, struct job *j)
+{
+    j->older = t->newest;
+    if (t->newest) t->newest->newer = j;
+    else t->oldest = j;
+    t->newest = j;
+}
+
+static void unlist(struct jobs *t, struct job *j)
+{
+    assert(is_end(j->state));
+    if (j->newer) j->newer->older = j->older;
+    else t->newest = j->older;
+    if (j->older) j->older->newer = j->newer;
+    else t->oldest = j->newer;
+    j->older = j->newer = NULL;
+    t->n_ended--;
+    t->ended_bytes -= j->body.len;
+    drop_locked(j);
+}
+
+static void forget_oldest(struct jobs *t)
+{
+    for (struct job *j = t->oldest, *newer; j; j = newer) {
+        if (t->n_ended <= JOBS_ENDED && t->ended_bytes <= JOBS_ENDED_BYTES) return;
+        newer = j->newer;
+        if (is_end(j->state) && (j->newer || t->n_ended > 1)) unlist(t, j);
+    }
+}
+
+void jobs_free(struct jobs *t)
+{
+    if (!t) return;
+    while (t->oldest) unlist(t, t->oldest);
+    (void)pthread_mutex_destroy(&t->lock);
+    mem_drop(t);
+}
+
+/* ---- the one transition ------------------------------------------------------------------- */
+
+static void state_event(struct job *j)
+{
+    char data[64];
+    (void)snprintf(data, sizeof data, "{\"state\":\"%s\"}", job_state_word(j->state));
+    events_add(&j->events, EVENT_STATE, "state", data);
+}
+
+static void job_move(struct job *j, enum job_state to)
+{
+    assert(job_may_move(j->state, to));
+    struct jobs *t = j->table;
+    t->count.live[j->state]--;
+    j->state = to;
+    if (is_end(to)) t->count.ended[to]++;
+    else t->count.live[to]++;
+    state_event(j);
+}
+
+bool job_begin(struct job *j)
+{
+    lock(j->table);
+    bool queued = j->state == JOB_QUEUED;
+    if (queued) job_move(j, JOB_RUNNING);
+    unlock(j->table);
+    if (queued) j->table->wake(j->table->ctx);
+    return queued;
+}
+
+void job_commit(struct job *j)
+{
+    lock(j->table);
+    job_move(j, JOB_COMMITTING);
+    unlock(j->table);
+    j->table->wake(j->table->ctx);
+}
+
+void job_end(struct job *j, enum job_state to, int status, struct buf *body)
+{
+    assert(is_end(to) && status >= 200);
+    struct jobs *t = j->table;
+    lock(t);
+    struct work *w = j->work;
+    j->done = atomic_load(&w->done);
+    j->total = atomic_load(&w->total);
+    j->work = NULL;
+    j->status = status;
+    j->body = *body;
+    *body = (struct buf){0};
+    job_move(j, to);
+    bool ok = to == JOB_DONE;
+    events_add(&j->events, ok ? EVENT_RESULT : EVENT_ERROR, ok ? "result" : "error", NULL);
+    t->n_ended++;
+    t->ended_bytes += j->body.len;
+    forget_oldest(t);
+    drop_locked(j); /* the worker's */
+    unlock(t);
+    w->ops->free(w);
+    t->wake(t->ctx);
+}
+
+void job_refuse(struct job *j, enum job_state to, const struct problem *p)
+{
+    struct buf body = {0};
+    problem_write(p, &body);
+    job_end(j, to, p->status, &body);
+}
+
+/* ---- admission ---------------------------------------------------------------------------- */
+
+/* What a repeated key may be answered with: not a server's fault, not a job taken back. */
+static bool is_kept(const struct job *j)
+{
+    return !is_end(j->state) || (j->status < 500 && j->state != JOB_CANCELLED);
+}
+
+static struct job *find_key(struct jobs *t, const struct idempotency *k)
+{
+    if (!k->key[0]) return NULL;
+    for (struct job *j = t->newest; j; j = j->older)
+        if (strcmp(j->key.key, k->key) == 0 && strcmp(j->key.scope, k->scope) == 0 && is_kept(j))
+            return j;
+    return NULL;
+}
+
+static bool has_room(struct jobs *t, const struct job_request *r, struct problem *p)
+{
+    size_t same = 0, mine = 0;
+    bool brief = r->work->ops->brief;
+    for (struct job *j = t->newest; j; j = j->older) {
+        if (is_end(j->state)) continue;
+        same += j->ops->brief == brief;
+        mine += strcmp(j->author, r->author) == 0;
+    }
+    if (r->share_limited && mine >= JOBS_PER_TOKEN)
+        return problem_set(p, PROBLEM_OVER_SHARE, "%s has %zu jobs waiting", r->author, mine);
+    if (same >= (brief ? JOBS_BRIEF : JOBS_LONG))
+        return problem_set(p, PROBLEM_BUSY, "%zu jobs are waiting", same);
+    return true;
+}
+
+static struct job *new_job(struct jobs *t, const struct job_request *r)
+{
+    struct job *j = mem_new(sizeof *j);
+    j->table = t;
+    ledger_new_id("job", j->id);
+    j->work = r->work;
+    j->ops = r->work->ops;
+    j->stream = r->work->stream;
+    j->key = *r->key;
+    j->created_us = wall_us();
+    j->deadline_us = r->timeout_us > 0 ? monotonic_us() + r->timeout_us : INT64_MAX;
+    (void)snprintf(j->author, sizeof j->author, "%s", r->author);
+    atomic_init(&j->cancel, false);
+    events_init(&j->events, j->stream ? EVENTS_LONG : EVENTS_SHORT);
+    memcpy(r->work->job_id, j->id, sizeof j->id);
+    j->refs = 3; /* the table's, the worker's, the caller's */
+    return j;
+}
+
+struct job *jobs_admit(struct jobs *t, const struct job_request *r, bool *existing,
+                       struct problem *p)
+{
+    lock(t);
+    struct job *j = find_key(t, r->key);
+    *existing = j != NULL;
+    if (j) {
+        j->refs++;
+    } else if (has_room(t, r, p)) {
+        j = new_job(t, r);
+        list(t, j);
+        t->count.live[JOB_QUEUED]++;
+        state_event(j);
+    }
+    unlock(t);
+    return j;
+}
+
+/* ---- looking ------------------------------------------------------------------------------ */
+
+static struct job *find_id(struct jobs *t, const char *id)
+{
+    for (struct job *j = t->newest; j; j = j->older)
+        if (strcmp(j->id, id) == 0) return j;
+    return NULL;
+}
+
+struct job *jobs_find(struct jobs *t, const char *id)
+{
+    lock(t);
+    struct job *j = find_id(t, id);
+    if (j) j->refs++;
+    unlock(t);
+    return j;
+}
+
+struct job *jobs_find_key(struct jobs *t, const struct idempotency *k)
+{
+    lock(t);
+    struct job *j = find_key(t, k);
+    if (j) j->refs++;
+    unlock(t);
+    return j;
+}
+
+struct job *jobs_last_done(struct jobs *t, const char *kind)
+{
+    lock(t);
+    struct job *j = t->newest;
+    while (j && (j->state != JOB_DONE || strcmp(j->ops->kind, kind) != 0)) j = j->older;
+    if (j) j->refs++;
+    unlock(t);
+    return j;
+}
+
+size_t jobs_list(struct jobs *t, struct job **out, size_t cap)
+{
+    size_t n = 0;
+    lock(t);
+    for (struct job *j = t->newest; j && n < cap; j = j->older) {
+        j->refs++;
+        out[n++] = j;
+    }
+    unlock(t);
+    return n;
+}
+
+void jobs_count(struct jobs *t, struct jobs_count *out)
+{
+    lock(t);
+    *out = t->count;
+    unlock(t);
+}
+
+enum job_state job_state(struct job *j)
+{
+    lock(j->table);
+    enum job_state s = j->state;
+    unlock(j->table);
+    return s;
+}
+
+bool job_ended(struct job *j) { return is_end(job_state(j)); }
+
+bool job_ask_accept(struct job *j, void (*post)(void *ctx), void *ctx)
+{
+    lock(j->table);
+    bool ask = j->accept == ACCEPT_NONE && !is_end(j->state);
+    if (ask) {
+        j->accept = ACCEPT_ASKED;
+        post(ctx);
+    }
+    unlock(j->table);
+    return ask;
+}
+
+void job_set_accept(struct job *j, enum accept a)
+{
+    lock(j->table);
+    j->accept = a;
+    unlock(j->table);
+    j->table->wake(j->table->ctx);
+}
+
+enum accept job_accept(struct job *j)
+{
+    lock(j->table);
+    enum accept a = j->accept;
+    unlock(j->table);
+    return a;
+}
+
+/* ---- progress and events ------------------------------------------------------------------ */
+
+void job_progress(struct job *j, int64_t now_us)
+{
+    if (now_us - j->progress_us < PROGRESS_EVERY_US) return;
+    int64_t done = atomic_load(&j->work->done), total = atomic_load(&j->work->total);
+    if (done == j->progress_done) return;
+    char data[128];
+    (void)snprintf(data, sizeof data, "{\"done\":%" PRId64 ",\"total\":%" PRId64 ",\"unit\":\"%s\"}",
+                   done, total, j->ops->unit);
+    j->progress_us = now_us;
+    j->progress_done = done;
+    lock(j->table);
+    events_add(&j->events, EVENT_PROGRESS, "progress", data);
+    unlock(j->table);
+    j->table->wake(j->table->ctx);
+}
+
+void jobs_emit(struct jobs *t, const char *job_id, const char *event, const char *data)
+{
+    lock(t);
+    struct job *j = find_id(t, job_id);
+    if (j) events_add(&j->events, EVENT_EMITTED, event, data);
+    unlock(t);
+    t->wake(t->ctx);
+}
+
+enum events_state job_events(struct job *j, enum audience who, int64_t *after, struct buf *out)
+{
+    lock(j->table);
+    enum events_state s = events_write(&j->events, who, &j->body, after, out);
+    unlock(j->table);
+    return s;
+}
+
+int64_t job_events_begin(struct job *j)
+{
+    lock(j->table);
+    int64_t id = j->events.first - 1;
+    unlock(j->table);
+    return id;
+}
+
+/* ---- as the API shows it ------------------------------------------------------------------ */
+
+static void write_end(bool ok, const char *body, size_t len, struct buf *out)
+{
+    buf_text(out, ok ? ",\"result\":" : ",\"error\":");
+    if (len) buf_put(out, body, len);
+    else buf_text(out, "null");
+}
+
+void job_write(struct job *j, bool brief, struct buf *out)
+{
+    lock(j->table);
+    enum job_state s = j->state;
+    int64_t done = j->work ? atomic_load(&j->work->done) : j->done;
+    int64_t total = j->work ? atomic_load(&j->work->total) : j->total;
+    unlock(j->table);
+    buf_printf(out, "{\"id\":\"%s\",\"kind\":\"%s\",\"state\":\"%s\",", j->id, j->ops->kind,
+               job_state_word(s));
+    buf_printf(out, "\"progress\":{\"done\":%" PRId64 ",\"total\":%" PRId64 ",\"unit\":\"%s\"},",
+               done, total, j->ops->unit);
+    buf_text(out, "\"author\":");
+    quote(out, j->author);
+    buf_printf(out, ",\"created_us\":%" PRId64, j->created_us);
+    if (is_end(s) && !brief) write_end(s == JOB_DONE, j->body.data, j->body.len, out);
+    buf_text(out, "}");
+}
+
+void job_row_write(const struct job_row *row, bool brief, struct buf *out)
+{
+    buf_printf(out, "{\"id\":\"%s\",\"kind\":\"%s\",\"state\":\"%s\",", row->id, row->kind,
+               row->state);
+    bool ok = strcmp(row->state, job_state_word(JOB_DONE)) == 0;
+    buf_printf(out, "\"progress\":{\"done\":%d,\"total\":%d,\"unit\":\"jobs\"},", ok, 1);
+    buf_printf(out, "\"created_us\":%" PRId64, row->created_us);
+    if (!brief && row->result) write_end(ok, row->result, strlen(row->result), out);
+    buf_text(out, "}");
+}
