@@ -20,7 +20,7 @@ FOLDERS := core probes edits ledger server
 # ---- flags ------------------------------------------------------------------------------------
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wdouble-promotion \
     -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wwrite-strings -Wcast-qual \
-    -Wpointer-arith -Wvla -Wundef -fno-common -Werror=implicit-function-declaration \
+    -Wpointer-arith -Wno-psabi -Wvla -Wundef -fno-common -Werror=implicit-function-declaration \
     $(if $(DEVELOPER),-Werror)
 OPT ?= -O3 -g
 HARDEN := $(if $(SAN),,-D_FORTIFY_SOURCE=2 -fstack-protector-strong)

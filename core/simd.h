@@ -38,13 +38,18 @@ INLINE float sum16(v16 v)
     return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
+INLINE v16 pick16(i16 mask, v16 yes, v16 no)
+{
+    return (v16)(((i16)yes & mask) | ((i16)no & ~mask));
+}
+
 /* e^x to about 2 ulp: x = n·ln 2 + r, a polynomial in r, n into the exponent bits. Arguments are
  * clamped to the range of normal results. */
 INLINE v16 exp16(v16 x)
 {
     const v16 low = splat16(-87.0f), high = splat16(88.0f), magic = splat16(12582912.0f);
-    x = x < low ? low : x;
-    x = x > high ? high : x;
+    x = pick16(x < low, low, x);
+    x = pick16(x > high, high, x);
     v16 n = (x * 1.44269504088896341f + magic) - magic;
     v16 r = x - n * 0.693145751953125f - n * 1.42860682030941723e-6f;
     v16 p = splat16(1.9875691500e-4f);

@@ -1,0 +1,146 @@
+#include "run.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "block.h"
+#include "head.h"
+
+struct state { /* of one input */
+    struct run_input in;
+    struct kv *own_kv;   /* made here because the input spans chunks */
+    uint32_t start;      /* positions in its cache before this run */
+    uint32_t fed;        /* ids already in finished chunks */
+    float *final;        /* [n_want][d] */
+    size_t n_final;
+};
+
+struct run {
+    struct view *view;
+    struct taps *taps;
+    struct state *input;
+    size_t n_inputs;
+    float *x;            /* [RUN_ROWS][d] of the chunk in hand */
+    struct span *span;   /* [n_inputs] */
+    size_t n_spans, next_input; /* next_input: first not wholly fed */
+    uint32_t n_rows, layer;
+    size_t done, total;
+};
+
+static struct kv *cache(const struct state *s) { return s->in.kv ? s->in.kv : s->own_kv; }
+
+struct run *run_new(struct view *v, const struct run_input *in, size_t n, struct taps *taps,
+                    struct err *e)
+{
+    const struct arch *a = &view_model(v)->arch;
+    struct run *r = mem_new(sizeof *r);
+    r->view = view_retain(v);
+    r->taps = taps && taps->n ? taps : NULL;
+    r->n_inputs = n;
+    r->input = mem_take(n, sizeof *r->input, e);
+    r->span = mem_take(n, sizeof *r->span, e);
+    r->x = mem_floats((size_t)RUN_ROWS * a->d_model, e);
+    bool ok = r->input && r->span && r->x;
+    for (size_t i = 0; ok && i < n; i++) {
+        struct state *s = &r->input[i];
+        s->in = in[i];
+        s->start = in[i].kv ? kv_len(in[i].kv) : 0;
+        r->total += (size_t)in[i].n * a->n_layers;
+        s->final = mem_floats(in[i].n_want * a->d_model + 1, e);
+        ok = s->final && (!in[i].kv || kv_reserve(in[i].kv, s->start + in[i].n, e));
+    }
+    if (ok) return r;
+    run_free(r);
+    return NULL;
+}
+
+void run_free(struct run *r)
+{
+    if (!r) return;
+    for (size_t i = 0; r->input && i < r->n_inputs; i++) {
+        kv_free(r->input[i].own_kv);
+        mem_drop(r->input[i].final);
+    }
+    mem_drop(r->input);
+    mem_drop(r->span);
+    mem_drop(r->x);
+    view_drop(r->view);
+    mem_drop(r);
+}
+
+/* A sequence cut by the end of the chunk needs a cache to go on from. */
+static bool ensure_cache(struct run *r, struct state *s, uint32_t rows, struct err *e)
+{
+    if (cache(s) || s->fed + rows == s->in.n) return true;
+    s->own_kv = kv_new(&view_model(r->view)->arch);
+    return kv_reserve(s->own_kv, s->in.n, e);
+}
+
+/* Pack the next sequences, or the next part of one, into the chunk. */
+static bool begin_chunk(struct run *r, struct err *e)
+{
+    r->n_spans = r->n_rows = r->layer = 0;
+    size_t d = view_model(r->view)->arch.d_model;
+    for (size_t i = r->next_input; i < r->n_inputs && r->n_rows < RUN_ROWS; i++) {
+        struct state *s = &r->input[i];
+        uint32_t left = s->in.n - s->fed, room = RUN_ROWS - r->n_rows;
+        uint32_t rows = left < room ? left : room;
+        if (!rows) continue;
+        if (!ensure_cache(r, s, rows, e)) return false;
+        r->span[r->n_spans++] = (struct span){
+            .seq = (uint32_t)i, .first_row = r->n_rows, .n_rows = rows,
+            .past = cache(s), .past_len = s->start + s->fed, .keep = cache(s)};
+        embed(r->view, s->in.ids + s->fed, rows, r->x + r->n_rows * d);
+        r->n_rows += rows;
+    }
+    return true;
+}
+
+static void end_chunk(struct run *r)
+{
+    size_t d = view_model(r->view)->arch.d_model;
+    for (size_t i = 0; i < r->n_spans; i++) {
+        const struct span *sp = &r->span[i];
+        struct state *s = &r->input[sp->seq];
+        for (; s->n_final < s->in.n_want && s->in.want[s->n_final] < s->fed + sp->n_rows; s->n_final++) {
+            assert(s->in.want[s->n_final] >= s->fed);
+            memcpy(s->final + s->n_final * d,
+                   r->x + (sp->first_row + s->in.want[s->n_final] - s->fed) * d, d * sizeof(float));
+        }
+        s->fed += sp->n_rows;
+        if (sp->keep) kv_commit(sp->keep, s->start + s->fed);
+    }
+    while (r->next_input < r->n_inputs && r->input[r->next_input].fed == r->input[r->next_input].in.n)
+        r->next_input++;
+    r->n_rows = 0;
+}
+
+enum step run_step(struct run *r, struct session *s, struct err *e)
+{
+    const struct arch *a = &view_model(r->view)->arch;
+    if (r->n_rows == 0) {
+        if (!begin_chunk(r, e)) return STEP_FAIL;
+        if (r->n_rows == 0) return STEP_DONE;
+    }
+    struct block b = {.session = s, .view = r->view, .layer = r->layer, .span = r->span,
+                      .n_spans = r->n_spans, .n_rows = r->n_rows, .x = r->x, .taps = r->taps};
+    float *memory = session_scratch(s, block_rows_floats(a, r->n_rows), e);
+    if (!memory) return STEP_FAIL;
+    block_rows_place(a, r->n_rows, memory, &b.rows);
+    if (!block_forward(&b, e)) return STEP_FAIL;
+    r->done += r->n_rows;
+    if (++r->layer == a->n_layers) end_chunk(r);
+    return r->done == r->total ? STEP_DONE : STEP_MORE;
+}
+
+const float *run_final(const struct run *r, size_t input)
+{
+    assert(r->input[input].n_final == r->input[input].in.n_want);
+    return r->input[input].final;
+}
+
+void run_progress(const struct run *r, size_t *done, size_t *total)
+{
+    *done = r->done;
+    *total = r->total;
+}

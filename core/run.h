@@ -1,0 +1,41 @@
+/* A run: sequences pushed through the whole model, with taps, chunk by chunk and layer by layer.
+ *
+ * Sequences are packed into chunks of at most RUN_ROWS rows; one that is longer continues in the
+ * next chunk, attending to its cache. One step is one layer of one chunk. A sequence that brings a
+ * cache continues after what is in it and leaves its own positions there; a prefix shared by
+ * several sequences is a fork of one cache.
+ *
+ * Results: the final residual (before the last norm) of the positions asked for. Feed them to
+ * unembed. Taps name sequences by their index here and positions absolutely.
+ *
+ * Ownership: the run copies the input list but borrows ids, want, kv and taps until run_free.
+ * One thread.
+ */
+#ifndef ENGRAM_RUN_H
+#define ENGRAM_RUN_H
+
+#include "session.h"
+#include "step.h"
+#include "view.h"
+
+enum { RUN_ROWS = 512 };
+
+struct run_input {
+    const uint32_t *ids;
+    uint32_t n;
+    struct kv *kv;         /* or NULL */
+    const uint32_t *want;  /* ascending positions, counted from the first id of this run */
+    size_t n_want;
+};
+
+struct run;
+struct run *run_new(struct view *v, const struct run_input *in, size_t n, struct taps *taps,
+                    struct err *e) MUST_CHECK;
+enum step run_step(struct run *r, struct session *s, struct err *e);
+void run_free(struct run *r);
+
+const float *run_final(const struct run *r, size_t input); /* [n_want][d], after STEP_DONE */
+/* Rows times layers done so far and in all. */
+void run_progress(const struct run *r, size_t *done, size_t *total);
+
+#endif

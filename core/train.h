@@ -1,0 +1,51 @@
+/* Forward with memory and backward with scope: gradients of a loss at chosen positions with
+ * respect to activations and to chosen weights, from the top down to one layer and no further.
+ *
+ * A tape holds sequences' activations of layers [from, L). With from > 0, or from_mid, it starts
+ * from given residual rows: the layers below are frozen, so their output is computed once and
+ * kept. Usage:
+ *
+ *     tape_new(view, spans, from, …)  x ← rows entering layer `from` (or, from_mid, the stream
+ *     after its attention)
+ *     tape_forward(view)   step: one layer      the view may be another one each time: training
+ *     tape_loss            cross-entropy and its gradient at the top
+ *     tape_backward        step: one layer      fires taps with gradients, adds to weight grads
+ *
+ * One thread. Sequences start at position 0.
+ */
+#ifndef ENGRAM_TRAIN_H
+#define ENGRAM_TRAIN_H
+
+#include "block.h"
+#include "step.h"
+
+struct tape;
+
+struct tape_seq {
+    uint32_t n;              /* positions */
+    const uint32_t *scored;  /* ascending positions whose logits are scored */
+    const uint32_t *target;  /* [n_scored] the id each should predict */
+    size_t n_scored;
+};
+
+/* from_mid: x given to the tape is resid_mid of layer `from`; its attention is not run. */
+struct tape *tape_new(const struct arch *a, const struct tape_seq *seq, size_t n, uint32_t from,
+                      bool from_mid, struct err *e) MUST_CHECK;
+void tape_free(struct tape *t);
+size_t tape_rows(const struct tape *t);
+float *tape_input(struct tape *t); /* [R][d], to be filled before tape_forward */
+
+/* Optional: replace the MLP's down-projection at layer `from` by this matrix [d][m] (a candidate
+ * being trained); post [R][m] is its kept input, so gate and up are not run either. */
+void tape_train_down(struct tape *t, const float *down, const float *post);
+
+enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct err *e);
+/* Mean over the scored positions of each sequence of −log p(target), then mean over sequences
+ * (LocFT). nll, if not NULL, gets the sequences' own means. Starts the backward pass. */
+bool tape_loss(struct tape *t, struct view *v, struct session *s, double *loss, double *nll,
+               struct err *e) MUST_CHECK;
+/* grads[layer − from]: what is wanted of that layer, NULL for none at all. */
+enum step tape_backward(struct tape *t, struct view *v, struct session *s,
+                        const struct weight_grads *grads, const struct taps *taps, struct err *e);
+
+#endif
