@@ -20,8 +20,9 @@ struct run {
     struct taps *taps;
     struct state *input;
     size_t n_inputs;
-    float *x;            /* [RUN_ROWS][d] of the chunk in hand */
+    float *x;            /* [RUN_ROWS][d] of the chunk in hand, fewer when the whole run is shorter */
     struct span *span;   /* [n_inputs] */
+    struct state **of;   /* [n_inputs] whose span it is */
     size_t n_spans, next_input; /* next_input: first not wholly fed */
     uint32_t n_rows, layer;
     size_t done, total;
@@ -39,8 +40,8 @@ struct run *run_new(struct view *v, const struct run_input *in, size_t n, struct
     r->n_inputs = n;
     r->input = mem_take(n, sizeof *r->input, e);
     r->span = mem_take(n, sizeof *r->span, e);
-    r->x = mem_floats((size_t)RUN_ROWS * a->d_model, e);
-    bool ok = r->input && r->span && r->x;
+    r->of = mem_take(n, sizeof *r->of, e);
+    bool ok = r->input && r->span && r->of;
     for (size_t i = 0; ok && i < n; i++) {
         struct state *s = &r->input[i];
         s->in = in[i];
@@ -49,7 +50,9 @@ struct run *run_new(struct view *v, const struct run_input *in, size_t n, struct
         s->final = mem_floats(in[i].n_want * a->d_model + 1, e);
         ok = s->final && (!in[i].kv || kv_reserve(in[i].kv, s->start + in[i].n, e));
     }
-    if (ok) return r;
+    size_t rows = r->total / a->n_layers;
+    r->x = ok ? mem_floats((rows < RUN_ROWS ? rows : RUN_ROWS) * a->d_model, e) : NULL;
+    if (r->x) return r;
     run_free(r);
     return NULL;
 }
@@ -63,6 +66,7 @@ void run_free(struct run *r)
     }
     mem_drop(r->input);
     mem_drop(r->span);
+    mem_drop(r->of);
     mem_drop(r->x);
     view_drop(r->view);
     mem_drop(r);
@@ -87,8 +91,9 @@ static bool begin_chunk(struct run *r, struct err *e)
         uint32_t rows = left < room ? left : room;
         if (!rows) continue;
         if (!ensure_cache(r, s, rows, e)) return false;
+        r->of[r->n_spans] = s;
         r->span[r->n_spans++] = (struct span){
-            .seq = (uint32_t)i, .first_row = r->n_rows, .n_rows = rows,
+            .seq = s->in.seq, .first_row = r->n_rows, .n_rows = rows,
             .past = cache(s), .past_len = s->start + s->fed, .keep = cache(s)};
         embed(r->view, s->in.ids + s->fed, rows, r->x + r->n_rows * d);
         r->n_rows += rows;
@@ -101,7 +106,7 @@ static void end_chunk(struct run *r)
     size_t d = view_model(r->view)->arch.d_model;
     for (size_t i = 0; i < r->n_spans; i++) {
         const struct span *sp = &r->span[i];
-        struct state *s = &r->input[sp->seq];
+        struct state *s = r->of[i];
         for (; s->n_final < s->in.n_want && s->in.want[s->n_final] < s->fed + sp->n_rows; s->n_final++) {
             assert(s->in.want[s->n_final] >= s->fed);
             memcpy(s->final + s->n_final * d,

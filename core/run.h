@@ -6,7 +6,7 @@
  * several sequences is a fork of one cache.
  *
  * Results: the final residual (before the last norm) of the positions asked for. Feed them to
- * unembed. Taps name sequences by their index here and positions absolutely.
+ * unembed. Taps name sequences by `seq` and positions absolutely.
  *
  * Ownership: the run copies the input list but borrows ids, want, kv and taps until run_free.
  * One thread.
@@ -24,6 +24,7 @@ struct run_input {
     const uint32_t *ids;
     uint32_t n;
     struct kv *kv;         /* or NULL */
+    uint32_t seq;          /* its number for taps */
     const uint32_t *want;  /* ascending positions, counted from the first id of this run */
     size_t n_want;
 };

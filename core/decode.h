@@ -1,0 +1,49 @@
+/* Decoding: continue many sequences at once, token by token, with one weight read for all.
+ *
+ * Each sequence has its own sampling, seed, length limit and stop strings, and ends at any
+ * end-of-generation token of the file, at a stop string (which is not part of the text), at its
+ * limit, or when the context is full. Steps are those of the underlying runs: one layer.
+ *
+ * Text is the bytes of the generated tokens without special ones. It may end inside a character
+ * while running; decode_safe says how much of it will not change any more, for streaming.
+ *
+ * Ownership: borrows prompts, stops and taps until decoder_free. One thread.
+ */
+#ifndef ENGRAM_DECODE_H
+#define ENGRAM_DECODE_H
+
+#include "run.h"
+#include "sample.h"
+
+struct decode_request {
+    const uint32_t *prompt;
+    uint32_t n_prompt, max_tokens;
+    struct sampling sampling;
+    uint64_t seed;
+    const char *const *stop;
+    size_t n_stop;
+};
+
+enum finish { FINISH_NOT_YET, FINISH_END_TOKEN, FINISH_STOP_STRING, FINISH_LENGTH };
+
+struct decode_result {
+    enum finish finish;
+    struct ids ids;          /* generated, the end token included */
+    struct buf text;         /* raw bytes, cut before a stop string */
+    size_t stop;             /* FINISH_STOP_STRING: which */
+    double last_logprob;     /* of the newest token, at temperature 1 */
+    struct random random;
+    struct kv *kv;
+    float *logits;           /* next-token logits */
+};
+
+struct decoder;
+struct decoder *decoder_new(struct view *v, const struct decode_request *q, size_t n,
+                            struct taps *taps, struct err *e) MUST_CHECK;
+enum step decoder_step(struct decoder *d, struct session *s, struct err *e);
+void decoder_free(struct decoder *d);
+const struct decode_result *decoder_result(const struct decoder *d, size_t i);
+size_t decoder_tokens(const struct decoder *d); /* generated so far, all sequences */
+size_t decode_safe(const struct decoder *d, size_t i);
+
+#endif
