@@ -76,5 +76,6 @@ $(BUILD)/core/delta_apply.o: CFLAGS_ALL += -ffp-contract=off
 -include $(wildcard $(BUILD)/*/*.d)
 
 include schema/generate.mk
+-include ledger/embed.mk
 
 .PHONY: help deps build clean model generated

@@ -83,7 +83,10 @@ static bool wrong_type(struct walk *w, const struct shape *s, const struct json 
 {
     struct buf b = {0};
     say_kinds(s, &b);
-    if (in->type == JSON_NUMBER && s->kind == SHAPE_INT)
+    if (w->from_text && in->type == JSON_STRING)
+        (void)FAULT(w, "must be %s; \"%.*s\" is not", b.failed ? "of another type" : b.data,
+                    (int)clip(in->text, in->len, SHOWN), in->text);
+    else if (in->type == JSON_NUMBER && s->kind == SHAPE_INT)
         (void)FAULT(w, "must be %s; %.17g is not", b.failed ? "of another type" : b.data, in->number);
     else
         (void)FAULT(w, "must be %s, not %s", b.failed ? "of another type" : b.data,
