@@ -1,0 +1,19 @@
+/* Unicode normalisation form C, as the reference tokenizer has it.
+ *
+ * utf8proc does the work; where its tables are younger than the reference's (a combining class or
+ * composition that did not exist then), the text is cut at the code point in question, which the
+ * reference treats as an inert starter (core/codepoint.h, cp_nfc_inert). One file includes
+ * utf8proc.h: nfc.c. Pure; any thread.
+ *
+ *     struct buf out = {0};
+ *     if (!nfc(text, len, &out, e)) ...
+ */
+#ifndef ENGRAM_NFC_H
+#define ENGRAM_NFC_H
+
+#include "mem.h"
+
+/* Append the normalised text. Valid UTF-8 in and out. */
+bool nfc(const char *text, size_t len, struct buf *out, struct err *e) MUST_CHECK;
+
+#endif

@@ -1,0 +1,241 @@
+/* A token_spec from a hub directory's tokenizer.json and its companions. */
+#include <string.h>
+
+#include "tokenizer_int.h"
+
+static bool is_text(const struct json *v, const char *text)
+{
+    return v && v->type == JSON_STRING && strcmp(v->text, text) == 0;
+}
+
+static bool is_true(const struct json *v) { return v && v->type == JSON_BOOL && v->boolean; }
+static bool is_null(const struct json *v) { return !v || v->type == JSON_NULL; }
+static bool is_blank(const struct json *v) { return is_null(v) || is_text(v, ""); }
+static bool is_array(const struct json *v) { return v && v->type == JSON_ARRAY; }
+
+/* What else a BPE model may ask for, and we do not do. */
+static bool check_model(const struct json *model, struct err *e)
+{
+    const struct json *type = json_get(model, "type"), *dropout = json_get(model, "dropout");
+    if (type && !is_text(type, "BPE"))
+        return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's model is %.64s, not BPE",
+                       type->type == JSON_STRING ? type->text : "of no type");
+    if (!is_null(dropout) && !(dropout->type == JSON_NUMBER && dropout->number == 0))
+        return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's model uses dropout");
+    if (!is_blank(json_get(model, "continuing_subword_prefix")) ||
+        !is_blank(json_get(model, "end_of_word_suffix")))
+        return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's model marks parts of words");
+    if (is_true(json_get(model, "byte_fallback")))
+        return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's model uses byte_fallback");
+    return true;
+}
+
+static bool read_normalizer(struct token_spec *s, const struct json *n, struct err *e)
+{
+    if (is_null(n)) return true;
+    const struct json *type = json_get(n, "type"), *list = json_get(n, "normalizers");
+    if (is_text(type, "Sequence") && is_array(list)) {
+        for (const struct json *c = list->child; c; c = c->next)
+            if (!read_normalizer(s, c, e)) return false;
+        return true;
+    }
+    if (!is_text(type, "NFC"))
+        return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's normalizer %.64s is not one we have",
+                       type && type->type == JSON_STRING ? type->text : "without a type");
+    s->plan.nfc = true;
+    return true;
+}
+
+static bool read_id(const struct json *v, uint32_t *id, struct err *e)
+{
+    if (!v || !v->is_int || v->integer < 0 || v->integer >= TOKENS_MAX)
+        return err_set(e, ERR_CORRUPT, "a token id is missing or not in 0..%d", TOKENS_MAX - 1);
+    *id = (uint32_t)v->integer;
+    return true;
+}
+
+/* Room for the highest id anywhere; the vocabulary's own rows are then filled in. */
+static bool read_vocabulary(struct token_spec *s, const struct json *vocab,
+                            const struct json *added, struct err *e)
+{
+    uint32_t id = 0;
+    if (!vocab || vocab->type != JSON_OBJECT)
+        return err_set(e, ERR_CORRUPT, "tokenizer.json's model has no vocab");
+    for (const struct json *v = vocab->child; v; v = v->next) {
+        if (!read_id(v, &id, e)) return err_while(e, "reading vocab's \"%.64s\"", v->key);
+        if (id >= s->n) s->n = (size_t)id + 1;
+    }
+    for (const struct json *v = is_array(added) ? added->child : NULL; v; v = v->next) {
+        if (!read_id(json_get(v, "id"), &id, e)) return err_while(e, "reading added_tokens");
+        if (id >= s->n) s->n = (size_t)id + 1;
+    }
+    if (s->n == 0) return err_set(e, ERR_CORRUPT, "tokenizer.json has no tokens");
+    s->token = arena_take(&s->arena, s->n, sizeof *s->token, e);
+    if (!s->token) return false;
+    for (const struct json *v = vocab->child; v; v = v->next) {
+        struct token_row *t = &s->token[v->integer];
+        if (t->text)
+            return err_set(e, ERR_CORRUPT, "vocab gives id %lld to \"%.64s\" and \"%.64s\"",
+                           (long long)v->integer, t->text, v->key);
+        *t = (struct token_row){.text = v->key, .len = (uint32_t)v->key_len,
+                                .kind = v->key_len ? TOKEN_PLAIN : TOKEN_HOLE,
+                                .in_vocabulary = v->key_len > 0};
+    }
+    return true;
+}
+
+/* One added token: where the vocabulary has its text, under the same id; else in a free row. */
+static bool read_added(struct token_spec *s, const struct json *vocab, const struct json *v,
+                       struct err *e)
+{
+    const struct json *content = json_get(v, "content");
+    if (!content || content->type != JSON_STRING || content->len == 0)
+        return err_set(e, ERR_CORRUPT, "an added token without content");
+    uint32_t id = (uint32_t)json_get(v, "id")->integer;
+    const struct json *same = json_get(vocab, content->text);
+    struct token_row *t = &s->token[id];
+    if (same ? same->integer != id : t->text != NULL)
+        return err_set(e, ERR_CORRUPT, "added token \"%.64s\" contradicts the vocabulary at id %u",
+                       content->text, id);
+    bool special = is_true(json_get(v, "special"));
+    const struct json *normalized = json_get(v, "normalized");
+    *t = (struct token_row){.text = content->text, .len = (uint32_t)content->len,
+                            .kind = special ? TOKEN_SPECIAL : TOKEN_ADDED,
+                            .in_vocabulary = same != NULL,
+                            .single_word = is_true(json_get(v, "single_word")),
+                            .lstrip = is_true(json_get(v, "lstrip")),
+                            .rstrip = is_true(json_get(v, "rstrip")),
+                            .normalized = normalized ? is_true(normalized) : !special};
+    if (special && t->normalized && s->plan.nfc)
+        return err_set(e, ERR_UNSUPPORTED, "special token \"%.64s\" is matched after normalisation",
+                       t->text);
+    return true;
+}
+
+/* "a b", or ["a", "b"]. */
+static bool read_merge(struct merge_row *m, const struct json *v)
+{
+    if (v->type == JSON_ARRAY) {
+        const struct json *a = v->child, *b = a ? a->next : NULL;
+        if (v->len != 2 || a->type != JSON_STRING || b->type != JSON_STRING) return false;
+        *m = (struct merge_row){a->text, b->text, (uint32_t)a->len, (uint32_t)b->len};
+        return true;
+    }
+    const char *space = v->type == JSON_STRING ? strchr(v->text, ' ') : NULL;
+    if (!space || strchr(space + 1, ' ')) return false;
+    uint32_t left = (uint32_t)(space - v->text);
+    *m = (struct merge_row){v->text, space + 1, left, (uint32_t)v->len - left - 1};
+    return true;
+}
+
+static bool read_merges(struct token_spec *s, const struct json *merges, struct err *e)
+{
+    if (!is_array(merges)) return err_set(e, ERR_CORRUPT, "tokenizer.json's model has no merges");
+    s->merge = arena_take(&s->arena, merges->len, sizeof *s->merge, e);
+    if (!s->merge) return false;
+    for (const struct json *v = merges->child; v; v = v->next, s->n_merge++)
+        if (!read_merge(&s->merge[s->n_merge], v))
+            return err_set(e, ERR_CORRUPT, "merge %zu is not a pair of tokens", s->n_merge);
+    return true;
+}
+
+/* The id of the token a companion file names ("</s>", or {"content": "</s>"}), or NO_TOKEN. */
+static uint32_t named(const struct token_spec *s, const struct json *v)
+{
+    if (v && v->type == JSON_OBJECT) v = json_get(v, "content");
+    if (!v || v->type != JSON_STRING) return NO_TOKEN;
+    for (size_t i = s->n; i-- > 0;)
+        if (s->token[i].kind != TOKEN_HOLE && s->token[i].len == v->len &&
+            memcmp(s->token[i].text, v->text, v->len) == 0)
+            return (uint32_t)i;
+    return NO_TOKEN;
+}
+
+static uint32_t numbered(const struct token_spec *s, const struct json *v)
+{
+    if (is_array(v)) v = v->child;
+    bool fits = v && v->is_int && v->integer >= 0 && (uint64_t)v->integer < s->n;
+    return fits ? (uint32_t)v->integer : NO_TOKEN;
+}
+
+/* tokenizer_config.json names a token; generation_config.json and config.json number it. */
+static uint32_t find_token(const struct token_spec *s, const struct token_files *f,
+                           const char *name, const char *number)
+{
+    uint32_t id = named(s, json_get(f->tokenizer_config, name));
+    if (id == NO_TOKEN) id = numbered(s, json_get(f->generation_config, number));
+    return id != NO_TOKEN ? id : numbered(s, json_get(f->config, number));
+}
+
+static bool read_enders(struct token_spec *s, const struct json *ids, struct err *e)
+{
+    size_t n = is_array(ids) ? ids->len : 0;
+    uint32_t *ender = arena_take(&s->arena, n, sizeof *ender, e);
+    if (!ender) return false;
+    for (const struct json *v = n ? ids->child : NULL; v; v = v->next) {
+        uint32_t id = numbered(s, v);
+        if (id != NO_TOKEN) ender[s->n_ender++] = id;
+    }
+    s->ender = ender;
+    return true;
+}
+
+/* Does the post-processor's template for one text begin with a special token? */
+static bool template_begins_special(const struct json *post)
+{
+    const struct json *type = json_get(post, "type"), *list = json_get(post, "processors");
+    if (is_text(type, "Sequence") && is_array(list)) {
+        for (const struct json *c = list->child; c; c = c->next)
+            if (!is_text(json_get(c, "type"), "Sequence") && template_begins_special(c)) return true;
+        return false;
+    }
+    const struct json *single = json_get(post, "single");
+    return is_text(type, "TemplateProcessing") && is_array(single) && single->child &&
+           json_get(single->child, "SpecialToken") != NULL;
+}
+
+/* chat_template of tokenizer_config.json: a text, or a list of which "default" is meant. */
+static const char *config_template(const struct json *config)
+{
+    const struct json *v = json_get(config, "chat_template");
+    for (const struct json *c = is_array(v) ? v->child : NULL; c; c = c->next)
+        if (is_text(json_get(c, "name"), "default")) v = json_get(c, "template");
+    return v && v->type == JSON_STRING ? v->text : NULL;
+}
+
+static bool read_tokenizer(struct token_spec *s, const struct token_files *f, struct err *e)
+{
+    const struct json *t = f->tokenizer, *model = json_get(t, "model");
+    const struct json *vocab = json_get(model, "vocab"), *added = json_get(t, "added_tokens");
+    const struct json *decoder = json_get(t, "decoder"), *unknown = json_get(model, "unk_token");
+    if (!model || model->type != JSON_OBJECT)
+        return err_set(e, ERR_CORRUPT, "tokenizer.json has no model");
+    if (!check_model(model, e)) return false;
+    if (!is_null(decoder) && !is_text(json_get(decoder, "type"), "ByteLevel"))
+        return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's decoder is not ByteLevel");
+    if (!pretokenize_json(json_get(t, "pre_tokenizer"), &s->plan, e) ||
+        !read_normalizer(s, json_get(t, "normalizer"), e) ||
+        !read_vocabulary(s, vocab, added, e) || !read_merges(s, json_get(model, "merges"), e))
+        return false;
+    for (const struct json *v = is_array(added) ? added->child : NULL; v; v = v->next)
+        if (!read_added(s, vocab, v, e)) return false;
+    s->plan.ignore_merges = is_true(json_get(model, "ignore_merges"));
+    s->fuse_unknown = is_true(json_get(model, "fuse_unk"));
+    if (unknown && unknown->type == JSON_STRING) s->unknown = unknown->text;
+    return true;
+}
+
+bool token_spec_from_json(struct token_spec *s, const struct token_files *f, struct err *e)
+{
+    *s = (struct token_spec){.bos = NO_TOKEN, .eos = NO_TOKEN};
+    if (!read_tokenizer(s, f, e)) return false;
+    s->bos = find_token(s, f, "bos_token", "bos_token_id");
+    s->eos = find_token(s, f, "eos_token", "eos_token_id");
+    const struct json *says = json_get(f->tokenizer_config, "add_bos_token");
+    s->adds_bos = says && says->type == JSON_BOOL
+                      ? says->boolean
+                      : template_begins_special(json_get(f->tokenizer, "post_processor"));
+    s->chat_template = f->chat_template ? f->chat_template : config_template(f->tokenizer_config);
+    const struct json *enders = json_get(f->generation_config, "eos_token_id");
+    return read_enders(s, enders ? enders : json_get(f->config, "eos_token_id"), e);
+}

@@ -1,0 +1,101 @@
+/* A tokenizer on a pipe, for comparisons with other implementations.
+ *
+ *     tokenize MODEL            a GGUF file, a hub directory, or a tokenizer.json
+ *
+ * Each request on stdin is a line and then as many bytes as it says; each answer is one line.
+ *     encode N\n<N bytes>       ids of the text, special spellings left alone:  "ids 1 2 3"
+ *     special N\n<N bytes>      ids of the text, special spellings parsed
+ *     decode N\n<N bytes>       N bytes of decimal ids, blanks between: "hex E282AC", specials kept
+ *     plain N\n<N bytes>        the same with specials left out
+ * A refusal is "error KIND SENTENCE".
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/tokenizer_int.h"
+
+static struct tokenizer *from_json_file(const char *path, struct err *e)
+{
+    struct arena a;
+    struct buf text = {0};
+    struct token_spec s = {.n = 0};
+    struct tokenizer *t = NULL;
+    char block[65536];
+    FILE *f = fopen(path, "rb");
+    if (!f) return err_set(e, ERR_IO, "cannot open %s", path), NULL;
+    for (size_t n; (n = fread(block, 1, sizeof block, f)) > 0;) buf_put(&text, block, n);
+    (void)fclose(f);
+    arena_init(&a, 0);
+    struct token_files files = {.tokenizer = json_parse(text.data, text.len, &a, e)};
+    if (files.tokenizer && token_spec_from_json(&s, &files, e)) t = tokenizer_build(&s, e);
+    token_spec_release(&s);
+    arena_release(&a);
+    buf_release(&text);
+    return t;
+}
+
+static struct tokenizer *from_path(const char *path, struct err *e)
+{
+    size_t n = strlen(path);
+    if (n > 5 && strcmp(path + n - 5, ".json") == 0) return from_json_file(path, e);
+    struct modelfile *f = modelfile_open(path, e);
+    struct tokenizer *t = f ? tokenizer_new(f, e) : NULL;
+    modelfile_close(f);
+    return t;
+}
+
+static void answer_encode(const struct tokenizer *t, const char *text, size_t len, bool special)
+{
+    struct err e;
+    struct ids ids = {0};
+    if (!tokenizer_encode(t, text, len, special, &ids, &e)) {
+        printf("error %s %s\n", err_word(e.code), e.text);
+    } else {
+        printf("ids");
+        for (size_t i = 0; i < ids.n; i++) printf(" %u", ids.id[i]);
+        printf("\n");
+    }
+    ids_release(&ids);
+}
+
+static void answer_decode(const struct tokenizer *t, const char *text, bool keep)
+{
+    struct err e;
+    struct ids ids = {0};
+    struct buf out = {0};
+    char *end;
+    for (const char *p = text; *p; p = end) {
+        unsigned long v = strtoul(p, &end, 10);
+        if (end == p || !ids_push(&ids, (uint32_t)v, &e)) break;
+    }
+    tokenizer_decode(t, ids.id, ids.n, keep, &out);
+    printf("hex ");
+    for (size_t i = 0; i < out.len; i++) printf("%02X", (unsigned char)out.data[i]);
+    printf("\n");
+    buf_release(&out);
+    ids_release(&ids);
+}
+
+int main(int argc, char **argv)
+{
+    struct err e;
+    struct tokenizer *t = argc == 2 ? from_path(argv[1], &e) : NULL;
+    if (!t) {
+        fprintf(stderr, "%s\n", argc == 2 ? e.text : "usage: tokenize MODEL");
+        return 1;
+    }
+    char line[64], verb[16];
+    size_t len;
+    while (fgets(line, sizeof line, stdin) && sscanf(line, "%15s %zu", verb, &len) == 2) {
+        char *text = malloc(len + 1);
+        if (!text || fread(text, 1, len, stdin) != len) return 1;
+        text[len] = '\0';
+        if (strcmp(verb, "decode") == 0 || strcmp(verb, "plain") == 0)
+            answer_decode(t, text, verb[0] == 'd');
+        else
+            answer_encode(t, text, len, strcmp(verb, "special") == 0);
+        free(text);
+    }
+    tokenizer_free(t);
+    return 0;
+}
