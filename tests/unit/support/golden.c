@@ -1,0 +1,82 @@
+#include "golden.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "core/blas.h"
+#include "core/safetensors.h"
+
+static void read_sequences(struct golden *g)
+{
+    size_t s = 0;
+    for (const struct json *v = json_get(g->expected, "sequences")->child; v && s < 2; v = v->next, s++) {
+        g->ids[s] = mem_new(v->len * sizeof(uint32_t));
+        for (const struct json *id = v->child; id; id = id->next) g->ids[s][g->n[s]++] = (uint32_t)id->integer;
+    }
+}
+
+void golden_open(struct golden *g, const char *name, const char *weights)
+{
+    struct err e = {0};
+    char path[512];
+    size_t len;
+    *g = (struct golden){.name = name};
+    arena_init(&g->arena, 0);
+    must(blas_start(2, &e), e);
+    (void)snprintf(path, sizeof path, "tests/golden/tiny/%s%s%s", name, weights ? "/" : "", weights ? weights : "");
+    g->model = model_open(path, NULL, NULL, NULL, &e);
+    must(g->model, e);
+    g->view = view_base(g->model);
+    g->session = session_new(g->model, 2, &e);
+    must(g->session, e);
+    (void)snprintf(path, sizeof path, "tests/golden/tiny/%s/expected.json", name);
+    char *text = infile_whole(path, 1 << 20, &len, &e);
+    must(text, e);
+    g->expected = json_parse(text, len, &g->arena, &e);
+    must(g->expected, e);
+    mem_drop(text);
+    (void)snprintf(path, sizeof path, "tests/golden/tiny/%s/expected.safetensors", name);
+    must(infile_open(&g->file, path, &e), e);
+    must(safetensors_read(&g->file, 0, &g->list, &g->arena, &e), e);
+    must(tensor_list_seal(&g->list, &e), e);
+    read_sequences(g);
+}
+
+void golden_close(struct golden *g)
+{
+    mem_drop(g->ids[0]);
+    mem_drop(g->ids[1]);
+    infile_close(&g->file);
+    tensor_list_release(&g->list);
+    arena_release(&g->arena);
+    session_free(g->session);
+    view_drop(g->view);
+    model_drop(g->model);
+}
+
+float *golden_tensor(const struct golden *g, const char *name, size_t *n)
+{
+    struct err e = {0};
+    const struct file_tensor *t = tensor_list_find(&g->list, name);
+    if (!t) return NULL;
+    float *v = mem_floats(t->n_elements, &e);
+    must(v && infile_read(&g->file, t->offset, v, t->n_bytes, &e), e);
+    *n = t->n_elements;
+    return v;
+}
+
+double relative_error(const float *got, const float *want, size_t n)
+{
+    double worst = 0, top = 0;
+    for (size_t i = 0; i < n; i++) {
+        double off = fabs((double)got[i] - (double)want[i]);
+        if (!(off <= worst)) worst = off; /* a NaN is the worst */
+        if (fabs((double)want[i]) > top) top = fabs((double)want[i]);
+    }
+    return top > 0 ? worst / top : worst;
+}

@@ -1,0 +1,39 @@
+/* The committed reference models: a tiny model, its token sequences and every expected tensor. */
+#ifndef ENGRAM_TEST_GOLDEN_H
+#define ENGRAM_TEST_GOLDEN_H
+
+#include "core/infile.h"
+#include "core/json.h"
+#include "core/model.h"
+#include "core/session.h"
+#include "core/tensor_list.h"
+#include "core/view.h"
+
+struct golden {
+    const char *name;
+    struct model *model;
+    struct view *view;
+    struct session *session;
+    const struct json *expected; /* expected.json */
+    struct infile file;
+    struct tensor_list list;
+    struct arena arena;
+    uint32_t *ids[2];
+    uint32_t n[2];
+};
+
+/* weights: a file below tests/golden/tiny/<name>, or NULL for the hub-style directory itself.
+ * Fails the test on any error. */
+void golden_open(struct golden *g, const char *name, const char *weights);
+void golden_close(struct golden *g);
+/* An expected tensor as float32; NULL when absent. mem_drop it. */
+float *golden_tensor(const struct golden *g, const char *name, size_t *n);
+/* max |a − b| / max(|b|), with the norm compared too: 1 for an all-zero answer. */
+double relative_error(const float *got, const float *want, size_t n);
+
+#define must(ok, e)                                                                                \
+    do {                                                                                           \
+        if (!(ok)) fail_msg("%s", (e).text);                                                       \
+    } while (0)
+
+#endif
