@@ -167,12 +167,13 @@ void job_commit(struct job *j)
     j->table->wake(j->table->ctx);
 }
 
-void job_end(struct job *j, enum job_state to, int status, struct buf *body)
+enum accept job_end(struct job *j, enum job_state to, int status, struct buf *body)
 {
     assert(is_end(to) && status >= 200);
     struct jobs *t = j->table;
     lock(t);
     struct work *w = j->work;
+    enum accept a = j->accept;
     j->done = atomic_load(&w->done);
     j->total = atomic_load(&w->total);
     j->work = NULL;
@@ -189,13 +190,7 @@ void job_end(struct job *j, enum job_state to, int status, struct buf *body)
     unlock(t);
     w->ops->free(w);
     t->wake(t->ctx);
-}
-
-void job_refuse(struct job *j, enum job_state to, const struct problem *p)
-{
-    struct buf body = {0};
-    problem_write(p, &body);
-    job_end(j, to, p->status, &body);
+    return a;
 }
 
 /* ---- admission ---------------------------------------------------------------------------- */

@@ -99,10 +99,9 @@ void job_drop(struct job *j);
 /* queued → running; false when it is no longer queued (cancelled meanwhile). */
 bool job_begin(struct job *j) MUST_CHECK;
 void job_commit(struct job *j); /* running → committing */
-/* To an end. body is taken. Frees the work; drops the worker's reference. */
-void job_end(struct job *j, enum job_state to, int status, struct buf *body);
-/* To failed or cancelled with a problem. */
-void job_refuse(struct job *j, enum job_state to, const struct problem *p);
+/* To an end. body is taken. Frees the work; drops the worker's reference. Says how far acceptance
+ * had come at that moment; none can be asked for afterwards. */
+enum accept job_end(struct job *j, enum job_state to, int status, struct buf *body);
 /* Publish progress, at most four times a second. Worker. */
 void job_progress(struct job *j, int64_t now_us);
 

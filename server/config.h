@@ -1,0 +1,39 @@
+/* Options of the program: one table (server/config.def) for the command line, the --config file
+ * and --help.
+ *
+ *     engramd serve --model m.gguf --data d        --name value or --name=value
+ *
+ * The command line wins over the file, the file over the defaults. Unknown names, a value out of
+ * range, an option of another command and an option given twice are refused with a sentence.
+ * The environment is never read.
+ *
+ * Ownership: texts belong to the config; config_release frees them. Constant after parsing: any
+ * thread.
+ */
+#ifndef ENGRAM_CONFIG_H
+#define ENGRAM_CONFIG_H
+
+#include "core/mem.h"
+
+enum command { COMMAND_NONE, COMMAND_HELP, COMMAND_VERSION, COMMAND_SERVE, COMMAND_VERIFY,
+               COMMAND_EXPORT };
+
+struct config {
+    enum command command;
+#define TEXT(field, name, def, commands, arg, help) char *field;
+#define NUMBER(field, name, def, least, most, commands, unit, help) int64_t field;
+#define FLAG(field, name, commands, help) bool field;
+#include "config.def"
+#undef TEXT
+#undef NUMBER
+#undef FLAG
+};
+
+bool config_parse(struct config *c, int argc, char **argv, struct err *e) MUST_CHECK;
+void config_release(struct config *c);
+void config_help(struct buf *out);
+
+/* threads, with 0 resolved to the machine's cores. */
+int config_threads(const struct config *c);
+
+#endif

@@ -1,0 +1,207 @@
+#include "record.h"
+
+#include <assert.h>
+
+#include "clock.h"
+
+/* ---- acceptance --------------------------------------------------------------------------- */
+
+struct acceptance {
+    struct write write;
+    struct daemon *daemon;
+    struct job *job;
+    void (*then)(struct daemon *d, struct job *j, bool ok, const struct err *e);
+};
+
+static bool write_acceptance(struct ledger *l, void *ctx, struct err *e)
+{
+    struct acceptance *a = ctx;
+    struct job *j = a->job;
+    return ledger_job_accept(l, j->id, j->ops->kind, a->daemon->row.id, j->author, &j->key, e);
+}
+
+static void end_acceptance(void *ctx, bool ok, const struct err *e)
+{
+    struct acceptance *a = ctx;
+    job_set_accept(a->job, ok ? ACCEPT_KEPT : ACCEPT_REFUSED);
+    if (a->then) a->then(a->daemon, a->job, ok, e);
+    job_drop(a->job);
+    mem_drop(a);
+}
+
+static void post_acceptance(void *ctx)
+{
+    struct acceptance *a = ctx;
+    writer_post(a->daemon->writer, &a->write);
+}
+
+bool record_accept(struct daemon *d, struct job *j,
+                   void (*then)(struct daemon *d, struct job *j, bool ok, const struct err *e))
+{
+    struct acceptance *a = mem_new(sizeof *a);
+    *a = (struct acceptance){.daemon = d, .job = j, .then = then};
+    a->write = (struct write){.run = write_acceptance, .done = end_acceptance, .ctx = a};
+    job_retain(j);
+    if (job_ask_accept(j, post_acceptance, a)) return true;
+    job_drop(j);
+    mem_drop(a);
+    return false;
+}
+
+/* ---- ends --------------------------------------------------------------------------------- */
+
+struct ending {
+    struct write write;
+    struct daemon *daemon;
+    struct job *job;
+};
+
+static bool write_ending(struct ledger *l, void *ctx, struct err *e)
+{
+    struct ending *n = ctx;
+    const char *state = job_state_word(job_state(n->job));
+    return ledger_job_end(l, n->job->id, state, n->job->body.data, e);
+}
+
+static void end_ending(void *ctx, bool ok, const struct err *e)
+{
+    struct ending *n = ctx;
+    if (!ok) log_say(n->daemon->log, LOG_LEVEL_WARN, "job-end", "%s: %s", n->job->id, e->text);
+    job_drop(n->job);
+    mem_drop(n);
+}
+
+/* The end and the question whether the ledger knows the job are one step (job_end), so that an
+ * acceptance asked for at the last moment is always followed by its end. */
+static void end(struct daemon *d, struct job *j, enum job_state to, int status, struct buf *body,
+                bool recorded)
+{
+    job_retain(j);
+    enum accept a = job_end(j, to, status, body);
+    if (recorded || (a != ACCEPT_ASKED && a != ACCEPT_KEPT)) {
+        job_drop(j);
+        return;
+    }
+    struct ending *n = mem_new(sizeof *n);
+    *n = (struct ending){.daemon = d, .job = j};
+    n->write = (struct write){.run = write_ending, .done = end_ending, .ctx = n};
+    writer_post(d->writer, &n->write);
+}
+
+void record_refusal(struct daemon *d, struct job *j, enum job_state to, const struct problem *p)
+{
+    struct buf body = {0};
+    problem_write(p, &body);
+    end(d, j, to, p->status, &body, false);
+}
+
+/* ---- outcomes ----------------------------------------------------------------------------- */
+
+struct recording {
+    struct outcome *outcome;
+    struct revision revision;
+    struct buf answer;
+};
+
+static bool write_run(struct ledger *l, void *ctx, struct err *e)
+{
+    struct recording *r = ctx;
+    return ledger_add_run(l, &r->outcome->run, e);
+}
+
+static bool write_commit(struct ledger *l, void *ctx, struct err *e)
+{
+    struct recording *r = ctx;
+    return ledger_commit(l, &r->outcome->commit, &r->revision, &r->answer, e);
+}
+
+/* What every record says about its job, whoever made it. */
+static void fill(struct job *j, struct outcome *o)
+{
+    int64_t took = monotonic_us() - j->work->started_us;
+    const char *job_id = job_accept(j) == ACCEPT_NONE ? NULL : j->id;
+    struct provenance *by = o->record == RECORD_COMMIT ? &o->commit.by : &o->run.by;
+    if (by->duration_us == 0) by->duration_us = took;
+    if (o->status == 0) o->status = 200;
+    o->run.key = o->commit.key = j->key;
+    o->run.status = o->commit.status = o->status;
+    o->run.job_id = o->commit.job_id = job_id;
+}
+
+static bool record_run(struct daemon *d, struct job *j, struct outcome *o, bool *recorded,
+                       struct err *e)
+{
+    struct recording r = {.outcome = o};
+    struct err why = {0};
+    if (writer_call(d->writer, write_run, &r, &why)) {
+        *recorded = o->run.job_id != NULL;
+        return true;
+    }
+    if (!o->unrecorded) {
+        *e = why;
+        return false;
+    }
+    log_say(d->log, LOG_LEVEL_WARN, "not-recorded", "%s: %s", j->id, why.text);
+    o->unrecorded(j->work, &o->body);
+    return true;
+}
+
+static bool record_commit(struct daemon *d, struct job *j, struct outcome *o, bool *recorded,
+                          struct err *e)
+{
+    struct recording r = {.outcome = o};
+    if (!writer_call(d->writer, write_commit, &r, e)) {
+        buf_release(&r.answer);
+        return false;
+    }
+    if (j->ops->published) j->ops->published(j->work, &r.revision);
+    revision_release(&r.revision);
+    buf_release(&o->body);
+    o->body = r.answer;
+    *recorded = o->commit.job_id != NULL;
+    return true;
+}
+
+static bool record_nothing(struct daemon *d, struct job *j, struct outcome *o, bool *recorded,
+                           struct err *e)
+{
+    (void)d, (void)j, (void)o, (void)recorded, (void)e;
+    return true;
+}
+
+static bool (*const recorders[])(struct daemon *, struct job *, struct outcome *, bool *,
+                                 struct err *) = {
+    [RECORD_NOTHING] = record_nothing,
+    [RECORD_RUN] = record_run,
+    [RECORD_COMMIT] = record_commit,
+};
+
+static void fail(struct daemon *d, struct job *j, const struct err *e, bool committing)
+{
+    struct problem p;
+    if (committing && e->code == ERR_CONFLICT) (void)problem_set(&p, PROBLEM_BRANCH_MOVED, "%s", e->text);
+    else (void)problem_from(&p, e);
+    record_refusal(d, j, JOB_FAILED, &p);
+}
+
+void record_outcome(struct daemon *d, struct job *j)
+{
+    struct outcome o = {0};
+    struct err e = {0};
+    bool recorded = false;
+    if (!j->ops->finish(j->work, &o, &e)) {
+        buf_release(&o.body);
+        fail(d, j, &e, false);
+        return;
+    }
+    assert((unsigned)o.record <= RECORD_COMMIT);
+    job_commit(j);
+    fill(j, &o);
+    bool ok = recorders[o.record](d, j, &o, &recorded, &e) && buf_ok(&o.body, &e);
+    if (!ok) {
+        buf_release(&o.body);
+        fail(d, j, &e, o.record == RECORD_COMMIT);
+        return;
+    }
+    end(d, j, JOB_DONE, o.status, &o.body, recorded);
+}
