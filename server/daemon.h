@@ -29,6 +29,8 @@ void resolved_release(struct resolved *r);
  * HTTP thread; a revision that is not cached is restored here (may take the time of a rebuild). */
 bool daemon_view(struct daemon *d, struct ledger_reader *reader, const char *model,
                  const char *name, struct resolved *out, struct err *e) MUST_CHECK;
+/* Revision and seq of a published branch head, from memory; false when there is no such branch. */
+bool daemon_head(struct daemon *d, const char *branch, char revision[ID_TEXT], int64_t *seq);
 /* Make `view` the head of that branch, after its revision is durable. */
 void daemon_publish(struct daemon *d, const struct revision *rev, struct view *view);
 
