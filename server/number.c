@@ -144,12 +144,22 @@ static void write_decimal(bool negative, uint64_t digits, int exponent, char out
 }
 
 /* The certain way: print longer and longer until it reads back. */
-static void by_trial(double v, bool single, char out[32])
+static void by_trial(double v, bool single, uint64_t *digits, int *exponent)
 {
+    char text[32];
     for (int n = 1; n <= 17; n++) {
-        (void)snprintf(out, 32, "%.*g", n, v);
-        if (single ? strtof(out, NULL) == (float)v : strtod(out, NULL) == v) return;
+        (void)snprintf(text, sizeof text, "%.*e", n - 1, v);
+        if (single ? strtof(text, NULL) == (float)v : strtod(text, NULL) == v) break;
     }
+    *digits = 0;
+    *exponent = 1;
+    const char *p = text;
+    for (; *p != 'e'; p++) {
+        if (*p == '.') continue;
+        *digits = *digits * 10 + (uint64_t)(*p - '0');
+        --*exponent;
+    }
+    *exponent += (int)strtol(p + 1, NULL, 10);
 }
 
 static void text_of(double v, uint64_t fraction, int biased, int fraction_bits, int bias,
@@ -166,10 +176,9 @@ static void text_of(double v, uint64_t fraction, int biased, int fraction_bits, 
     bool normal = biased != 0;
     uint64_t m = normal ? fraction | (uint64_t)1 << fraction_bits : fraction, digits;
     int q = (normal ? biased : 1) - bias - fraction_bits, exponent;
-    if (shortest(m, q, fraction == 0 && biased > 1, &digits, &exponent))
-        write_decimal(signbit(v), digits, exponent, out);
-    else
-        by_trial(v, single, out);
+    if (!shortest(m, q, fraction == 0 && biased > 1, &digits, &exponent))
+        by_trial(fabs(v), single, &digits, &exponent);
+    write_decimal(signbit(v), digits, exponent, out);
 }
 
 void f32_text(float v, char out[32])
