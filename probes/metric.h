@@ -1,0 +1,47 @@
+/* Metrics of a next-token distribution, in float64 from float32 logits.
+ *
+ *   logit_diff       LSE(logits of answer) − LSE(logits of foil)
+ *   norm_logit_diff  (LD − LD_corrupt) / (LD_clean − LD_corrupt): 0 no recovery, 1 full
+ *   prob, logprob    of the answer list: Σ p, log Σ p
+ *   kl               Σ p_ref (log p_ref − log p), ref the source run
+ *
+ * LSE is log Σ exp, the value itself for one id. (interpretability conventions: Zhang & Nanda,
+ * arXiv 2309.16042.) Pure functions.
+ */
+#ifndef ENGRAM_METRIC_H
+#define ENGRAM_METRIC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/err.h"
+
+enum metric_kind {
+#define METRIC(name, word, foil, vocab) METRIC_##name,
+#include "metric.def"
+#undef METRIC
+    METRIC_COUNT
+};
+
+struct metric {
+    enum metric_kind kind;
+    const uint32_t *answer, *foil;
+    size_t n_answer, n_foil;
+    uint32_t pos;
+};
+
+const char *metric_word(enum metric_kind k);
+bool metric_parse(const char *word, enum metric_kind *out);
+bool metric_needs_answer(enum metric_kind k);
+bool metric_needs_foil(enum metric_kind k);
+/* True when the whole vocabulary must be unembedded, false when answer and foil suffice. */
+bool metric_needs_vocab(enum metric_kind k);
+
+double log_sum_exp(const float *x, size_t n);
+/* From logits of answer ids then foil ids, in order. */
+double logit_diff(const float *panel, size_t n_answer, size_t n_foil);
+/* prob, logprob, kl from all V logits; ref: the reference run's log-probabilities, kl only. */
+double metric_of_logits(const struct metric *m, const float *logits, uint32_t V, const double *ref);
+void log_softmax(const float *logits, uint32_t V, double *out);
+
+#endif

@@ -1,0 +1,188 @@
+#include "trace.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "core/head.h"
+
+struct trace {
+    struct view *view;
+    const struct trace_input *in;
+    size_t n_in;
+    const struct trace_write *write;
+    size_t n_read, n_write;
+    struct taps taps;      /* reads, then writes, of the main run */
+    struct taps source_taps; /* of the source run in hand */
+    struct tap *source;    /* one READ tap per write; used where from is FROM_RUN */
+    size_t *read_values;
+    float **logits;
+    size_t next_source;    /* writes whose source has been run */
+    struct run *run;
+    size_t done, total;    /* of finished runs; totals are estimated up front */
+};
+
+size_t trace_place_values(const struct arch *a, const struct trace_input *in, const struct trace_place *p)
+{
+    uint32_t width = hook_width(a, p->site.hook);
+    size_t heads = p->head ? p->n_head : hook_heads(a, p->site.hook);
+    return p->n_pos * heads * (width ? width : in[p->input].n);
+}
+
+static struct tap tap_at(const struct trace_input *in, const struct trace_place *p)
+{
+    return (struct tap){.site = p->site, .seq = p->input, .pos = p->pos, .n_pos = p->n_pos,
+                        .head = p->head, .n_head = p->n_head, .n_source = in[p->input].n};
+}
+
+static bool read_tap(struct trace *t, const struct trace_place *p, struct tap *out, struct err *e)
+{
+    size_t n = trace_place_values(&view_model(t->view)->arch, t->in, p);
+    *out = tap_at(t->in, p);
+    out->op = TAP_READ;
+    out->dst = mem_floats(n + 1, e);
+    return out->dst != NULL;
+}
+
+static bool place_writes(struct trace *t, struct err *e)
+{
+    for (size_t i = 0; i < t->n_write; i++) {
+        const struct trace_write *w = &t->write[i];
+        struct tap *tap = &t->taps.tap[t->n_read + i];
+        *tap = tap_at(t->in, &w->at);
+        tap->op = w->op;
+        tap->weight = w->weight;
+        tap->src = w->from == FROM_VALUES ? w->values : NULL;
+        tap->n_src_pos = w->from == FROM_VALUES ? w->n_value_pos : 1;
+        if (w->from != FROM_RUN) continue;
+        if (!read_tap(t, &w->source, &t->source[i], e)) return false;
+        tap->src = t->source[i].dst;
+        tap->n_src_pos = w->source.n_pos;
+    }
+    return true;
+}
+
+static size_t run_cost(const struct trace *t, uint32_t input)
+{
+    return (size_t)t->in[input].n * view_model(t->view)->arch.n_layers;
+}
+
+struct trace *trace_new(struct view *v, const struct trace_input *in, size_t n_in,
+                        const struct trace_place *read, size_t n_read,
+                        const struct trace_write *write, size_t n_write, struct err *e)
+{
+    struct trace *t = mem_new(sizeof *t);
+    t->view = view_retain(v);
+    t->in = in;
+    t->n_in = n_in;
+    t->write = write;
+    t->n_read = n_read;
+    t->n_write = n_write;
+    t->taps.tap = mem_take(n_read + n_write, sizeof(struct tap), e);
+    t->taps.n = n_read + n_write;
+    t->source = mem_take(n_write, sizeof *t->source, e);
+    t->read_values = mem_take(n_read, sizeof *t->read_values, e);
+    t->logits = mem_take(n_in, sizeof *t->logits, e);
+    bool ok = t->taps.tap && t->source && t->read_values && t->logits;
+    for (size_t i = 0; ok && i < n_read; i++) {
+        ok = read_tap(t, &read[i], &t->taps.tap[i], e);
+        t->read_values[i] = trace_place_values(&view_model(v)->arch, in, &read[i]);
+    }
+    ok = ok && place_writes(t, e);
+    for (size_t i = 0; ok && i < n_in; i++) t->total += run_cost(t, (uint32_t)i);
+    for (size_t i = 0; ok && i < n_write; i++)
+        if (write[i].from == FROM_RUN) t->total += run_cost(t, write[i].source.input);
+    if (ok) return t;
+    trace_free(t);
+    return NULL;
+}
+
+void trace_free(struct trace *t)
+{
+    if (!t) return;
+    run_free(t->run);
+    for (size_t i = 0; t->taps.tap && i < t->n_read; i++) mem_drop(t->taps.tap[i].dst);
+    for (size_t i = 0; t->source && i < t->n_write; i++) mem_drop(t->source[i].dst);
+    for (size_t i = 0; t->logits && i < t->n_in; i++) mem_drop(t->logits[i]);
+    mem_drop(t->taps.tap);
+    mem_drop(t->source);
+    mem_drop(t->read_values);
+    mem_drop(t->logits);
+    view_drop(t->view);
+    mem_drop(t);
+}
+
+/* The next write's source: its prompt on its view, without writes. */
+static bool begin_source(struct trace *t, struct err *e)
+{
+    const struct trace_write *w = &t->write[t->next_source];
+    struct run_input in = {.ids = t->in[w->source.input].ids, .n = t->in[w->source.input].n,
+                           .seq = w->source.input};
+    t->source_taps = (struct taps){&t->source[t->next_source], 1};
+    t->run = run_new(w->source_view ? w->source_view : t->view, &in, 1, &t->source_taps, e);
+    return t->run != NULL;
+}
+
+static bool begin_main(struct trace *t, struct err *e)
+{
+    struct run_input *in = mem_take(t->n_in, sizeof *in, e);
+    for (size_t i = 0; in && i < t->n_in; i++)
+        in[i] = (struct run_input){.ids = t->in[i].ids, .n = t->in[i].n, .seq = (uint32_t)i,
+                                   .want = t->in[i].top_pos, .n_want = t->in[i].n_top};
+    t->run = in ? run_new(t->view, in, t->n_in, &t->taps, e) : NULL;
+    mem_drop(in);
+    return t->run != NULL;
+}
+
+static bool finish(struct trace *t, struct session *s, struct err *e)
+{
+    size_t V = view_model(t->view)->arch.d_vocab;
+    for (size_t i = 0; i < t->n_in; i++) {
+        t->logits[i] = mem_floats(t->in[i].n_top * V + 1, e);
+        if (!t->logits[i] ||
+            (t->in[i].n_top && !unembed(s, t->view, run_final(t->run, i), t->in[i].n_top, t->logits[i], e)))
+            return false;
+    }
+    for (size_t i = 0; i < t->n_write; i++)
+        if (t->taps.tap[t->n_read + i].elements == 0)
+            return err_set(e, ERR_INVALID, "write %zu touches nothing", i);
+    return true;
+}
+
+enum step trace_step(struct trace *t, struct session *s, struct err *e)
+{
+    while (t->next_source < t->n_write && t->write[t->next_source].from != FROM_RUN) t->next_source++;
+    bool source = t->next_source < t->n_write;
+    if (!t->run && !(source ? begin_source(t, e) : begin_main(t, e))) return STEP_FAIL;
+    enum step step = run_step(t->run, s, e);
+    if (step != STEP_DONE) return step;
+    if (!source && !finish(t, s, e)) return STEP_FAIL;
+    size_t done, total;
+    run_progress(t->run, &done, &total);
+    t->done += done;
+    run_free(t->run);
+    t->run = NULL;
+    t->next_source += source;
+    return source ? STEP_MORE : STEP_DONE;
+}
+
+void trace_progress(const struct trace *t, size_t *done, size_t *total)
+{
+    size_t now = 0, all;
+    if (t->run) run_progress(t->run, &now, &all);
+    *done = t->done + now;
+    *total = t->total;
+}
+
+const float *trace_logits(const struct trace *t, size_t input) { return t->logits[input]; }
+
+const float *trace_values(const struct trace *t, size_t read, size_t *n)
+{
+    *n = t->read_values[read];
+    return t->taps.tap[read].dst;
+}
+
+void trace_written(const struct trace *t, size_t write, size_t *elements, float *max_change)
+{
+    *elements = t->taps.tap[t->n_read + write].elements;
+    *max_change = t->taps.tap[t->n_read + write].max_change;
+}
