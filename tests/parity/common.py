@@ -75,7 +75,7 @@ class Client:
             raise SystemExit(f"job {job['id']} {job['state']}: {job.get('error')}")
         return job["result"]
 
-    def next_token_logits(self, ids, view="main"):
+    def next_token_logits(self, ids, view):
         """({token id: logit} for the most likely next tokens, the view that was really read)."""
         reply = self.call("POST", "/v1/trace", {"view": view, "inputs": [{"id": "a", "ids": ids}],
                                                 "top_k": TOP_K, "top_pos": "last"})

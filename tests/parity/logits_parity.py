@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Next-token logits of the daemon against transformers reading the same file, fed the same ids.
+"""Next-token logits of the `base` view against transformers reading the same file, fed the same ids.
 
 The ids come from the daemon's own tokenizer; token parity is another script's subject. The daemon
 answers its 1000 highest logits, each is compared, and the reference's first 20 must be among them.
@@ -31,7 +31,7 @@ def from_daemon(args):
     with common.daemon(args) as client:
         for name, text in TEXTS:
             ids = client.call("POST", "/v1/tokenize", {"input": {"text": text}})["ids"]
-            yield f"{name}, {len(ids)} tokens", ids, client.next_token_logits(ids)[0]
+            yield f"{name}, {len(ids)} tokens", ids, client.next_token_logits(ids, "base")[0]
 
 
 def main():
