@@ -124,8 +124,8 @@ struct commit {
     const char *to;             /* rollback */
     const char *message;
     const char *digest;         /* of the view after */
-    const struct view *after;   /* its changed tensors are hashed, and kept as objects when due */
-    const struct view *before;
+    const struct view *after;   /* not read: the ledger rebuilds it from `before` and the delta */
+    const struct view *before;  /* the head's view; edits: the delta applied to it must give `digest` */
     const struct base_digests *base;
     const char *method;         /* edit: "locft"… or NULL */
     const void *delta_bytes;    /* canonical serialisation, or NULL */
@@ -192,23 +192,30 @@ bool ledger_edit(struct ledger_reader *r, const char *id, struct buf *answer, st
 bool ledger_delta(struct ledger_reader *r, const char *id, struct buf *bytes, struct buf *json,
                   struct err *e) MUST_CHECK;
 
-/* A kept answer: 0 in *status when the key is new. ERR_CONFLICT when the body differs. */
+/* A kept answer: 0 in *status when the key is new; 202, job_id and no answer while its job runs.
+ * ERR_CONFLICT when the body differs. Answers of 500 and above are not kept. */
 bool ledger_answered(struct ledger_reader *r, const struct idempotency *key, int *status,
                      struct buf *answer, char job_id[ID_TEXT], struct err *e) MUST_CHECK;
+
+/* Take the body of a run's request or result away, on the record; verify then counts it as pruned. */
+bool ledger_prune_body(struct ledger *l, const char *hash, const char *author, const char *reason,
+                       struct err *e) MUST_CHECK;
 
 /* ---- jobs ------------------------------------------------------------------------------------ */
 
 /* Durable acceptance: after this a restart knows the job. */
 bool ledger_job_accept(struct ledger *l, const char *id, const char *kind, const char *model,
                        const char *author, const struct idempotency *key, struct err *e) MUST_CHECK;
-/* state: "done", "failed", "cancelled". result is the synchronous body or a problem (JSON). */
+/* state: "done", "failed", "cancelled". result is the synchronous body or a problem (JSON); of a
+ * problem its "status" decides whether the job's idempotency key keeps it (4xx) or is forgotten. A
+ * job that a commit or run has ended stays as that ended it: done, with its answer. */
 bool ledger_job_end(struct ledger *l, const char *id, const char *state, const char *result,
                     struct err *e) MUST_CHECK;
-/* At start: every accepted job without an end becomes failed (type interrupted), unless a commit
- * names it, then done with that commit's answer. */
+/* At start: every accepted job without an end becomes failed (type interrupted). A commit or run that
+ * names a job has ended it in its own transaction: done, with that answer. */
 bool ledger_jobs_recover(struct ledger *l, struct err *e) MUST_CHECK;
 struct job_row {
-    char id[ID_TEXT], kind[32], model[ID_TEXT], state[16];
+    char id[ID_TEXT], kind[32], model[ID_TEXT], state[16]; /* "queued" until it ends */
     int64_t created_us;
     char *result; /* JSON or NULL */
 };
