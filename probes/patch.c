@@ -317,6 +317,13 @@ void patch_free(struct patch *p)
     mem_drop(p);
 }
 
+bool patch_metric(struct patch *p, struct session *s, const float *x, size_t n, double *out, struct err *e)
+{
+    if (!evaluate(p, s, x, n, out, e)) return false;
+    for (size_t i = 0; i < n; i++) out[i] = normalised(p, out[i]);
+    return true;
+}
+
 void patch_progress(const struct patch *p, size_t *done, size_t *total)
 {
     *done = p->done;

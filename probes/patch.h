@@ -54,6 +54,10 @@ struct patch *patch_new(const struct patch_request *q, struct err *e) MUST_CHECK
 enum step patch_step(struct patch *p, struct session *s, struct err *e);
 void patch_free(struct patch *p);
 void patch_progress(const struct patch *p, size_t *done, size_t *total); /* cells */
+/* The request's metric of final residual rows x [n][d] (other runs of the same prompts), after the
+ * grid is done. */
+bool patch_metric(struct patch *p, struct session *s, const float *x, size_t n, double *out,
+                  struct err *e) MUST_CHECK;
 /* After STEP_DONE; owned by the patch. */
 const struct patch_grid *patch_result(const struct patch *p);
 
