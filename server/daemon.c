@@ -250,8 +250,7 @@ static bool keep_base(struct daemon *d, struct ledger_reader *reader, struct err
 
 static bool open_history(struct daemon *d, struct err *e)
 {
-    d->ledger = ledger_open(d->config->data, e);
-    if (!d->ledger || !ledger_jobs_recover(d->ledger, e)) return false;
+    if (!ledger_jobs_recover(d->ledger, e)) return false;
     struct ledger_reader *reader = ledger_reader_open(d->config->data, e);
     if (!reader) return false;
     bool ok = ledger_find_model(reader, d->digests.base, &d->row, e);
@@ -275,7 +274,9 @@ bool daemon_open(struct daemon *d, struct err *e)
     d->metrics = metrics_new(routes, n_routes);
     d->jobs = jobs_new(wake, d);
     d->auth = auth_open(d->config->token_file, e);
-    if (!d->auth || !load_model(d, e) || !open_history(d, e)) return false;
+    if (!d->auth) return false;
+    d->ledger = ledger_open(d->config->data, e); /* first: its lock keeps a second daemon away */
+    if (!d->ledger || !load_model(d, e) || !open_history(d, e)) return false;
     d->writer = writer_start(d->ledger, d->metrics, d->log, e);
     if (!d->writer) return false;
     d->worker = worker_start(d, e);

@@ -392,6 +392,14 @@ enum events_state job_events(struct job *j, enum audience who, int64_t *after, s
     return s;
 }
 
+bool job_has_events(struct job *j, int64_t after)
+{
+    lock(j->table);
+    bool has = is_end(j->state) || after + 1 != j->events.next;
+    unlock(j->table);
+    return has;
+}
+
 int64_t job_events_begin(struct job *j)
 {
     lock(j->table);

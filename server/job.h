@@ -120,6 +120,7 @@ void job_row_write(const struct job_row *row, bool brief, struct buf *out);
 /* What work_emit does. */
 void jobs_emit(struct jobs *t, const char *job_id, const char *event, const char *data);
 enum events_state job_events(struct job *j, enum audience who, int64_t *after, struct buf *out);
+bool job_has_events(struct job *j, int64_t after); /* or has fallen out of the ring */
 int64_t job_events_begin(struct job *j); /* the id before the oldest kept event */
 /* Newest first, each retained; returns how many. */
 size_t jobs_list(struct jobs *t, struct job **out, size_t cap);

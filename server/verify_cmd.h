@@ -1,0 +1,18 @@
+/* `engramd verify`: check the whole ledger, and with --model rebuild every revision and compare
+ * digests. Progress on stderr when that is a terminal; on stdout one JSON line:
+ *
+ *     {"ok":true,"seq":12,"rows":40,"head":"sha256:…","checked":{"chain":40,"objects":9,"digests":12},
+ *      "pruned":0}                                   and "problem":"…" when not ok
+ *
+ * Exit status: 0 everything agrees, 1 a disagreement (named), 2 it could not be read.
+ *
+ * Threads: main, no daemon running in this process; reads a ledger in use without disturbing it.
+ */
+#ifndef ENGRAM_VERIFY_CMD_H
+#define ENGRAM_VERIFY_CMD_H
+
+#include "config.h"
+
+int verify_main(const struct config *c);
+
+#endif
