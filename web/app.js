@@ -13,7 +13,6 @@ const state = {
   open: new Set(),      // seqs whose details are shown
   next: null,
   timer: 0,
-  verifiedHead: null,
 };
 
 /* ---- asking ---------------------------------------------------------------------------------- */
