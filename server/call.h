@@ -48,7 +48,6 @@ struct reply { /* of a synchronous handler */
     int status;               /* 200 unless set */
     const char *content_type; /* application/json unless set */
     char etag[80];            /* with quotes; "" for none */
-    const char *csp;          /* Content-Security-Policy, or NULL */
     struct buf body;          /* released by the transport */
 };
 

@@ -273,8 +273,8 @@ static const struct { const char *name, *value; } always[] = {
 };
 
 static const char page_policy[] =
-    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'";
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 static void put(struct MHD_Response *r, const char *name, const char *value)
 {
