@@ -16,4 +16,10 @@
 /* Append the normalised text. Valid UTF-8 in and out. */
 bool nfc(const char *text, size_t len, struct buf *out, struct err *e) MUST_CHECK;
 
+/* Append the text case-folded and in form C: two spellings of one answer become equal. */
+bool nfc_casefold(const char *text, size_t len, struct buf *out, struct err *e) MUST_CHECK;
+/* General category P* (punctuation), or Z* and the ASCII controls that are white space. */
+bool is_punctuation(uint32_t codepoint);
+bool is_white_space(uint32_t codepoint);
+
 #endif

@@ -1,0 +1,64 @@
+#include "match.h"
+
+#include <string.h>
+
+#include "core/codepoint.h"
+#include "core/nfc.h"
+
+static bool is_edge(uint32_t cp) { return is_white_space(cp) || is_punctuation(cp); }
+
+/* Narrow [*from, *to) to what is left without edge punctuation and white space. */
+static void trim(const char *text, size_t *from, size_t *to)
+{
+    size_t first = *to, last = *from;
+    for (size_t at = *from; at < *to;) {
+        uint32_t cp;
+        size_t n = cp_next(text + at, *to - at, &cp);
+        if (!is_edge(cp)) {
+            if (first > at) first = at;
+            last = at + n;
+        }
+        at += n;
+    }
+    *from = first < last ? first : last;
+    *to = last;
+}
+
+static bool form(const char *text, size_t len, struct buf *out, struct err *e)
+{
+    struct buf folded = {0};
+    size_t from = 0, to;
+    bool ok = nfc_casefold(text, len, &folded, e);
+    to = folded.len;
+    if (ok && folded.len) {
+        trim(folded.data, &from, &to);
+        buf_put(out, folded.data + from, to - from);
+        ok = buf_ok(out, e);
+    }
+    buf_release(&folded);
+    return ok;
+}
+
+/* The answer goes on with something that is no part of a word, or ends. */
+static bool word_ends(const char *text, size_t len)
+{
+    uint32_t cp;
+    if (len == 0) return true;
+    (void)cp_next(text, len, &cp);
+    return is_edge(cp);
+}
+
+bool answer_match(const char *answer, size_t answer_len, const char *target, size_t target_len,
+                  struct match *out, struct err *e)
+{
+    struct buf a = {0}, t = {0};
+    bool ok = form(answer, answer_len, &a, e) && form(target, target_len, &t, e);
+    *out = (struct match){0};
+    if (ok && t.len && a.len >= t.len && memcmp(a.data, t.data, t.len) == 0) {
+        out->match = a.len == t.len;
+        out->prefix_match = word_ends(a.data + t.len, a.len - t.len);
+    }
+    buf_release(&a);
+    buf_release(&t);
+    return ok;
+}

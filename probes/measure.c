@@ -1,0 +1,355 @@
+#include "measure.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "core/head.h"
+#include "match.h"
+#include "metric.h"
+
+enum phase { PHASE_GENERATE, PHASE_FORCE, PHASE_KL_REFERENCE, PHASE_KL_VIEW, PHASE_DONE };
+enum { ROWS = 64 }; /* logits rows in hand at a time */
+
+static const char *const stops[] = {"\n", "."};
+
+/* One text to generate from: which fact, and which of its prompts. */
+enum part { PART_PROMPT, PART_TRUE, PART_PARAPHRASE, PART_LOCALITY };
+struct item {
+    size_t fact, index;
+    enum part part;
+    const struct prompt *prompt;
+};
+
+/* Prompt plus forced tokens, and the positions that predict them. */
+struct forced {
+    struct item item;
+    uint32_t *ids, *want;
+    uint32_t n, n_forced;
+};
+
+struct measure {
+    struct view *view;
+    const struct fact *fact;
+    size_t n;
+    const struct measure *reference;
+    enum phase phase;
+    struct score *score;
+    struct item *item;       /* generated: prompts, paraphrases, locality */
+    size_t n_items;
+    struct decode_request *request;
+    struct decoder *decoder; /* kept: locality of later measures compares with it */
+    struct forced *forced;
+    size_t n_forced;
+    struct run_input *input;
+    struct run *run;
+    float *final;            /* KL: the reference's final residual rows, [rows][d] */
+};
+
+static const struct model *model_of(const struct measure *m) { return view_model(m->view); }
+
+/* ---- generation -------------------------------------------------------------------------------- */
+
+static bool list_items(struct measure *m, struct err *e)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < m->n; i++) n += 1 + m->fact[i].n_paraphrase + m->fact[i].n_locality;
+    m->item = mem_take(n, sizeof *m->item, e);
+    m->request = mem_take(n, sizeof *m->request, e);
+    for (size_t i = 0; i < m->n; i++) {
+        const struct fact *f = &m->fact[i];
+        m->item[m->n_items++] = (struct item){i, 0, PART_PROMPT, &f->prompt};
+        for (size_t k = 0; k < f->n_paraphrase; k++)
+            m->item[m->n_items++] = (struct item){i, k, PART_PARAPHRASE, &f->paraphrase[k]};
+        for (size_t k = 0; k < f->n_locality; k++)
+            m->item[m->n_items++] = (struct item){i, k, PART_LOCALITY, &f->locality[k]};
+    }
+    for (size_t i = 0; i < m->n_items; i++)
+        m->request[i] = (struct decode_request){.prompt = m->item[i].prompt->ids, .n_prompt = m->item[i].prompt->n,
+                                                .max_tokens = MEASURE_TOKENS, .stop = stops,
+                                                .n_stop = sizeof stops / sizeof *stops};
+    m->decoder = decoder_new(m->view, m->request, m->n_items, NULL, e);
+    return m->decoder != NULL;
+}
+
+/* Running share of facts' items: total holds sums until finish divides them. */
+static void add_share(double *total, size_t n, double value)
+{
+    *total = (isnan(*total) ? 0 : *total) + value / (double)n;
+}
+
+static bool same_ids(const struct decode_result *a, const struct decode_result *b)
+{
+    return a->ids.n == b->ids.n && memcmp(a->ids.id, b->ids.id, a->ids.n * sizeof *a->ids.id) == 0;
+}
+
+static bool read_generations(struct measure *m, struct err *e)
+{
+    for (size_t i = 0; i < m->n_items; i++) {
+        const struct item *it = &m->item[i];
+        const struct fact *f = &m->fact[it->fact];
+        const struct decode_result *r = decoder_result(m->decoder, i);
+        struct score *s = &m->score[it->fact];
+        struct match match;
+        const char *text = r->text.data ? r->text.data : "";
+        if (!answer_match(text, r->text.len, f->target_text, f->target_len, &match, e)) return false;
+        if (it->part == PART_PROMPT) {
+            s->text = text;
+            s->text_len = r->text.len;
+            s->finish = r->finish;
+            s->stop = r->stop;
+            s->match = match.match;
+            s->prefix_match = match.prefix_match;
+        } else if (it->part == PART_PARAPHRASE) {
+            add_share(&s->paraphrase_match, f->n_paraphrase, match.match);
+        } else {
+            bool same = !m->reference || same_ids(r, decoder_result(m->reference->decoder, i));
+            add_share(&s->locality_unchanged, f->n_locality, same);
+        }
+    }
+    return true;
+}
+
+/* ---- teacher forcing --------------------------------------------------------------------------- */
+
+static bool add_forced(struct measure *m, struct item item, const uint32_t *target, uint32_t n_target,
+                       struct err *e)
+{
+    struct forced *f = &m->forced[m->n_forced++];
+    const struct prompt *p = item.prompt;
+    *f = (struct forced){.item = item, .n = p->n + n_target, .n_forced = n_target};
+    f->ids = mem_take(f->n, sizeof *f->ids, e);
+    f->want = mem_take(n_target, sizeof *f->want, e);
+    if (!f->ids || !f->want) return false;
+    memcpy(f->ids, p->ids, p->n * sizeof *f->ids);
+    if (n_target) memcpy(f->ids + p->n, target, n_target * sizeof *f->ids);
+    for (uint32_t i = 0; i < n_target; i++) f->want[i] = p->n - 1 + i;
+    return true;
+}
+
+static void drop_forced(struct measure *m)
+{
+    for (size_t i = 0; i < m->n_forced; i++) {
+        mem_drop(m->forced[i].ids);
+        mem_drop(m->forced[i].want);
+    }
+    mem_drop(m->forced);
+    mem_drop(m->input);
+    run_free(m->run);
+    m->forced = NULL;
+    m->input = NULL;
+    m->run = NULL;
+    m->n_forced = 0;
+}
+
+static bool begin_run(struct measure *m, struct view *v, struct err *e)
+{
+    run_free(m->run);
+    m->run = NULL;
+    if (!m->input) m->input = mem_take(m->n_forced, sizeof *m->input, e);
+    if (!m->input) return false;
+    for (size_t i = 0; i < m->n_forced; i++)
+        m->input[i] = (struct run_input){.ids = m->forced[i].ids, .n = m->forced[i].n, .seq = (uint32_t)i,
+                                         .want = m->forced[i].want, .n_want = m->forced[i].n_forced};
+    m->run = run_new(v, m->input, m->n_forced, NULL, e);
+    return m->run != NULL;
+}
+
+static bool force_targets(struct measure *m, struct err *e)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < m->n; i++) n += 2 + m->fact[i].n_paraphrase;
+    m->forced = mem_take(n, sizeof *m->forced, e);
+    if (!m->forced) return false;
+    for (size_t i = 0; i < m->n; i++) {
+        const struct fact *f = &m->fact[i];
+        struct item item = {i, 0, PART_PROMPT, &f->prompt};
+        if (!add_forced(m, item, f->prompt.target, f->prompt.n_target, e)) return false;
+        item.part = PART_TRUE;
+        if (f->true_ids && !add_forced(m, item, f->true_ids, f->n_true, e)) return false;
+        for (size_t k = 0; k < f->n_paraphrase; k++) {
+            const struct prompt *p = &f->paraphrase[k];
+            if (!add_forced(m, (struct item){i, k, PART_PARAPHRASE, p}, p->target, p->n_target, e)) return false;
+        }
+    }
+    return begin_run(m, m->view, e);
+}
+
+struct forced_stats {
+    double nll;
+    uint32_t right;
+};
+
+static bool forced_stats(struct measure *m, struct session *s, size_t i, struct forced_stats *out, struct err *e)
+{
+    const struct forced *f = &m->forced[i];
+    const struct arch *a = &model_of(m)->arch;
+    size_t V = a->d_vocab;
+    const uint32_t *target = f->ids + f->n - f->n_forced;
+    *out = (struct forced_stats){0};
+    float *logits = mem_floats(ROWS * V, e);
+    if (!logits) return false;
+    bool ok = true;
+    for (uint32_t at = 0; ok && at < f->n_forced; at += ROWS) {
+        uint32_t k = f->n_forced - at < ROWS ? f->n_forced - at : ROWS;
+        ok = unembed(s, m->view, run_final(m->run, i) + (size_t)at * a->d_model, k, logits, e);
+        for (uint32_t r = 0; ok && r < k; r++) {
+            out->nll -= log_prob(logits + r * V, a->d_vocab, target[at + r]) / f->n_forced;
+            out->right += arg_max(logits + r * V, a->d_vocab) == target[at + r];
+        }
+    }
+    mem_drop(logits);
+    return ok;
+}
+
+static bool read_forced(struct measure *m, struct session *s, struct err *e)
+{
+    for (size_t i = 0; i < m->n_forced; i++) {
+        const struct forced *f = &m->forced[i];
+        struct score *score = &m->score[f->item.fact];
+        struct forced_stats st;
+        if (!forced_stats(m, s, i, &st, e)) return false;
+        bool exact = st.right == f->n_forced;
+        if (f->item.part == PART_TRUE) {
+            score->nll_true = st.nll;
+        } else if (f->item.part == PART_PARAPHRASE) {
+            add_share(&score->paraphrase_tf_exact, m->fact[f->item.fact].n_paraphrase, exact);
+        } else {
+            score->nll_new = st.nll;
+            score->tf_exact = exact;
+            score->tf_token_acc = (double)st.right / f->n_forced;
+        }
+    }
+    return true;
+}
+
+/* ---- how far unrelated prompts moved ------------------------------------------------------------ */
+
+static bool force_continuations(struct measure *m, struct err *e)
+{
+    drop_forced(m);
+    m->forced = mem_take(m->n_items, sizeof *m->forced, e);
+    if (!m->forced) return false;
+    for (size_t i = 0; i < m->n_items; i++) {
+        if (m->item[i].part != PART_LOCALITY) continue;
+        const struct ids *ids = &decoder_result(m->reference->decoder, i)->ids;
+        uint32_t n = ids->n < MEASURE_KL_TOKENS ? (uint32_t)ids->n : MEASURE_KL_TOKENS;
+        if (!add_forced(m, m->item[i], ids->id, n, e)) return false;
+    }
+    return begin_run(m, m->reference->view, e);
+}
+
+static bool keep_reference_rows(struct measure *m, struct err *e)
+{
+    size_t rows = 0, d = model_of(m)->arch.d_model;
+    for (size_t i = 0; i < m->n_forced; i++) rows += m->forced[i].n_forced;
+    m->final = mem_floats(rows * d + 1, e);
+    if (!m->final) return false;
+    for (size_t i = 0, at = 0; i < m->n_forced; at += m->forced[i++].n_forced)
+        memcpy(m->final + at * d, run_final(m->run, i), m->forced[i].n_forced * d * sizeof *m->final);
+    return begin_run(m, m->view, e);
+}
+
+static bool kl_of(struct measure *m, struct session *s, const float *was, const float *is, uint32_t n,
+                  double *kl, struct err *e)
+{
+    const struct arch *a = &model_of(m)->arch;
+    size_t V = a->d_vocab;
+    float *before = mem_floats(2 * n * V + 1, e), *after = before ? before + n * V : NULL;
+    double *ref = before ? mem_take(V, sizeof *ref, e) : NULL;
+    bool ok = ref && unembed(s, m->reference->view, was, n, before, e) &&
+              unembed(s, m->view, is, n, after, e);
+    struct metric metric = {.kind = METRIC_KL};
+    *kl = 0;
+    for (uint32_t r = 0; ok && r < n; r++) {
+        log_softmax(before + r * V, a->d_vocab, ref);
+        *kl += metric_of_logits(&metric, after + r * V, a->d_vocab, ref) / n;
+    }
+    mem_drop(before);
+    mem_drop(ref);
+    return ok;
+}
+
+static bool read_kl(struct measure *m, struct session *s, struct err *e)
+{
+    size_t d = model_of(m)->arch.d_model, at = 0;
+    for (size_t i = 0; i < m->n_forced; i++) {
+        const struct forced *f = &m->forced[i];
+        double kl;
+        if (!kl_of(m, s, m->final + at * d, run_final(m->run, i), f->n_forced, &kl, e)) return false;
+        add_share(&m->score[f->item.fact].locality_kl, m->fact[f->item.fact].n_locality, kl);
+        at += f->n_forced;
+    }
+    return true;
+}
+
+/* ---- the job ----------------------------------------------------------------------------------- */
+
+struct measure *measure_new(struct view *v, const struct fact *facts, size_t n,
+                            const struct measure *reference, struct err *e)
+{
+    struct measure *m = mem_new(sizeof *m);
+    m->view = view_retain(v);
+    m->fact = facts;
+    m->n = n;
+    m->reference = reference;
+    m->score = mem_take(n, sizeof *m->score, e);
+    for (size_t i = 0; m->score && i < n; i++) {
+        struct score *s = &m->score[i];
+        s->nll_true = s->paraphrase_match = s->paraphrase_tf_exact = NAN;
+        s->locality_unchanged = s->locality_kl = NAN;
+        if (facts[i].n_locality && !reference) s->locality_kl = 0;
+    }
+    if (m->score && list_items(m, e)) return m;
+    measure_free(m);
+    return NULL;
+}
+
+void measure_free(struct measure *m)
+{
+    if (!m) return;
+    drop_forced(m);
+    decoder_free(m->decoder);
+    mem_drop(m->score);
+    mem_drop(m->item);
+    mem_drop(m->request);
+    mem_drop(m->final);
+    view_drop(m->view);
+    mem_drop(m);
+}
+
+static bool has_locality(const struct measure *m)
+{
+    for (size_t i = 0; i < m->n; i++)
+        if (m->fact[i].n_locality) return true;
+    return false;
+}
+
+/* What follows a finished phase. */
+static bool advance(struct measure *m, struct session *s, struct err *e)
+{
+    switch (m->phase) {
+    case PHASE_GENERATE:
+        m->phase = PHASE_FORCE;
+        return read_generations(m, e) && force_targets(m, e);
+    case PHASE_FORCE:
+        if (!read_forced(m, s, e)) return false;
+        m->phase = m->reference && has_locality(m) ? PHASE_KL_REFERENCE : PHASE_DONE;
+        return m->phase == PHASE_DONE || force_continuations(m, e);
+    case PHASE_KL_REFERENCE: m->phase = PHASE_KL_VIEW; return keep_reference_rows(m, e);
+    case PHASE_KL_VIEW: m->phase = PHASE_DONE; return read_kl(m, s, e);
+    case PHASE_DONE: break;
+    }
+    return true;
+}
+
+enum step measure_step(struct measure *m, struct session *s, struct err *e)
+{
+    if (m->phase == PHASE_DONE) return STEP_DONE;
+    enum step step = m->phase == PHASE_GENERATE ? decoder_step(m->decoder, s, e) : run_step(m->run, s, e);
+    if (step != STEP_DONE) return step;
+    if (!advance(m, s, e)) return STEP_FAIL;
+    return m->phase == PHASE_DONE ? STEP_DONE : STEP_MORE;
+}
+
+const struct score *measure_score(const struct measure *m, size_t fact) { return &m->score[fact]; }
