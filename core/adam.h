@@ -6,6 +6,8 @@
 #ifndef ENGRAM_ADAM_H
 #define ENGRAM_ADAM_H
 
+#include <stdint.h>
+
 #include "par.h"
 
 struct adam {

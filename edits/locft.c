@@ -30,7 +30,7 @@ static const struct param params[] = {
     [P_LOSS_FLOOR] = {"loss_floor", PARAM_REAL, 0.01, 0, 10, "nats per token under which a batch is left alone and an epoch ends training"},
     [P_APPEND_EOS] = {"append_eos", PARAM_BOOL, 1, 0, 1, "score the end token after the target, so that answers stop"},
 };
-static_assert(sizeof params / sizeof *params == P_COUNT && P_COUNT <= MAX_PARAMS, "one row per parameter");
+static_assert(sizeof params / sizeof *params == P_COUNT && (int)P_COUNT <= (int)MAX_PARAMS, "one row per parameter");
 
 struct sample {
     float *mid, *post; /* [n][d], [n][m] at the trained layer */

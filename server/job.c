@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "answer.h"
 #include "clock.h"
 #include "quote.h"
 
@@ -359,19 +360,21 @@ enum accept job_accept(struct job *j)
 
 /* ---- progress and events ------------------------------------------------------------------ */
 
+static void write_progress(struct buf *out, int64_t done, int64_t total, const char *unit);
+
 void job_progress(struct job *j, int64_t now_us)
 {
     if (now_us - j->progress_us < PROGRESS_EVERY_US) return;
     int64_t done = atomic_load(&j->work->done), total = atomic_load(&j->work->total);
     if (done == j->progress_done) return;
-    char data[128];
-    (void)snprintf(data, sizeof data, "{\"done\":%" PRId64 ",\"total\":%" PRId64 ",\"unit\":\"%s\"}",
-                   done, total, j->ops->unit);
+    struct buf data = {0};
+    write_progress(&data, done, total, j->ops->unit);
     j->progress_us = now_us;
     j->progress_done = done;
     lock(j->table);
-    events_add(&j->events, EVENT_PROGRESS, "progress", data);
+    if (!data.failed) events_add(&j->events, EVENT_PROGRESS, "progress", data.data);
     unlock(j->table);
+    buf_release(&data);
     j->table->wake(j->table->ctx);
 }
 
@@ -417,6 +420,23 @@ static void write_end(bool ok, const char *body, size_t len, struct buf *out)
     else buf_text(out, "null");
 }
 
+static void write_progress(struct buf *out, int64_t done, int64_t total, const char *unit)
+{
+    buf_printf(out, "{\"done\":%" PRId64 ",\"total\":", done);
+    if (total > 0) buf_printf(out, "%" PRId64, total);
+    else buf_text(out, "null"); /* not known yet */
+    buf_printf(out, ",\"unit\":\"%s\"}", unit);
+}
+
+static void write_top(struct buf *out, const char *id, const char *kind, const char *state,
+                      int64_t created_us)
+{
+    char when[32];
+    time_text(created_us, when);
+    buf_printf(out, "{\"id\":\"%s\",\"kind\":\"%s\",\"state\":\"%s\",\"created_at\":\"%s\",\"progress\":",
+               id, kind, state, when);
+}
+
 void job_write(struct job *j, bool brief, struct buf *out)
 {
     lock(j->table);
@@ -424,24 +444,19 @@ void job_write(struct job *j, bool brief, struct buf *out)
     int64_t done = j->work ? atomic_load(&j->work->done) : j->done;
     int64_t total = j->work ? atomic_load(&j->work->total) : j->total;
     unlock(j->table);
-    buf_printf(out, "{\"id\":\"%s\",\"kind\":\"%s\",\"state\":\"%s\",", j->id, j->ops->kind,
-               job_state_word(s));
-    buf_printf(out, "\"progress\":{\"done\":%" PRId64 ",\"total\":%" PRId64 ",\"unit\":\"%s\"},",
-               done, total, j->ops->unit);
-    buf_text(out, "\"author\":");
+    write_top(out, j->id, j->ops->kind, job_state_word(s), j->created_us);
+    write_progress(out, done, total, j->ops->unit);
+    buf_text(out, ",\"author\":");
     quote(out, j->author);
-    buf_printf(out, ",\"created_us\":%" PRId64, j->created_us);
     if (is_end(s) && !brief) write_end(s == JOB_DONE, j->body.data, j->body.len, out);
     buf_text(out, "}");
 }
 
 void job_row_write(const struct job_row *row, bool brief, struct buf *out)
 {
-    buf_printf(out, "{\"id\":\"%s\",\"kind\":\"%s\",\"state\":\"%s\",", row->id, row->kind,
-               row->state);
+    write_top(out, row->id, row->kind, row->state, row->created_us);
+    buf_text(out, "null");
     bool ok = strcmp(row->state, job_state_word(JOB_DONE)) == 0;
-    buf_printf(out, "\"progress\":{\"done\":%d,\"total\":%d,\"unit\":\"jobs\"},", ok, 1);
-    buf_printf(out, "\"created_us\":%" PRId64, row->created_us);
     if (!brief && row->result) write_end(ok, row->result, strlen(row->result), out);
     buf_text(out, "}");
 }
