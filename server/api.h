@@ -10,7 +10,7 @@
 
 #include "call.h"
 
-/* Models and text: api_models.c, api_text.c, api_generate.c */
+/* Models and text: api_models.c, api_methods.c, api_text.c, api_generate.c */
 bool api_models(struct call *c, struct reply *r, struct err *e);
 bool api_hooks(struct call *c, struct reply *r, struct err *e);
 bool api_methods(struct call *c, struct reply *r, struct err *e);
