@@ -145,7 +145,7 @@ bool special_ends_generation(const char *text, size_t len)
         "<|endoftext|>", "<|im_end|>",  "<|eot_id|>",          "<|eom_id|>", "<|end_of_text|>",
         "<|end|>",       "</s>",        "<end_of_turn>",       "<eos>",      "<EOT>",
         "[EOS]",         "[EOT]",       "<end_of_utterance>",  "<|return|>", "<|call|>",
-        "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+        "<\uFF5Cend\u2581of\u2581sentence\uFF5C>",
     };
     for (size_t i = 0; i < sizeof enders / sizeof *enders; i++)
         if (strlen(enders[i]) == len && memcmp(enders[i], text, len) == 0) return true;

@@ -1,0 +1,434 @@
+/* The tokenizer against ids, texts and conversations made by the reference implementations
+ * (tests/golden/make_tokenizer.py). The default model's cases need its file: ENGRAM_MODEL. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "core/infile.h"
+#include "core/tokenizer_int.h"
+
+#define GOLDEN "tests/golden/tokenizer/"
+
+struct fixture {
+    struct arena arena;
+    struct tokenizer *small;
+};
+static struct fixture fix;
+
+static const struct json *golden(const char *name)
+{
+    struct err e;
+    char path[128];
+    size_t len;
+    (void)snprintf(path, sizeof path, GOLDEN "%s", name);
+    char *text = infile_whole(path, 1 << 24, &len, &e);
+    if (!text) fail_msg("%s", e.text);
+    const struct json *j = json_parse(text, len, &fix.arena, &e);
+    if (!j) fail_msg("%s: %s", name, e.text);
+    mem_drop(text);
+    return j;
+}
+
+static struct tokenizer *from_files(const struct token_files *files, struct err *e)
+{
+    struct token_spec s;
+    bool ok = token_spec_from_json(&s, files, e);
+    struct tokenizer *t = ok ? tokenizer_build(&s, e) : NULL;
+    token_spec_release(&s);
+    return t;
+}
+
+static struct tokenizer *from_text(const char *text, struct err *e)
+{
+    struct token_files files = {.tokenizer = json_parse(text, strlen(text), &fix.arena, e)};
+    return files.tokenizer ? from_files(&files, e) : NULL;
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    struct err e;
+    arena_init(&fix.arena, 0);
+    struct token_files files = {.tokenizer = golden("tiny.json")};
+    fix.small = from_files(&files, &e);
+    if (!fix.small) print_message("%s\n", e.text);
+    return fix.small ? 0 : -1;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    tokenizer_free(fix.small);
+    arena_release(&fix.arena);
+    return 0;
+}
+
+/* ---- ids ----------------------------------------------------------------------------------- */
+
+static void expect_ids(const struct ids *got, const struct json *want, const char *text)
+{
+    size_t i = 0;
+    for (const struct json *v = want->child; v; v = v->next, i++)
+        if (i >= got->n || got->id[i] != (uint32_t)v->integer)
+            fail_msg("id %zu of %zu differs from %lld in: %.80s", i, got->n, (long long)v->integer,
+                     text);
+    if (i != got->n) fail_msg("%zu ids, not %zu, in: %.80s", got->n, i, text);
+}
+
+static void expect_text(const struct buf *got, const char *want, size_t len)
+{
+    if (got->len != len || memcmp(got->data ? got->data : "", want, len) != 0)
+        fail_msg("got \"%.200s\", not \"%.200s\"", got->data ? got->data : "", want);
+}
+
+/* One row: ids of the plain text, ids with special spellings parsed, and the way back. */
+static void check_case(const struct tokenizer *t, const struct json *row)
+{
+    struct err e;
+    const struct json *text = json_get(row, "text"), *special = json_get(row, "special");
+    const struct json *decoded = json_get(row, "decoded");
+    struct ids ids = {0};
+    struct buf back = {0};
+    if (!tokenizer_encode(t, text->text, text->len, false, &ids, &e)) fail_msg("%s", e.text);
+    expect_ids(&ids, json_get(row, "ids"), text->text);
+    ids.n = 0;
+    if (!tokenizer_encode(t, text->text, text->len, true, &ids, &e)) fail_msg("%s", e.text);
+    expect_ids(&ids, special ? special : json_get(row, "ids"), text->text);
+    tokenizer_decode(t, ids.id, ids.n, true, &back);
+    if (!decoded || decoded->type == JSON_STRING)
+        expect_text(&back, decoded ? decoded->text : text->text, decoded ? decoded->len : text->len);
+    buf_release(&back);
+    ids_release(&ids);
+}
+
+static size_t check_cases(const struct tokenizer *t, const struct json *list)
+{
+    size_t n = 0;
+    for (const struct json *row = list->child; row; row = row->next, n++) check_case(t, row);
+    return n;
+}
+
+static void small_tokenizer_gives_the_reference_ids(void **state)
+{
+    (void)state;
+    assert_true(check_cases(fix.small, json_get(golden("cases.json"), "cases")) > 300);
+}
+
+/* ---- conversations ------------------------------------------------------------------------- */
+
+enum { MESSAGES = 8 };
+
+static size_t read_messages(const struct json *list, struct message m[MESSAGES])
+{
+    size_t n = 0;
+    for (const struct json *v = list->child; v; v = v->next) {
+        const struct json *role = v->child, *content = role->next;
+        assert_true(n < MESSAGES);
+        m[n++] = (struct message){role->text, content->text, content->len};
+    }
+    return n;
+}
+
+static struct tokenizer *with_template(const char *text)
+{
+    struct err e;
+    struct token_files files = {.tokenizer = golden("tiny.json"), .chat_template = text};
+    struct tokenizer *t = from_files(&files, &e);
+    if (!t) fail_msg("%s", e.text);
+    return t;
+}
+
+static size_t count(const char *text, size_t len, const char *what)
+{
+    size_t n = 0, w = strlen(what);
+    for (size_t i = 0; i + w <= len; i++) n += memcmp(text + i, what, w) == 0;
+    return n;
+}
+
+/* The text is Jinja's; only the template's own special spellings became special tokens. */
+static void check_conversation(const struct tokenizer *t, const struct json *row)
+{
+    struct err e;
+    struct message m[MESSAGES];
+    struct ids ids = {0};
+    struct buf text = {0};
+    size_t n = read_messages(json_get(row, "messages"), m), starts = 0, written = 0;
+    bool add = json_get(row, "add")->boolean;
+    const struct json *want = json_get(row, "text");
+    if (!tokenizer_chat(t, m, n, add, &ids, &text, &e)) fail_msg("%s", e.text);
+    expect_text(&text, want->text, want->len);
+    for (size_t i = 0; i < ids.n; i++) starts += ids.id[i] == 1;
+    for (size_t i = 0; i < n; i++)
+        written += count(m[i].content, m[i].content_len, "<|im_start|>") +
+                   count(m[i].role, strlen(m[i].role), "<|im_start|>");
+    assert_int_equal(starts + written, count(want->text, want->len, "<|im_start|>"));
+    buf_release(&text);
+    ids_release(&ids);
+}
+
+static void conversations_render_as_jinja_renders_them(void **state)
+{
+    (void)state;
+    size_t known = 0, unknown = 0;
+    for (const struct json *row = golden("chat.json")->child; row; row = row->next) {
+        const struct json *text = json_get(row, "template");
+        struct tokenizer *t = with_template(text->text);
+        if (tokenizer_has_chat(t) != json_get(row, "known")->boolean)
+            fail_msg("recognised wrongly: %s", text->text);
+        known += tokenizer_has_chat(t);
+        unknown += !tokenizer_has_chat(t);
+        const struct json *cases = json_get(row, "cases");
+        for (const struct json *c = cases ? cases->child : NULL; c; c = c->next)
+            check_conversation(t, c);
+        tokenizer_free(t);
+    }
+    assert_true(known >= 8 && unknown >= 10);
+}
+
+static void an_unknown_template_is_an_error_when_used(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    struct ids ids = {0};
+    const struct message m = {"user", "x", 1};
+    struct tokenizer *t = with_template("{{ messages[0].content }}");
+    assert_false(tokenizer_has_chat(t));
+    assert_false(tokenizer_chat(t, &m, 1, true, &ids, NULL, &e));
+    assert_int_equal(e.code, ERR_UNSUPPORTED);
+    assert_int_equal(ids.n, 0);
+    tokenizer_free(t);
+    assert_false(tokenizer_chat(fix.small, &m, 1, true, &ids, NULL, &e)); /* no template at all */
+    assert_int_equal(e.code, ERR_UNSUPPORTED);
+}
+
+/* ---- refusals ------------------------------------------------------------------------------ */
+
+static void bad_text_is_refused_with_its_offset(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        size_t len;
+        const char *says;
+    } bad[] = {
+        {"ab\xFF", 3, "invalid UTF-8 at byte 2"},
+        {"\x80", 1, "invalid UTF-8 at byte 0"},
+        {"a\xC3", 2, "invalid UTF-8 at byte 1"},
+        {"\xC0\xAF", 2, "invalid UTF-8 at byte 0"},
+        {"xy\xED\xA0\x80", 5, "invalid UTF-8 at byte 2"},
+        {"\xF4\x90\x80\x80", 4, "invalid UTF-8 at byte 0"},
+        {"\xE2\x82", 2, "invalid UTF-8 at byte 0"},
+        {"a\0b", 3, "a NUL character at byte 1"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct err e = {0};
+        struct ids ids = {0};
+        assert_true(ids_push(&ids, 7, &e));
+        assert_false(tokenizer_encode(fix.small, bad[i].text, bad[i].len, true, &ids, &e));
+        assert_int_equal(e.code, ERR_INVALID);
+        assert_non_null(strstr(e.text, bad[i].says));
+        assert_int_equal(ids.n, 1); /* nothing was appended */
+        ids_release(&ids);
+    }
+}
+
+/* A tokenizer.json of one changed part, and the error it must give (NULL: it is fine). */
+#define MODEL(vocab, merges, more)                                                                 \
+    "\"model\":{\"type\":\"BPE\"," more "\"vocab\":" vocab ",\"merges\":" merges "}"
+#define BYTE_LEVEL "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+#define AB "{\"a\":0,\"b\":1,\"ab\":2}"
+static const struct {
+    const char *json;
+    enum err_code code;
+    const char *says;
+} files[] = {
+    {"{" BYTE_LEVEL MODEL(AB, "[\"a b\"]", "") "}", ERR_NONE, NULL},
+    {"{" BYTE_LEVEL MODEL(AB, "[[\"a\",\"b\"]]", "") "}", ERR_NONE, NULL},
+    {"{}", ERR_CORRUPT, "no model"},
+    {"[]", ERR_CORRUPT, "no model"},
+    {"{" BYTE_LEVEL MODEL("{}", "[]", "") "}", ERR_CORRUPT, "no tokens"},
+    {"{" BYTE_LEVEL MODEL("[]", "[]", "") "}", ERR_CORRUPT, "no vocab"},
+    {"{" BYTE_LEVEL MODEL("{\"a\":-1}", "[]", "") "}", ERR_CORRUPT, "a token id"},
+    {"{" BYTE_LEVEL MODEL("{\"a\":4294967295}", "[]", "") "}", ERR_CORRUPT, "a token id"},
+    {"{" BYTE_LEVEL MODEL("{\"a\":1.5}", "[]", "") "}", ERR_CORRUPT, "a token id"},
+    {"{" BYTE_LEVEL MODEL("{\"a\":0,\"b\":0}", "[]", "") "}", ERR_CORRUPT, "gives id 0"},
+    {"{" BYTE_LEVEL MODEL(AB, "{}", "") "}", ERR_CORRUPT, "no merges"},
+    {"{" BYTE_LEVEL MODEL(AB, "[\"a c\"]", "") "}", ERR_CORRUPT, "merge 0 names \"c\""},
+    {"{" BYTE_LEVEL MODEL(AB, "[\"a b\",\"b a\"]", "") "}", ERR_CORRUPT, "merge 1 names \"ba\""},
+    {"{" BYTE_LEVEL MODEL(AB, "[\"ab\"]", "") "}", ERR_CORRUPT, "merge 0 is not a pair"},
+    {"{" BYTE_LEVEL MODEL(AB, "[\"a  b\"]", "") "}", ERR_CORRUPT, "merge 0 is not a pair"},
+    {"{" BYTE_LEVEL MODEL(AB, "[[\"a\"]]", "") "}", ERR_CORRUPT, "merge 0 is not a pair"},
+    {"{" BYTE_LEVEL MODEL(AB, "[\"a b\"]", "\"unk_token\":\"?\",") "}", ERR_CORRUPT, "unk_token"},
+    {"{" BYTE_LEVEL MODEL(AB, "[]", "\"dropout\":0.1,") "}", ERR_UNSUPPORTED, "dropout"},
+    {"{" BYTE_LEVEL MODEL(AB, "[]", "\"byte_fallback\":true,") "}", ERR_UNSUPPORTED, "byte_fallback"},
+    {"{" BYTE_LEVEL MODEL(AB, "[]", "\"end_of_word_suffix\":\"</w>\",") "}", ERR_UNSUPPORTED, "words"},
+    {"{" BYTE_LEVEL "\"model\":{\"type\":\"Unigram\"}}", ERR_UNSUPPORTED, "Unigram"},
+    {"{" MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "ByteLevel"},
+    {"{\"normalizer\":{\"type\":\"NFKC\"}," BYTE_LEVEL MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "NFKC"},
+    {"{\"decoder\":{\"type\":\"Fuse\"}," BYTE_LEVEL MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "decoder"},
+    {"{\"pre_tokenizer\":{\"type\":\"Metaspace\"}," MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "Metaspace"},
+    {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a+)+\"},"
+     "\"behavior\":\"Isolated\"}," MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "(a+)+"},
+    {"{\"added_tokens\":[{\"id\":1,\"content\":\"<s>\",\"special\":true}]," BYTE_LEVEL
+     MODEL(AB, "[]", "") "}", ERR_CORRUPT, "contradicts"},
+    {"{\"added_tokens\":[{\"id\":5,\"content\":\"ab\"}]," BYTE_LEVEL MODEL(AB, "[]", "") "}",
+     ERR_CORRUPT, "contradicts"},
+    {"{\"added_tokens\":[{\"content\":\"x\"}]," BYTE_LEVEL MODEL(AB, "[]", "") "}", ERR_CORRUPT,
+     "added_tokens"},
+    {"{\"added_tokens\":[{\"id\":9,\"content\":\"\"}]," BYTE_LEVEL MODEL(AB, "[]", "") "}",
+     ERR_CORRUPT, "without content"},
+};
+
+static void hostile_files_are_refused_in_a_sentence(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct err e = {0};
+        struct tokenizer *t = from_text(files[i].json, &e);
+        if ((t == NULL) != (files[i].says != NULL))
+            fail_msg("%s %s: %s", files[i].json, t ? "accepted" : "refused", e.text);
+        if (!t && (e.code != files[i].code || !strstr(e.text, files[i].says)))
+            fail_msg("%s: %s", files[i].json, e.text);
+        tokenizer_free(t);
+    }
+}
+
+/* ---- companions ---------------------------------------------------------------------------- */
+
+static const struct json *parsed(const char *text)
+{
+    struct err e;
+    const struct json *j = json_parse(text, strlen(text), &fix.arena, &e);
+    if (!j) fail_msg("%s", e.text);
+    return j;
+}
+
+static void companion_files_name_the_special_ids(void **state)
+{
+    (void)state;
+    struct err e;
+    uint32_t id = 99;
+    struct token_files f = {
+        .tokenizer = golden("tiny.json"),
+        .tokenizer_config = parsed("{\"bos_token\":{\"content\":\"<|im_start|>\"},"
+                                   "\"eos_token\":\"<|im_end|>\",\"add_bos_token\":true}"),
+        .generation_config = parsed("{\"eos_token_id\":[2,440,100000]}"),
+    };
+    struct tokenizer *t = from_files(&f, &e);
+    if (!t) fail_msg("%s", e.text);
+    assert_true(tokenizer_bos(t, &id) && id == 1);
+    assert_true(tokenizer_eos(t, &id) && id == 2);
+    assert_true(tokenizer_adds_bos(t));
+    assert_true(tokenizer_ends_generation(t, 0)); /* <|endoftext|>, by its spelling */
+    assert_true(tokenizer_ends_generation(t, 2));
+    assert_true(tokenizer_ends_generation(t, 440)); /* by generation_config */
+    assert_false(tokenizer_ends_generation(t, 1));
+    assert_false(tokenizer_ends_generation(t, 100000));
+    assert_true(tokenizer_is_special(t, 440) && !tokenizer_is_special(t, 441));
+    tokenizer_free(t);
+    assert_false(tokenizer_bos(fix.small, &id)); /* nobody says */
+    assert_false(tokenizer_adds_bos(fix.small));
+}
+
+static void decoding_repairs_broken_characters(void **state)
+{
+    (void)state;
+    struct err e;
+    struct ids ids = {0};
+    struct buf out = {0};
+    assert_true(tokenizer_encode(fix.small, "\xF0\x90\x8D\x88", 4, false, &ids, &e));
+    assert_int_equal(ids.n, 4); /* a character of four tokens */
+    tokenizer_decode(fix.small, ids.id, 3, false, &out);
+    expect_text(&out, "\xEF\xBF\xBD", 3);
+    out.len = 0;
+    ids.id[2] = 0; /* left out before bytes are joined, or kept between two broken parts */
+    tokenizer_decode(fix.small, ids.id, 4, false, &out);
+    expect_text(&out, "\xEF\xBF\xBD", 3);
+    out.len = 0;
+    tokenizer_decode(fix.small, ids.id, 4, true, &out);
+    expect_text(&out, "\xEF\xBF\xBD<|endoftext|>\xEF\xBF\xBD", 19);
+    out.len = 0;
+    tokenizer_show(fix.small, ids.id[3], &out);
+    expect_text(&out, "\xEF\xBF\xBD", 3);
+    size_t len = 9;
+    assert_string_equal(tokenizer_piece(fix.small, 1u << 30, &len), "");
+    assert_int_equal(len, 0);
+    buf_release(&out);
+    ids_release(&ids);
+}
+
+/* A megabyte of one thing must not blow up: seconds here would be hours at quadratic cost. */
+static void long_runs_stay_cheap(void **state)
+{
+    (void)state;
+    static const char *const units[] = {" ", "7", "a", "\n", "<", "\xCC\x81", "ab"};
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        struct err e;
+        struct ids ids = {0};
+        struct buf text = {0}, back = {0};
+        while (text.len < 1u << 20) buf_text(&text, units[i]);
+        if (!tokenizer_encode(fix.small, text.data, text.len, true, &ids, &e)) fail_msg("%s", e.text);
+        tokenizer_decode(fix.small, ids.id, ids.n, true, &back);
+        expect_text(&back, text.data, text.len);
+        buf_release(&text);
+        buf_release(&back);
+        ids_release(&ids);
+    }
+}
+
+/* ---- the default model --------------------------------------------------------------------- */
+
+static void default_model_gives_the_reference_ids(void **state)
+{
+    (void)state;
+    struct err e;
+    const char *path = getenv("ENGRAM_MODEL");
+    struct modelfile *f = path && *path ? modelfile_open(path, &e) : NULL;
+    if (!f) {
+        print_message("skipped: ENGRAM_MODEL does not name the default model's file\n");
+        skip();
+    }
+    struct tokenizer *t = tokenizer_new(f, &e);
+    if (!t) fail_msg("%s", e.text);
+    modelfile_close(f); /* the tokenizer keeps nothing of it */
+    uint32_t id = 0;
+    assert_int_equal(tokenizer_size(t), 49152);
+    assert_true(tokenizer_bos(t, &id) && id == 1);
+    assert_true(tokenizer_eos(t, &id) && id == 2);
+    assert_false(tokenizer_adds_bos(t));
+    assert_true(tokenizer_ends_generation(t, 0) && tokenizer_ends_generation(t, 2));
+    assert_true(tokenizer_has_chat(t));
+    const struct json *expected = golden("model.json");
+    assert_true(check_cases(t, json_get(expected, "cases")) > 300);
+    for (const struct json *row = json_get(expected, "chat")->child; row; row = row->next) {
+        struct message m[MESSAGES];
+        struct ids ids = {0};
+        struct buf text = {0};
+        size_t n = read_messages(json_get(row, "messages"), m);
+        if (!tokenizer_chat(t, m, n, true, &ids, &text, &e)) fail_msg("%s", e.text);
+        expect_text(&text, json_get(row, "text")->text, json_get(row, "text")->len);
+        expect_ids(&ids, json_get(row, "ids"), text.data);
+        ids_release(&ids);
+        buf_release(&text);
+    }
+    tokenizer_free(t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(small_tokenizer_gives_the_reference_ids),
+        cmocka_unit_test(conversations_render_as_jinja_renders_them),
+        cmocka_unit_test(an_unknown_template_is_an_error_when_used),
+        cmocka_unit_test(bad_text_is_refused_with_its_offset),
+        cmocka_unit_test(hostile_files_are_refused_in_a_sentence),
+        cmocka_unit_test(companion_files_name_the_special_ids),
+        cmocka_unit_test(decoding_repairs_broken_characters),
+        cmocka_unit_test(long_runs_stay_cheap),
+        cmocka_unit_test(default_model_gives_the_reference_ids),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
