@@ -360,7 +360,13 @@ enum accept job_accept(struct job *j)
 
 /* ---- progress and events ------------------------------------------------------------------ */
 
-static void write_progress(struct buf *out, int64_t done, int64_t total, const char *unit);
+static void write_progress(struct buf *out, int64_t done, int64_t total, const char *unit)
+{
+    buf_printf(out, "{\"done\":%" PRId64 ",\"total\":", done);
+    if (total > 0) buf_printf(out, "%" PRId64, total);
+    else buf_text(out, "null"); /* not known yet */
+    buf_printf(out, ",\"unit\":\"%s\"}", unit);
+}
 
 void job_progress(struct job *j, int64_t now_us)
 {
@@ -418,14 +424,6 @@ static void write_end(bool ok, const char *body, size_t len, struct buf *out)
     buf_text(out, ok ? ",\"result\":" : ",\"error\":");
     if (len) buf_put(out, body, len);
     else buf_text(out, "null");
-}
-
-static void write_progress(struct buf *out, int64_t done, int64_t total, const char *unit)
-{
-    buf_printf(out, "{\"done\":%" PRId64 ",\"total\":", done);
-    if (total > 0) buf_printf(out, "%" PRId64, total);
-    else buf_text(out, "null"); /* not known yet */
-    buf_printf(out, ",\"unit\":\"%s\"}", unit);
 }
 
 static void write_top(struct buf *out, const char *id, const char *kind, const char *state,

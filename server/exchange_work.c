@@ -1,0 +1,233 @@
+/* A compute route: from the prepared work to the answer, or to the job that will have it. */
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "clock.h"
+#include "exchange_int.h"
+#include "record.h"
+
+static const char *location(struct exchange *x, const char *job_id)
+{
+    struct err e;
+    char text[64];
+    int n = snprintf(text, sizeof text, "/v1/jobs/%s", job_id);
+    char *kept = arena_text(&x->arena, text, (size_t)n, &e);
+    return kept ? kept : "/v1/jobs";
+}
+
+static enum next reply_job(struct exchange *x)
+{
+    x->reply.status = 202;
+    exchange_add_header(x, "Location", location(x, x->job->id));
+    job_write(x->job, false, &x->reply.body);
+    return NEXT_REPLY;
+}
+
+static enum next reply_end(struct exchange *x)
+{
+    struct job *j = x->job;
+    x->reply.status = j->status;
+    if (j->status >= 400) x->reply.content_type = "application/problem+json";
+    if (j->status == 503 || j->status == 429) exchange_add_header(x, "Retry-After", "1");
+    if (x->replay) exchange_add_header(x, "Idempotency-Replayed", "true");
+    x->body_of_job = &j->body;
+    return NEXT_REPLY;
+}
+
+static enum next reply_reused(struct exchange *x)
+{
+    struct problem p;
+    (void)problem_set(&p, PROBLEM_KEY_REUSED, "this Idempotency-Key came with another body before");
+    exchange_reply_problem(x, &p);
+    return NEXT_REPLY;
+}
+
+/* A job in memory that has this key: its answer, or itself while it runs. */
+static enum next answer_again(struct exchange *x)
+{
+    x->replay = true;
+    if (memcmp(x->job->key.request, x->call.key.request, SHA256_BYTES) != 0) {
+        return reply_reused(x);
+    }
+    if (job_ended(x->job)) return reply_end(x);
+    x->wait_until_us = 0; /* told at once, but not before it is durable */
+    return NEXT_WAIT;
+}
+
+static bool answer_from_row(struct exchange *x, const char *job_id)
+{
+    struct job_row row = {0};
+    struct err e = {0};
+    if (!ledger_job(x->call.reader, job_id, &row, &e)) return false;
+    bool done = strcmp(row.state, "done") == 0 && row.result;
+    if (done) buf_text(&x->reply.body, row.result);
+    job_row_release(&row);
+    return done;
+}
+
+/* Was this key answered before? False: no, go on. */
+static bool answered(struct exchange *x, enum next *next)
+{
+    const struct idempotency *key = &x->call.key;
+    *next = NEXT_REPLY;
+    if (!key->key[0]) return false;
+    x->job = jobs_find_key(x->daemon->jobs, key);
+    if (x->job) {
+        *next = answer_again(x);
+        return true;
+    }
+    struct err e = {0};
+    int status = 0;
+    char job_id[ID_TEXT] = "";
+    if (!ledger_answered(x->call.reader, key, &status, &x->reply.body, job_id, &e)) {
+        *next = e.code == ERR_CONFLICT ? reply_reused(x) : exchange_reply_err(x, &e);
+        return true;
+    }
+    bool pending = status == 202; /* accepted by a daemon that is gone, or ending right now */
+    if (!status || (pending && !answer_from_row(x, job_id))) {
+        buf_release(&x->reply.body);
+        return false;
+    }
+    if (!pending) x->reply.status = status;
+    if (status >= 400) x->reply.content_type = "application/problem+json";
+    exchange_add_header(x, "Idempotency-Replayed", "true");
+    return true;
+}
+
+static const char *branch_of(const struct json *body)
+{
+    const struct json *v = json_get(body, "branch");
+    if (!v) v = json_get(body, "view");
+    return v && v->type == JSON_STRING ? v->text : "main";
+}
+
+static bool head_matches(struct exchange *x, struct problem *p)
+{
+    char revision[ID_TEXT];
+    int64_t seq;
+    const char *want = x->call.if_match, *branch = branch_of(x->call.body);
+    if (!want || !x->call.route->writes || !daemon_head(x->daemon, branch, revision, &seq) ||
+        strcmp(want, revision) == 0)
+        return true;
+    return problem_set(p, PROBLEM_PRECONDITION, "the head of %s is %s, not %s", branch, revision,
+                       want);
+}
+
+static void start_accepted(struct daemon *d, struct job *j, bool ok, const struct err *e)
+{
+    if (ok) {
+        worker_submit(d->worker, j);
+        return;
+    }
+    struct problem p;
+    (void)problem_from(&p, e);
+    record_refusal(d, j, JOB_FAILED, &p);
+}
+
+/* A look with an Idempotency-Key would like to be remembered, but runs in any case. */
+static void start_anyway(struct daemon *d, struct job *j, bool ok, const struct err *e)
+{
+    (void)ok, (void)e;
+    worker_submit(d->worker, j);
+}
+
+static void start(struct exchange *x)
+{
+    struct daemon *d = x->daemon;
+    bool asked = true;
+    if (x->call.route->writes) asked = record_accept(d, x->job, start_accepted);
+    else if (x->call.key.key[0]) asked = record_accept(d, x->job, start_anyway);
+    else worker_submit(d->worker, x->job);
+    assert(asked);
+    (void)asked;
+}
+
+/* NULL and a reply, or the admitted job (perhaps another request's: x->replay). */
+static bool admit(struct exchange *x, struct work *w)
+{
+    struct problem p;
+    w->daemon = x->daemon;
+    w->key = x->call.key;
+    if (!w->author.name[0]) {
+        memcpy(w->author.name, x->call.who.name, sizeof w->author.name);
+        w->author.verified = x->call.who.verified;
+    }
+    struct job_request r = {.work = w, .author = x->call.who.name, .key = &x->call.key,
+                            .share_limited = x->call.who.verified,
+                            .timeout_us = x->daemon->config->job_timeout_s * US_PER_S};
+    x->job = jobs_admit(x->daemon->jobs, &r, &x->replay, &p);
+    if (x->job && !x->replay) return true;
+    w->ops->free(w);
+    if (x->job) return true;
+    struct worker_load load;
+    worker_load(x->daemon->worker, &load);
+    p.retry_after_s = 1 + (int)((load.mean_us * (int64_t)(load.waiting_long + 1)) / US_PER_S);
+    if (p.retry_after_s > WAIT_MOST_S) p.retry_after_s = WAIT_MOST_S;
+    exchange_reply_problem(x, &p);
+    return false;
+}
+
+enum next exchange_run_work(struct exchange *x)
+{
+    struct problem p;
+    struct err e = {0};
+    enum next next;
+    if (answered(x, &next)) return next;
+    if (atomic_load(&x->daemon->draining)) {
+        exchange_refuse(x, PROBLEM_DRAINING, "no new work is taken");
+        return NEXT_REPLY;
+    }
+    if (!head_matches(x, &p)) {
+        exchange_reply_problem(x, &p);
+        return NEXT_REPLY;
+    }
+    struct work *w = x->call.route->prepare(&x->call, &e);
+    if (!w) return exchange_reply_err(x, &e);
+    if (w->stream && !exchange_subscribe(x)) {
+        w->ops->free(w);
+        return NEXT_REPLY;
+    }
+    if (!admit(x, w)) return NEXT_REPLY;
+    if (x->replay) return answer_again(x);
+    start(x);
+    x->audience = AUDIENCE_STREAM;
+    if (x->job->stream) return NEXT_STREAM;
+    x->wait_until_us = x->started_us + (int64_t)prefer_wait_s(x->header[HEADER_PREFER]) * US_PER_S;
+    return NEXT_WAIT;
+}
+
+bool exchange_ready(struct exchange *x, int64_t now_us)
+{
+    if (atomic_load(&x->released) || job_ended(x->job)) return true;
+    return job_accept(x->job) != ACCEPT_ASKED && (x->accepting || now_us >= x->wait_until_us);
+}
+
+/* A GET that computes answers with the last result when a fresh one takes too long. */
+static bool reply_last(struct exchange *x)
+{
+    if (strcmp(x->call.route->method, "GET") != 0) return false;
+    struct job *last = jobs_last_done(x->daemon->jobs, x->job->ops->kind);
+    if (!last) return false;
+    job_drop(x->job);
+    x->job = last;
+    (void)reply_end(x);
+    return true;
+}
+
+enum next exchange_again(struct exchange *x)
+{
+    if (job_ended(x->job)) return reply_end(x);
+    enum accept a = job_accept(x->job);
+    if (atomic_load(&x->released)) {
+        if (a == ACCEPT_KEPT || !atomic_load(&x->daemon->draining)) return reply_job(x);
+        exchange_refuse(x, PROBLEM_DRAINING, "the daemon stopped before the job ended");
+        return NEXT_REPLY;
+    }
+    if (reply_last(x)) return NEXT_REPLY;
+    if (a == ACCEPT_NONE && record_accept(x->daemon, x->job, NULL)) {
+        x->accepting = true;
+        return NEXT_WAIT;
+    }
+    return job_ended(x->job) ? reply_end(x) : reply_job(x);
+}
