@@ -65,7 +65,7 @@ bool api_revisions(struct call *c, struct reply *r, struct err *e)
     char head[ID_TEXT], tag[80];
     int64_t seq;
     if (!answer_model(c, c->query, e)) return false;
-    if (!daemon_head(c->daemon, branch, head, &seq))
+    if (strcmp(branch, "base") == 0 || !daemon_head(c->daemon, branch, head, &seq))
         return err_field(e, ERR_NOT_FOUND, "branch", "no branch of that name");
     revisions_tag(c, head, tag); /* before reading: at worst the page is newer than its tag */
     if (answer_unchanged(c, r, tag)) return true;
