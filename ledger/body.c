@@ -60,10 +60,10 @@ static bool take_inline(struct stmt *row, const uint8_t hash[SHA256_BYTES], stru
     uint8_t is[SHA256_BYTES];
     const void *bytes = col_bytes(row, 1, &n);
     sha256(bytes, n, is);
-    if (memcmp(is, hash, SHA256_BYTES) != 0) {
+    if (memcmp(is, hash, SHA256_BYTES) != 0 || (int64_t)n != col_int(row, 0)) {
         char hex[65];
         digest_hex(hash, hex);
-        return err_set(e, ERR_CORRUPT, "body %s does not have the hash it is named by", hex);
+        return err_set(e, ERR_CORRUPT, "body %s does not have the hash it is named by, or its size", hex);
     }
     buf_put(out, bytes, n);
     return buf_ok(out, e);

@@ -44,6 +44,19 @@ static bool plan_rollback(struct committing *k, struct err *e)
 
 /* ---- edits ----------------------------------------------------------------------------------- */
 
+/* The caller's view must be the head's, or the delta was made for, and proven on, something else. */
+static bool same_before(struct committing *k, size_t tensor, const struct tensor_state *all, struct err *e)
+{
+    uint8_t hash[SHA256_BYTES];
+    bool same = view_changes(k->c->before, tensor) == all->changed[tensor];
+    if (same && all->changed[tensor]) {
+        digest_tensor(k->c->before, tensor, hash);
+        same = memcmp(hash, all->hash[tensor], SHA256_BYTES) == 0;
+    }
+    return same || err_set(e, ERR_INTERNAL, "the view before is not that of %s: tensor %s differs", k->head.rev.id,
+                           k->manifest.tensor[tensor].name);
+}
+
 /* Hash what the delta touched in the rebuilt view, over the tensors the parent's state records. */
 static bool collect(struct committing *k, const struct delta *d, const struct view *rebuilt,
                     struct tensor_state *all, struct err *e)
@@ -55,6 +68,7 @@ static bool collect(struct committing *k, const struct delta *d, const struct vi
     for (size_t i = 0; ok && i < d->n_parts; i++) {
         size_t t = d->parts[i].tensor;
         if (k->recorded.changed[t]) continue; /* a second part of the same tensor */
+        if (!same_before(k, t, all, e)) return false;
         k->recorded.changed[t] = all->changed[t] = true;
         digest_tensor(rebuilt, t, all->hash[t]);
         memcpy(k->recorded.hash[t], all->hash[t], SHA256_BYTES);

@@ -33,12 +33,6 @@ static bool check_integrity(struct verifier *v, struct err *e)
     if (row && strcmp(col_text(row, 0), "ok") != 0)
         (void)verify_say(v, "the database file is damaged: %s", col_text(row, 0));
     stmt_done(row);
-    if (*v->report.problem) return true;
-    if (!db_one(v->s.db, e, &row, "PRAGMA foreign_key_check", NULL, 0)) return false;
-    if (row)
-        (void)verify_say(v, "row %" PRId64 " of %s refers to a row of %s that is not there", col_int(row, 1),
-                         col_text(row, 0), col_text(row, 2));
-    stmt_done(row);
     return true;
 }
 
@@ -97,6 +91,18 @@ static bool check_unsealed(struct verifier *v, bool *finished, struct err *e)
         stmt_done(row);
     }
     *finished = true;
+    return true;
+}
+
+static bool check_foreign_keys(struct verifier *v, bool *finished, struct err *e)
+{
+    struct stmt *row;
+    *finished = true;
+    if (!db_one(v->s.db, e, &row, "PRAGMA foreign_key_check", NULL, 0)) return false;
+    if (row)
+        (void)verify_say(v, "row %" PRId64 " of %s refers to a row of %s that is not there", col_int(row, 1),
+                         col_text(row, 0), col_text(row, 2));
+    stmt_done(row);
     return true;
 }
 
@@ -306,7 +312,7 @@ static bool check_bodies(struct verifier *v, bool *finished, struct err *e)
 /* ---- life ------------------------------------------------------------------------------------ */
 
 static bool (*const phases[])(struct verifier *v, bool *finished, struct err *e) = {
-    check_file, check_chain, check_unsealed, check_revisions, check_names, check_bodies, verify_replay,
+    check_file, check_chain, check_unsealed, check_foreign_keys, check_revisions, check_names, check_bodies, verify_replay,
 };
 enum { PHASES = sizeof phases / sizeof *phases };
 

@@ -284,11 +284,17 @@ static void test_a_commit_that_does_not_hold_is_refused(void **state)
     d.c.digest = TINY_DIGEST; /* not what parent plus delta gives */
     refuse(&x, &d, ERR_INTERNAL);
     d.c = good;
-    struct view *base = view_base(x.m); /* the delta would be of another parent */
-    d.c.before = base;
     d.c.delta_len -= 4;
     refuse(&x, &d, ERR_CORRUPT);
     d.c = good;
+    struct view *base = view_base(x.m);
+    struct edit same; /* consistent in itself, but made on the base, not on the head */
+    struct view *head_view = x.view;
+    x.view = base;
+    fx_prepare(&x, &same, fx_tensor(x.m, 1), 1, 2);
+    x.view = head_view;
+    refuse(&x, &same, ERR_INTERNAL);
+    fx_drop_edit(&same);
     d.c.kind = REV_REVERT;
     refuse(&x, &d, ERR_UNSUPPORTED);
     d.c = good;
