@@ -3,7 +3,9 @@
  * Byte-level BPE (GPT-2's alphabet of printable bytes, merges by rank) with the pre-tokenizer
  * pattern the file names: GGUF's `tokenizer.ggml.pre`, or the `pre_tokenizer` of tokenizer.json.
  * Special and added tokens are cut out first where they are parsed. Decoding is bytes: a token
- * may be part of a character, so pieces are served raw and text is repaired with U+FFFD.
+ * may be part of a character, so pieces are served raw and text is repaired with U+FFFD. A byte the
+ * vocabulary has no token for becomes the file's unknown token or is dropped, as the reference does
+ * (docs/decisions/unicode-tables.md). No end-of-sequence token is ever appended.
  *
  * The chat template is the file's own. Where it is one we can render exactly (ChatML, with the
  * default system turn it may inject) it is rendered; any other is ERR_UNSUPPORTED when used,

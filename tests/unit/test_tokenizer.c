@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -296,6 +297,128 @@ static void hostile_files_are_refused_in_a_sentence(void **state)
     }
 }
 
+/* ---- hostile GGUF metadata ------------------------------------------------------------------ */
+
+enum gguf_type { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_STRING = 8, GGUF_ARRAY = 9 };
+
+static void put(struct buf *b, uint64_t v, size_t bytes) { buf_put(b, &v, bytes); }
+
+static void put_string(struct buf *b, const char *text)
+{
+    put(b, strlen(text), 8);
+    buf_text(b, text);
+}
+
+static void put_key(struct buf *b, const char *key, enum gguf_type type)
+{
+    put_string(b, key);
+    put(b, type, 4);
+}
+
+static void put_text(struct buf *b, const char *key, const char *text)
+{
+    put_key(b, key, GGUF_STRING);
+    put_string(b, text);
+}
+
+/* A list written as "a|b|c", of strings or of integers. */
+static void put_list(struct buf *b, const char *key, enum gguf_type type, const char *list)
+{
+    char copy[128], *rest = copy, *item;
+    size_t n = 1;
+    for (const char *p = list; *p; p++) n += *p == '|';
+    put_key(b, key, GGUF_ARRAY);
+    put(b, type, 4);
+    put(b, n, 8);
+    (void)snprintf(copy, sizeof copy, "%s", list);
+    while ((item = strsep(&rest, "|")))
+        if (type == GGUF_STRING)
+            put_string(b, item);
+        else
+            put(b, (uint32_t)strtol(item, NULL, 10), 4);
+}
+
+static const struct gguf_case {
+    const char *model, *pre, *tokens, *types, *merges;
+    long bos;
+    const char *text, *ids; /* what it makes of a text, or */
+    enum err_code code;     /* why it is refused */
+    const char *says;
+} gguf_cases[] = {
+    {"gpt2", "gpt-2", "a|b|ab|<s>", "1|1|1|3", "a b", 3, "abab<s>", "2 2 3", ERR_NONE, NULL},
+    {"gpt2", "gpt-2", "a|b|ab|a", "1|1|1|1", "a b", 0, "ab", "2", ERR_NONE, NULL},    /* a twice */
+    {"gpt2", "gpt-2", "a|b|ab|a", "1|1|1|1", "a b", 0, "aab", "3 2", ERR_NONE, NULL}, /* the last */
+    {"gpt2", "gpt-2", "a||ab|b", "1|1|1|1", "a b", 0, "ab?b", "2 3", ERR_NONE, NULL}, /* empty */
+    {"gpt2", "gpt-2", "a|b|ab|ba", "1|4|1|1", "a b|b a", 0, "aba", "0 1 0", ERR_NONE, NULL},
+    {"gpt2", "gpt-2", "a|b", "1|1|1", "a b", 0, NULL, NULL, ERR_CORRUPT, "2 tokens but 3"},
+    {"gpt2", "gpt-2", "a|b", "1|9", "a b", 0, NULL, NULL, ERR_CORRUPT, "token 1 is of unknown type"},
+    {"gpt2", "gpt-2", "a|b", "1|-1", "a b", 0, NULL, NULL, ERR_CORRUPT, "token 1 is of unknown type"},
+    {"gpt2", "gpt-2", "a|b", "1|1", "a b", 0, NULL, NULL, ERR_CORRUPT, "merge 0 names \"ab\""},
+    {"gpt2", "gpt-2", "a|b|ab", "1|1|1", "a c", 0, NULL, NULL, ERR_CORRUPT, "merge 0 names \"c\""},
+    {"gpt2", "gpt-2", "a|b|ab", "1|1|1", "ab", 0, NULL, NULL, ERR_CORRUPT, "merge 0 is not two"},
+    {"gpt2", "gpt-2", "a|b|ab", "1|1|1", "a b ", 0, NULL, NULL, ERR_CORRUPT, "merge 0 is not two"},
+    {"gpt2", "gpt-2", "a|b|ab", "1|1|1", " b", 0, NULL, NULL, ERR_CORRUPT, "merge 0 names \"\""},
+    {"gpt2", "gpt-2", "a|b|ab", "1|1|1", "a b", 3, NULL, NULL, ERR_CORRUPT, "bos_token_id is 3"},
+    {"llama", "gpt-2", "a|b|ab", "1|1|1", "a b", 0, NULL, NULL, ERR_UNSUPPORTED, "\"llama\""},
+    {"gpt2", "novel", "a|b|ab", "1|1|1", "a b", 0, NULL, NULL, ERR_UNSUPPORTED, "\"novel\""},
+};
+
+static void write_gguf(const char *path, const struct gguf_case *c)
+{
+    struct buf b = {0};
+    buf_text(&b, "GGUF");
+    put(&b, 3, 4);
+    put(&b, 0, 8); /* tensors */
+    put(&b, 7, 8); /* keys */
+    put_text(&b, "general.architecture", "llama");
+    put_text(&b, "tokenizer.ggml.model", c->model);
+    put_text(&b, "tokenizer.ggml.pre", c->pre);
+    put_list(&b, "tokenizer.ggml.tokens", GGUF_STRING, c->tokens);
+    put_list(&b, "tokenizer.ggml.token_type", GGUF_INT32, c->types);
+    put_list(&b, "tokenizer.ggml.merges", GGUF_STRING, c->merges);
+    put_key(&b, "tokenizer.ggml.bos_token_id", GGUF_UINT32);
+    put(&b, (uint64_t)c->bos, 4);
+    while (b.len % 32) put(&b, 0, 1);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(b.data, 1, b.len, f), b.len);
+    assert_int_equal(fclose(f), 0);
+    buf_release(&b);
+}
+
+static void check_made(const struct tokenizer *t, const struct gguf_case *c)
+{
+    struct err e;
+    struct ids ids = {0};
+    struct buf got = {0};
+    if (!tokenizer_encode(t, c->text, strlen(c->text), true, &ids, &e)) fail_msg("%s", e.text);
+    for (size_t i = 0; i < ids.n; i++) buf_printf(&got, "%s%u", i ? " " : "", ids.id[i]);
+    expect_text(&got, c->ids, strlen(c->ids));
+    buf_release(&got);
+    ids_release(&ids);
+}
+
+static void hostile_metadata_is_refused_or_has_a_meaning(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/engram-test-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && close(fd) == 0);
+    for (size_t i = 0; i < sizeof gguf_cases / sizeof *gguf_cases; i++) {
+        const struct gguf_case *c = &gguf_cases[i];
+        struct err e = {0};
+        write_gguf(path, c);
+        struct modelfile *f = modelfile_open(path, &e);
+        struct tokenizer *t = f ? tokenizer_new(f, &e) : NULL;
+        modelfile_close(f);
+        if ((t != NULL) != (c->ids != NULL)) fail_msg("case %zu: %s", i, t ? "accepted" : e.text);
+        if (t) check_made(t, c);
+        if (!t && (e.code != c->code || !strstr(e.text, c->says))) fail_msg("case %zu: %s", i, e.text);
+        tokenizer_free(t);
+    }
+    assert_int_equal(remove(path), 0);
+}
+
 /* ---- companions ---------------------------------------------------------------------------- */
 
 static const struct json *parsed(const char *text)
@@ -425,6 +548,7 @@ int main(void)
         cmocka_unit_test(an_unknown_template_is_an_error_when_used),
         cmocka_unit_test(bad_text_is_refused_with_its_offset),
         cmocka_unit_test(hostile_files_are_refused_in_a_sentence),
+        cmocka_unit_test(hostile_metadata_is_refused_or_has_a_meaning),
         cmocka_unit_test(companion_files_name_the_special_ids),
         cmocka_unit_test(decoding_repairs_broken_characters),
         cmocka_unit_test(long_runs_stay_cheap),
