@@ -1,4 +1,5 @@
-/* Element types against the `gguf` package (tests/golden/quant.bin) and against their definition. */
+/* Element types against the `gguf` package (tests/golden/quant.bin) and against their definition.
+ */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
