@@ -24,13 +24,27 @@ struct db {
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
+/* The last errno of the database file and of its log. sqlite3_system_errno is asked too late: by then
+ * the rollback has had errors and successes of its own. */
+static int last_errno(struct db *db, int which)
+{
+    sqlite3_file *f = NULL;
+    int os = 0;
+    if (sqlite3_file_control(db->raw, "main", which, &f) == SQLITE_OK && f && f->pMethods)
+        (void)f->pMethods->xFileControl(f, SQLITE_FCNTL_LAST_ERRNO, &os);
+    return os;
+}
+
 static bool out_of_space(struct db *db, int rc)
 {
+    static const int files[] = {SQLITE_FCNTL_FILE_POINTER, SQLITE_FCNTL_JOURNAL_POINTER};
     if ((rc & 0xff) == SQLITE_FULL) return true;
-    if ((rc & 0xff) != SQLITE_IOERR || rc == SQLITE_IOERR_FSYNC || rc == SQLITE_IOERR_DIR_FSYNC)
-        return false;
-    int os = sqlite3_system_errno(db->raw);
-    return os == ENOSPC || os == EDQUOT || os == EFBIG;
+    if (rc != SQLITE_IOERR_WRITE) return false;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        int os = last_errno(db, files[i]);
+        if (os == ENOSPC || os == EDQUOT || os == EFBIG) return true;
+    }
+    return false;
 }
 
 static enum err_code classify(struct db *db, int rc)

@@ -49,10 +49,9 @@ static bool sync_folder(const char *path, struct err *e)
     return ok;
 }
 
-static bool make_folder(const char *path, bool *made, struct err *e)
+static bool make_folder(const char *path, struct err *e)
 {
-    *made = mkdir(path, 0700) == 0;
-    return *made || errno == EEXIST || io_failed(e, "make", path);
+    return mkdir(path, 0700) == 0 || errno == EEXIST || io_failed(e, "make", path);
 }
 
 static void clear_folder(const char *path)
@@ -66,11 +65,10 @@ static void clear_folder(const char *path)
 bool objects_prepare(const char *dir, struct err *e)
 {
     struct buf all = {0}, temp = {0};
-    bool made, ok;
     buf_printf(&all, "%s/objects", dir);
     buf_printf(&temp, "%s/objects/tmp", dir);
-    ok = buf_ok(&all, e) && buf_ok(&temp, e) && make_folder(all.data, &made, e) &&
-         make_folder(temp.data, &made, e) && sync_folder(dir, e);
+    bool ok = buf_ok(&all, e) && buf_ok(&temp, e) && make_folder(all.data, e) && make_folder(temp.data, e) &&
+              sync_folder(dir, e);
     if (ok) clear_folder(temp.data);
     buf_release(&all);
     buf_release(&temp);
@@ -102,21 +100,26 @@ static bool write_temp(const struct place *p, const void *bytes, size_t n, struc
     return ok;
 }
 
-static bool publish(const char *dir, const struct place *p, struct err *e)
+/* Both folders, always: a crash may have left one that was made but never synced. */
+static bool sync_names(const char *dir, const struct place *p, struct err *e)
 {
-    bool made;
     struct buf all = {0};
     buf_printf(&all, "%s/objects", dir);
-    bool ok = buf_ok(&all, e) && make_folder(p->folder.data, &made, e) &&
-              (!made || sync_folder(all.data, e)) &&
-              (rename(p->temp.data, p->path.data) == 0 || io_failed(e, "rename", p->temp.data));
-    if (!ok) (void)unlink(p->temp.data);
-    if (ok && !sync_folder(p->folder.data, e)) {
-        (void)unlink(p->path.data); /* so that a later put does not take it for durable */
-        ok = false;
-    }
+    bool ok = buf_ok(&all, e) && sync_folder(all.data, e) && sync_folder(p->folder.data, e);
     buf_release(&all);
     return ok;
+}
+
+static bool publish(const char *dir, const struct place *p, struct err *e)
+{
+    if (!make_folder(p->folder.data, e) ||
+        (rename(p->temp.data, p->path.data) != 0 && !io_failed(e, "rename", p->temp.data))) {
+        (void)unlink(p->temp.data);
+        return false;
+    }
+    if (sync_names(dir, p, e)) return true;
+    (void)unlink(p->path.data);
+    return false;
 }
 
 /* The same bytes are already there, whole; then only their name may still be unsynced. */
@@ -126,7 +129,7 @@ static bool already(const char *dir, const uint8_t hash[SHA256_BYTES], const str
     struct err ignored;
     struct stat st;
     bool ok = stat(p->path.data, &st) == 0 && object_get(dir, hash, n, &old, &ignored) &&
-              sync_folder(p->folder.data, &ignored);
+              sync_names(dir, p, &ignored);
     buf_release(&old);
     return ok;
 }
