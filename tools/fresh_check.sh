@@ -39,14 +39,16 @@ first_mirror() {
 
 copy_in() { # ROOT: the host's package-client settings, by copy, never by mount
     local path
+    rm -f "${1:?}/etc/apt/sources.list"
     for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/apt.conf.d /etc/apt/keyrings \
-        /etc/pip.conf /etc/xdg/pip /etc/ssl/certs /usr/local/share/ca-certificates \
-        /etc/resolv.conf /etc/hosts; do
+        /etc/pip.conf /etc/xdg/pip /etc/ssl/certs /usr/local/share/ca-certificates; do
         [ -e "$path" ] || continue
         mkdir -p "$1$(dirname "$path")"
         rm -rf --one-file-system "${1:?}$path"
-        cp -a --dereference "$path" "$1$path" 2>/dev/null || cp -a "$path" "$1$path"
+        cp -a "$path" "$1$path"
     done
+    rm -f "$1/etc/resolv.conf" "$1/etc/hosts"
+    cp -L /etc/resolv.conf /etc/hosts "$1/etc/" # links, on many machines
     if [ -d "${HOME:-/root}/.config/pip" ]; then
         mkdir -p "$1/root/.config"
         cp -a "${HOME:-/root}/.config/pip" "$1/root/.config/"
