@@ -117,33 +117,13 @@ void jout_u32s(jout *parent, const char *key, const uint32_t *v, size_t n)
 
 /* ---- printing ---------------------------------------------------------------------------------- */
 
-static void write_string(struct buf *out, const char *text, size_t len)
-{
-    buf_put(out, "\"", 1);
-    size_t from = 0;
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)text[i];
-        if (c >= 0x20 && c != '"' && c != '\\') continue;
-        buf_put(out, text + from, i - from);
-        from = i + 1;
-        if (c == '"') buf_text(out, "\\\"");
-        else if (c == '\\') buf_text(out, "\\\\");
-        else if (c == '\n') buf_text(out, "\\n");
-        else if (c == '\t') buf_text(out, "\\t");
-        else if (c == '\r') buf_text(out, "\\r");
-        else buf_printf(out, "\\u%04x", c);
-    }
-    buf_put(out, text + from, len - from);
-    buf_put(out, "\"", 1);
-}
-
 /* Texts are UTF-8 by contract; an error sentence cut in the middle of a character is not, and an
  * answer must still be JSON. */
 static void write_text(struct buf *out, const char *text)
 {
     size_t len = strlen(text), bad;
     if (utf8_valid(text, len, &bad)) {
-        write_string(out, text, len);
+        json_write_text(out, text, len);
         return;
     }
     struct buf whole = {0};
@@ -155,7 +135,7 @@ static void write_text(struct buf *out, const char *text)
     }
     buf_put(&whole, text, len);
     out->failed |= whole.failed;
-    if (!whole.failed) write_string(out, whole.data, whole.len);
+    if (!whole.failed) json_write_text(out, whole.data, whole.len);
     buf_release(&whole);
 }
 
@@ -190,33 +170,4 @@ bool jout_print(const jout *root, struct buf *out, struct err *e)
 {
     if (!root || !print(root, out)) return err_set(e, ERR_NO_MEMORY, "no memory for the answer");
     return buf_ok(out, e);
-}
-
-void json_write(const struct json *v, struct buf *out)
-{
-    char number[32];
-    switch (v->type) {
-    case JSON_NULL: buf_text(out, "null"); return;
-    case JSON_BOOL: buf_text(out, v->boolean ? "true" : "false"); return;
-    case JSON_STRING: write_string(out, v->text, v->len); return;
-    case JSON_NUMBER:
-        if (v->is_int) {
-            buf_printf(out, "%" PRId64, v->integer);
-        } else {
-            f64_text(v->number, number);
-            buf_text(out, number);
-        }
-        return;
-    case JSON_ARRAY:
-    case JSON_OBJECT: break;
-    }
-    bool object = v->type == JSON_OBJECT;
-    buf_text(out, object ? "{" : "[");
-    for (const struct json *c = v->child; c; c = c->next) {
-        if (c != v->child) buf_put(out, ",", 1);
-        if (object) write_string(out, c->key, c->key_len);
-        if (object) buf_put(out, ":", 1);
-        json_write(c, out);
-    }
-    buf_text(out, object ? "}" : "]");
 }

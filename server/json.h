@@ -1,7 +1,7 @@
 /* JSON at the door. Reading: the engine's strict reader (core/json.h) gives the request tree, with
- * exact integers. Writing: a tree of cJSON nodes behind these few calls, with our own number
- * writer, because cJSON's loses digits. Only server/json.c (and the schema generator) includes
- * cJSON.h.
+ * exact integers. Writing: a tree of cJSON nodes behind these few calls, with the engine's number
+ * writer (core/json_write.h), because cJSON's loses digits. Only server/json.c (and the schema
+ * generator) includes cJSON.h.
  *
  * Numbers: float32 and float64 are written with the fewest digits that read back as exactly the
  * same value; NaN and infinities become null. Long arrays are one raw node, so a grid of 10⁵
@@ -13,7 +13,7 @@
 #ifndef ENGRAM_SERVER_JSON_H
 #define ENGRAM_SERVER_JSON_H
 
-#include "core/json.h"
+#include "core/json_write.h"
 
 typedef struct cJSON jout;
 
@@ -34,12 +34,5 @@ void jout_f32s(jout *parent, const char *key, const float *v, size_t n);
 void jout_f64s(jout *parent, const char *key, const double *v, size_t n);
 void jout_u32s(jout *parent, const char *key, const uint32_t *v, size_t n);
 bool jout_print(const jout *root, struct buf *out, struct err *e) MUST_CHECK;
-
-/* A core/json.h tree written back as text (requests are stored so, after defaults are filled in). */
-void json_write(const struct json *v, struct buf *out);
-
-/* Shortest text that reads back as the same value; "null" when not finite. */
-void f32_text(float v, char out[32]);
-void f64_text(double v, char out[32]);
 
 #endif

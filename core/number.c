@@ -7,7 +7,7 @@
  * ten are built from 24 rounded ones, in 128 bits. That leaves the scaled numbers wrong by a few
  * 2^-64; where a decision is closer than that, the slow and certain way decides.
  */
-#include "json.h"
+#include "json_write.h"
 
 #include <assert.h>
 #include <math.h>
