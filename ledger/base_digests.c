@@ -46,7 +46,10 @@ static bool hash_source(const struct modelfile *f, uint8_t out[SHA256_BYTES], st
 /* ---- the cache ------------------------------------------------------------------------------- */
 
 /* A cache file: key, source hash, one hash per tensor, then the SHA-256 of all before it. */
-static size_t cache_bytes(const struct model *m) { return (m->n_tensors + 3) * SHA256_BYTES; }
+static size_t cache_bytes(const struct model *m)
+{
+    return (m->n_tensors + 3) * SHA256_BYTES;
+}
 
 static bool put_identity(struct sha *s, const char *path)
 {

@@ -6,7 +6,8 @@
 static bool known(struct store *s, const uint8_t hash[SHA256_BYTES], bool *out, struct err *e)
 {
     int64_t n;
-    if (!DB_INT(s->db, e, &n, "SELECT count(*) FROM body WHERE hash = ?", a_hash(hash))) return false;
+    if (!DB_INT(s->db, e, &n, "SELECT count(*) FROM body WHERE hash = ?", a_hash(hash)))
+        return false;
     *out = n > 0;
     return true;
 }
@@ -18,11 +19,12 @@ bool body_put_object(struct store *s, const uint8_t hash[SHA256_BYTES], const vo
     if (!known(s, hash, &there, e)) return false;
     if (there) return true;
     return object_put(s->dir, hash, bytes, n, e) &&
-           DB_RUN(s->db, e, "INSERT INTO body (hash, size, bytes) VALUES (?, ?, NULL)", a_hash(hash),
-                  a_int((int64_t)n));
+           DB_RUN(s->db, e, "INSERT INTO body (hash, size, bytes) VALUES (?, ?, NULL)",
+                  a_hash(hash), a_int((int64_t)n));
 }
 
-bool body_put(struct store *s, const void *bytes, size_t n, uint8_t hash[SHA256_BYTES], struct err *e)
+bool body_put(struct store *s, const void *bytes, size_t n, uint8_t hash[SHA256_BYTES],
+              struct err *e)
 {
     bool there;
     sha256(bytes, n, hash);
@@ -32,7 +34,8 @@ bool body_put(struct store *s, const void *bytes, size_t n, uint8_t hash[SHA256_
                            a_hash(hash), a_int((int64_t)n), a_blob(bytes, n));
 }
 
-bool body_state(struct store *s, const uint8_t hash[SHA256_BYTES], enum body_state *out, struct err *e)
+bool body_state(struct store *s, const uint8_t hash[SHA256_BYTES], enum body_state *out,
+                struct err *e)
 {
     bool there;
     int64_t pruned;
@@ -63,7 +66,8 @@ static bool take_inline(struct stmt *row, const uint8_t hash[SHA256_BYTES], stru
     if (memcmp(is, hash, SHA256_BYTES) != 0 || (int64_t)n != col_int(row, 0)) {
         char hex[65];
         digest_hex(hash, hex);
-        return err_set(e, ERR_CORRUPT, "body %s does not have the hash it is named by, or its size", hex);
+        return err_set(e, ERR_CORRUPT, "body %s does not have the hash it is named by, or its size",
+                       hex);
     }
     buf_put(out, bytes, n);
     return buf_ok(out, e);

@@ -13,15 +13,18 @@ static const struct record_kind {
     const char *rows[2]; /* queries by entry; the first must give exactly one row */
 } kinds[] = {
     {"genesis", {"SELECT id, nonce FROM genesis WHERE entry = ?"}},
-    {"model", {"SELECT id, name, base_digest, source_sha256, pretrained_parent, manifest FROM model "
-               "WHERE entry = ?"}},
+    {"model",
+     {"SELECT id, name, base_digest, source_sha256, pretrained_parent, manifest FROM model "
+      "WHERE entry = ?"}},
     {"delta", {"SELECT id, model, method, parts, size, content FROM delta WHERE entry = ?"}},
-    {"run", {"SELECT id, kind, model, revision, view_digest, cache_key, status, request, result, "
-             "engine, kernel, threads, seed, duration_us, job FROM run WHERE entry = ?"}},
-    {"revision", {"SELECT seq, id, model, branch, parent, kind, target, state, depth, snapshot, delta, "
-                  "run, digest, message, summary FROM revision WHERE entry = ?",
-                  "SELECT t.tensor, t.hash FROM revision r JOIN revision_tensor t ON t.revision = r.seq "
-                  "WHERE r.entry = ? ORDER BY t.tensor"}},
+    {"run",
+     {"SELECT id, kind, model, revision, view_digest, cache_key, status, request, result, "
+      "engine, kernel, threads, seed, duration_us, job FROM run WHERE entry = ?"}},
+    {"revision",
+     {"SELECT seq, id, model, branch, parent, kind, target, state, depth, snapshot, delta, "
+      "run, digest, message, summary FROM revision WHERE entry = ?",
+      "SELECT t.tensor, t.hash FROM revision r JOIN revision_tensor t ON t.revision = r.seq "
+      "WHERE r.entry = ? ORDER BY t.tensor"}},
     {"prune", {"SELECT id, model, hash, reason FROM prune WHERE entry = ?"}},
 };
 
@@ -32,7 +35,10 @@ static void put_number(struct sha *sha, int64_t x)
     sha_u64(sha, sizeof x);
     sha_u64(sha, (uint64_t)x);
 }
-static void put_text(struct sha *sha, const char *t) { sha_field(sha, t, strlen(t)); }
+static void put_text(struct sha *sha, const char *t)
+{
+    sha_field(sha, t, strlen(t));
+}
 
 /* A value: its type's letter (n, i, t, b), then its field. */
 static void put_column(struct sha *sha, struct stmt *row, int i)
@@ -40,15 +46,16 @@ static void put_column(struct sha *sha, struct stmt *row, int i)
     size_t n;
     char type = col_type(row, i);
     sha_put(sha, type ? &type : "n", 1);
-    if (type == 'i') put_number(sha, col_int(row, i));
+    if (type == 'i')
+        put_number(sha, col_int(row, i));
     else if (type) {
         const void *bytes = col_bytes(row, i, &n);
         sha_field(sha, bytes, n);
     }
 }
 
-static bool put_rows(struct store *s, struct sha *sha, const char *sql, int64_t entry, int64_t *rows,
-                     struct err *e)
+static bool put_rows(struct store *s, struct sha *sha, const char *sql, int64_t entry,
+                     int64_t *rows, struct err *e)
 {
     bool row, ok;
     struct stmt *q = DB_QUERY(s->db, e, sql, a_int(entry));
@@ -115,7 +122,8 @@ bool chain_open(struct chain *c, struct store *s, struct err *e)
 {
     struct stmt *row;
     *c = (struct chain){.s = s, .next = 1, .time_us = now_us()};
-    if (!db_one(s->db, e, &row, "SELECT seq, time_us, hash FROM chain ORDER BY seq DESC LIMIT 1", NULL, 0))
+    if (!db_one(s->db, e, &row, "SELECT seq, time_us, hash FROM chain ORDER BY seq DESC LIMIT 1",
+                NULL, 0))
         return false;
     if (!row) return true;
     c->next = col_int(row, 0) + 1;
@@ -132,8 +140,8 @@ bool chain_seal(struct chain *c, const char *kind, const char *subject, const ch
     int64_t rows;
     if (!chain_record(c->s, kind, c->next, record, &rows, e)) return false;
     assert(rows == 1 && "a row of history is written before it is sealed");
-    struct entry x = {CHAIN_FORMAT, c->next, c->time_us, verified, author, kind, subject, model,
-                      record, c->last};
+    struct entry x = {CHAIN_FORMAT, c->next, c->time_us, verified, author,
+                      kind,         subject, model,      record,   c->last};
     hash_entry(&x, hash);
     if (!DB_RUN(c->s->db, e,
                 "INSERT INTO chain (seq, format, time_us, author, verified, kind, subject, model, "
@@ -159,7 +167,8 @@ static bool PRINTF_LIKE(3, 4) say(struct chain_walk *w, int64_t seq, const char 
     return true;
 }
 
-static bool check_record(struct store *s, struct chain_walk *w, const struct entry *x, struct err *e)
+static bool check_record(struct store *s, struct chain_walk *w, const struct entry *x,
+                         struct err *e)
 {
     uint8_t record[SHA256_BYTES];
     int64_t rows;
@@ -176,9 +185,11 @@ static bool check_entry(struct store *s, struct chain_walk *w, struct stmt *row,
                         struct err *e)
 {
     uint8_t record[SHA256_BYTES], prev[SHA256_BYTES], hash[SHA256_BYTES], is[SHA256_BYTES];
-    struct entry x = {col_int(row, 1), col_int(row, 0), col_int(row, 2), col_int(row, 4) != 0,
-                      col_text(row, 3), col_text(row, 5), col_text(row, 6), col_text(row, 7),
-                      record, prev};
+    struct entry x = {col_int(row, 1),  col_int(row, 0),
+                      col_int(row, 2),  col_int(row, 4) != 0,
+                      col_text(row, 3), col_text(row, 5),
+                      col_text(row, 6), col_text(row, 7),
+                      record,           prev};
     if (x.seq != expected) return say(w, expected, "it is missing");
     if (x.format != CHAIN_FORMAT)
         return say(w, x.seq, "format %lld is unknown here", (long long)x.format);
@@ -187,7 +198,8 @@ static bool check_entry(struct store *s, struct chain_walk *w, struct stmt *row,
     if (memcmp(prev, w->last, SHA256_BYTES) != 0)
         return say(w, x.seq, "it does not follow from the entry before it");
     hash_entry(&x, is);
-    if (memcmp(is, hash, SHA256_BYTES) != 0) return say(w, x.seq, "its hash is not that of its fields");
+    if (memcmp(is, hash, SHA256_BYTES) != 0)
+        return say(w, x.seq, "its hash is not that of its fields");
     if (x.time_us < w->time_us) return say(w, x.seq, "its time lies before the entry before it");
     memcpy(w->last, hash, SHA256_BYTES);
     w->time_us = x.time_us;
@@ -198,10 +210,11 @@ bool chain_check(struct store *s, struct chain_walk *w, struct err *e)
 {
     bool row, ok;
     int64_t expected = w->from;
-    struct stmt *q = DB_QUERY(s->db, e,
-                              "SELECT seq, format, time_us, author, verified, kind, subject, model, "
-                              "record, prev, hash FROM chain WHERE seq BETWEEN ? AND ? ORDER BY seq",
-                              a_int(w->from), a_int(w->to));
+    struct stmt *q =
+        DB_QUERY(s->db, e,
+                 "SELECT seq, format, time_us, author, verified, kind, subject, model, "
+                 "record, prev, hash FROM chain WHERE seq BETWEEN ? AND ? ORDER BY seq",
+                 a_int(w->from), a_int(w->to));
     if (!q) return false;
     while ((ok = stmt_next(q, &row, e)) && row && !*w->problem)
         if (!(ok = check_entry(s, w, q, expected++, e))) break;

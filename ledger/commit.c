@@ -16,7 +16,7 @@ struct committing {
     const struct commit *c;
     struct chain chain;
     struct revision_full head, next;
-    int64_t target;               /* rollback: its row */
+    int64_t target; /* rollback: its row */
     int64_t delta_entry, run_entry;
     struct manifest manifest;     /* edits only */
     struct tensor_state recorded; /* edits only: what the revision records */
@@ -44,8 +44,9 @@ static bool plan_rollback(struct committing *k, struct err *e)
 
 /* ---- edits ----------------------------------------------------------------------------------- */
 
-/* The caller's view must be the head's, or the delta was made for, and proven on, something else. */
-static bool same_before(struct committing *k, size_t tensor, const struct tensor_state *all, struct err *e)
+/* The caller's view must be the head's, or the delta was proven on something else. */
+static bool same_before(struct committing *k, size_t tensor, const struct tensor_state *all,
+                        struct err *e)
 {
     uint8_t hash[SHA256_BYTES];
     bool same = view_changes(k->c->before, tensor) == all->changed[tensor];
@@ -53,8 +54,8 @@ static bool same_before(struct committing *k, size_t tensor, const struct tensor
         digest_tensor(k->c->before, tensor, hash);
         same = memcmp(hash, all->hash[tensor], SHA256_BYTES) == 0;
     }
-    return same || err_set(e, ERR_INTERNAL, "the view before is not that of %s: tensor %s differs", k->head.rev.id,
-                           k->manifest.tensor[tensor].name);
+    return same || err_set(e, ERR_INTERNAL, "the view before is not that of %s: tensor %s differs",
+                           k->head.rev.id, k->manifest.tensor[tensor].name);
 }
 
 /* Hash what the delta touched in the rebuilt view, over the tensors the parent's state records. */
@@ -81,13 +82,13 @@ static bool same_digest(struct committing *k, const struct tensor_state *all, st
     char digest[DIGEST_TEXT];
     manifest_digest(&k->manifest, all, digest);
     return strcmp(digest, k->c->digest) == 0 ||
-           err_set(e, ERR_INTERNAL, "revision %s plus this delta has the digest %s, not %s", k->head.rev.id,
-                   digest, k->c->digest);
+           err_set(e, ERR_INTERNAL, "revision %s plus this delta has the digest %s, not %s",
+                   k->head.rev.id, digest, k->c->digest);
 }
 
 /* Every changed tensor as an object, so that restoring starts here. */
-static bool keep_snapshot(struct committing *k, const struct view *v, const struct tensor_state *all,
-                          struct err *e)
+static bool keep_snapshot(struct committing *k, const struct view *v,
+                          const struct tensor_state *all, struct err *e)
 {
     uint8_t hash[SHA256_BYTES];
     k->next.snapshot = true;
@@ -112,7 +113,8 @@ static void describe_parts(const struct delta *d, const struct model *m, struct 
         const struct tensor *t = &m->tensors[p->tensor];
         buf_text(json, i ? ",{\"tensor\":" : "[{\"tensor\":");
         json_quote(json, t->name);
-        buf_printf(json, ",\"kind\":\"%s\",\"rows\":%u,\"cols\":%u", delta_kind_word(p->kind), t->rows, t->cols);
+        buf_printf(json, ",\"kind\":\"%s\",\"rows\":%u,\"cols\":%u", delta_kind_word(p->kind),
+                   t->rows, t->cols);
         if (p->kind == DELTA_LOWRANK) buf_printf(json, ",\"rank\":%u", p->rank);
         buf_printf(json, ",\"norm\":%.17g}", delta_norm(p, t->rows, t->cols));
     }
@@ -130,11 +132,13 @@ static bool append_delta(struct committing *k, const struct delta *d, struct err
     k->delta_entry = k->chain.next;
     bool ok = buf_ok(&parts, e) && body_put(s, c->delta_bytes, c->delta_len, hash, e) &&
               DB_RUN(s->db, e,
-                     "INSERT INTO delta (entry, id, model, method, parts, size, content) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                     "INSERT INTO delta (entry, id, model, method, parts, size, content) VALUES "
+                     "(?, ?, ?, ?, ?, ?, ?)",
                      a_int(k->delta_entry), a_text(k->next.rev.delta), a_int(k->head.model_entry),
-                     a_text(c->method ? c->method : ""), a_text(parts.data), a_int((int64_t)c->delta_len),
-                     a_hash(hash)) &&
-              chain_seal(&k->chain, "delta", k->next.rev.delta, c->model, c->by.author, c->by.author_verified, e);
+                     a_text(c->method ? c->method : ""), a_text(parts.data),
+                     a_int((int64_t)c->delta_len), a_hash(hash)) &&
+              chain_seal(&k->chain, "delta", k->next.rev.delta, c->model, c->by.author,
+                         c->by.author_verified, e);
     buf_release(&parts);
     return ok;
 }
@@ -158,7 +162,8 @@ static bool plan_edit(struct committing *k, struct err *e)
 {
     const struct commit *c = k->c;
     if (!c->before || !c->base || !c->delta_bytes)
-        return err_set(e, ERR_INTERNAL, "a commit of this kind needs its delta and the view before");
+        return err_set(e, ERR_INTERNAL,
+                       "a commit of this kind needs its delta and the view before");
     struct delta *d = delta_read(c->delta_bytes, c->delta_len, view_model(c->before), e);
     if (!d) return false;
     k->next.depth = k->head.depth + 1;
@@ -183,8 +188,8 @@ static bool read_head(struct committing *k, struct err *e)
     const struct commit *c = k->c;
     if (!revision_head(&k->l->s, c->model, c->branch, &k->head, e)) return false;
     return strcmp(k->head.rev.id, c->expected_head) == 0 ||
-           err_set(e, ERR_CONFLICT, "branch %s has moved: its head is %s, not %s", c->branch, k->head.rev.id,
-                   c->expected_head);
+           err_set(e, ERR_CONFLICT, "branch %s has moved: its head is %s, not %s", c->branch,
+                   k->head.rev.id, c->expected_head);
 }
 
 static bool name_next(struct committing *k, struct err *e)
@@ -214,11 +219,18 @@ static bool append_run(struct committing *k, struct buf *answer, struct err *e)
 {
     const struct commit *c = k->c;
     bool edit = c->kind != REV_ROLLBACK;
-    struct run run = {.kind = revision_kind_word(c->kind), .model = c->model, .view_digest = k->head.rev.digest,
-                      .request = c->request, .by = c->by, .status = c->status, .job_id = c->job_id};
+    struct run run = {.kind = revision_kind_word(c->kind),
+                      .model = c->model,
+                      .view_digest = k->head.rev.digest,
+                      .request = c->request,
+                      .by = c->by,
+                      .status = c->status,
+                      .job_id = c->job_id};
     struct run_insert in = {.run = &run, .model = k->head.model_entry, .revision = k->head.rev.seq};
-    if (c->edit_id) (void)snprintf(run.id, sizeof run.id, "%s", c->edit_id);
-    else ledger_new_id(edit ? "edit" : "run", run.id);
+    if (c->edit_id)
+        (void)snprintf(run.id, sizeof run.id, "%s", c->edit_id);
+    else
+        ledger_new_id(edit ? "edit" : "run", run.id);
     if (edit) (void)snprintf(k->next.rev.edit, sizeof k->next.rev.edit, "%s", run.id);
     if (c->answer) c->answer(c->ctx, &k->next.rev, answer);
     if (!buf_ok(answer, e)) return false;
@@ -234,23 +246,26 @@ static bool append_run(struct committing *k, struct buf *answer, struct err *e)
 static bool commit_all(struct committing *k, struct buf *answer, struct err *e)
 {
     const struct commit *c = k->c;
-    if (!plans[c->kind]) return err_set(e, ERR_UNSUPPORTED, "no commits of kind %s", revision_kind_word(c->kind));
-    return chain_open(&k->chain, &k->l->s, e) && read_head(k, e) && name_next(k, e) && plans[c->kind](k, e) &&
-           append_run(k, answer, e) &&
-           revision_append(&k->chain, &k->next, k->target, k->delta_entry, k->run_entry, &k->manifest,
-                           k->recorded.n ? &k->recorded : NULL, e) &&
+    if (!plans[c->kind])
+        return err_set(e, ERR_UNSUPPORTED, "no commits of kind %s", revision_kind_word(c->kind));
+    return chain_open(&k->chain, &k->l->s, e) && read_head(k, e) && name_next(k, e) &&
+           plans[c->kind](k, e) && append_run(k, answer, e) &&
+           revision_append(&k->chain, &k->next, k->target, k->delta_entry, k->run_entry,
+                           &k->manifest, k->recorded.n ? &k->recorded : NULL, e) &&
            db_commit(k->l->s.db, e);
 }
 
-bool ledger_commit(struct ledger *l, const struct commit *c, struct revision *out, struct buf *answer,
-                   struct err *e)
+bool ledger_commit(struct ledger *l, const struct commit *c, struct revision *out,
+                   struct buf *answer, struct err *e)
 {
     struct committing k = {.l = l, .c = c};
-    assert(c->model && c->branch && c->expected_head && c->digest && c->by.author && answer->len == 0);
+    assert(c->model && c->branch && c->expected_head && c->digest && c->by.author &&
+           answer->len == 0);
     if (!db_begin(l->s.db, e)) return false;
     bool ok = commit_all(&k, answer, e);
     db_rollback(l->s.db);
-    if (ok) *out = k.next.rev;
+    if (ok)
+        *out = k.next.rev;
     else {
         revision_release(&k.next.rev);
         buf_release(answer); /* nothing happened, so there is nothing to say */

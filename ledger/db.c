@@ -24,8 +24,8 @@ struct db {
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
-/* The last errno of the database file and of its log. sqlite3_system_errno is asked too late: by then
- * the rollback has had errors and successes of its own. */
+/* The last errno of the database file and of its log. sqlite3_system_errno is asked too late: by
+ * then the rollback has had errors and successes of its own. */
 static int last_errno(struct db *db, int which)
 {
     sqlite3_file *f = NULL;
@@ -49,9 +49,12 @@ static bool out_of_space(struct db *db, int rc)
 
 static enum err_code classify(struct db *db, int rc)
 {
-    static const struct { int rc; enum err_code code; } map[] = {
-        {SQLITE_IOERR, ERR_IO},       {SQLITE_CANTOPEN, ERR_IO},   {SQLITE_PERM, ERR_IO},
-        {SQLITE_READONLY, ERR_IO},    {SQLITE_CORRUPT, ERR_CORRUPT}, {SQLITE_NOTADB, ERR_CORRUPT},
+    static const struct {
+        int rc;
+        enum err_code code;
+    } map[] = {
+        {SQLITE_IOERR, ERR_IO},        {SQLITE_CANTOPEN, ERR_IO},      {SQLITE_PERM, ERR_IO},
+        {SQLITE_READONLY, ERR_IO},     {SQLITE_CORRUPT, ERR_CORRUPT},  {SQLITE_NOTADB, ERR_CORRUPT},
         {SQLITE_NOMEM, ERR_NO_MEMORY}, {SQLITE_TOOBIG, ERR_TOO_LARGE},
     };
     if (out_of_space(db, rc)) return ERR_NO_SPACE;
@@ -77,14 +80,15 @@ static const char settings_all[] =
     "PRAGMA cell_size_check=ON;"
     "PRAGMA temp_store=MEMORY;"
     "PRAGMA mmap_size=0;";
-static const char settings_writer[] =
-    "PRAGMA journal_mode=WAL;"
-    "PRAGMA synchronous=FULL;"
-    "PRAGMA wal_autocheckpoint=0;";
+static const char settings_writer[] = "PRAGMA journal_mode=WAL;"
+                                      "PRAGMA synchronous=FULL;"
+                                      "PRAGMA wal_autocheckpoint=0;";
 
 static bool harden(struct db *db, struct err *e)
 {
-    static const struct { int option, value; } want[] = {
+    static const struct {
+        int option, value;
+    } want[] = {
         {SQLITE_DBCONFIG_DEFENSIVE, 1},
         {SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},
         {SQLITE_DBCONFIG_DQS_DML, 0},
@@ -127,8 +131,8 @@ struct db *db_open(const char *path, enum db_mode mode, struct err *e)
     };
     struct db *db = mem_new(sizeof *db);
     db->mode = mode;
-    int rc = sqlite3_open_v2(path, &db->raw, flags[mode] | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE,
-                             NULL);
+    int rc = sqlite3_open_v2(path, &db->raw,
+                             flags[mode] | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL);
     if (rc == SQLITE_OK && set_up(db, e)) return db;
     if (rc != SQLITE_OK)
         (void)err_set(e, rc == SQLITE_NOMEM ? ERR_NO_MEMORY : ERR_IO, "cannot open %s: %s", path,
@@ -187,13 +191,17 @@ bool db_script(struct db *db, const char *sql, struct err *e)
     return rc == SQLITE_OK || fail(db, rc, e);
 }
 
-bool db_broken(const struct db *db) { return db->broken; }
+bool db_broken(const struct db *db)
+{
+    return db->broken;
+}
 
 bool db_begin(struct db *db, struct err *e)
 {
     if (db->broken)
-        return err_set(e, ERR_READ_ONLY, "the ledger takes no writes until the daemon is restarted: "
-                                         "a sync to disk failed");
+        return err_set(e, ERR_READ_ONLY,
+                       "the ledger takes no writes until the daemon is restarted: "
+                       "a sync to disk failed");
     assert(sqlite3_get_autocommit(db->raw) && "transactions do not nest");
     return db_script(db, db->mode == DB_READER ? "BEGIN" : "BEGIN IMMEDIATE", e);
 }
@@ -210,8 +218,10 @@ bool db_commit(struct db *db, struct err *e)
     if (rc == SQLITE_OK) return true;
     if ((rc & 0xff) == SQLITE_IOERR && !out_of_space(db, rc)) {
         db->broken = true;
-        (void)err_set(e, ERR_UNKNOWN_OUTCOME, "the disk failed while committing (%s): whether it "
-                      "happened is known only after a restart", sqlite3_errmsg(db->raw));
+        (void)err_set(e, ERR_UNKNOWN_OUTCOME,
+                      "the disk failed while committing (%s): whether it "
+                      "happened is known only after a restart",
+                      sqlite3_errmsg(db->raw));
     } else {
         (void)fail(db, rc, e);
     }
@@ -222,9 +232,9 @@ bool db_commit(struct db *db, struct err *e)
 bool db_checkpoint(struct db *db, bool truncate, struct err *e)
 {
     if (db->broken) return true; /* the log is evidence: leave it to the restart */
-    int rc = sqlite3_wal_checkpoint_v2(db->raw, NULL, truncate ? SQLITE_CHECKPOINT_TRUNCATE
-                                                               : SQLITE_CHECKPOINT_PASSIVE,
-                                       NULL, NULL);
+    int rc = sqlite3_wal_checkpoint_v2(
+        db->raw, NULL, truncate ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_PASSIVE, NULL,
+        NULL);
     if (rc == SQLITE_OK || (rc & 0xff) == SQLITE_BUSY || (rc & 0xff) == SQLITE_LOCKED) return true;
     /* A second sync of pages that failed once may lie, and would let the log be overwritten. */
     if ((rc & 0xff) == SQLITE_IOERR && !out_of_space(db, rc)) db->broken = true;
@@ -270,14 +280,19 @@ static struct stmt *obtain(struct db *db, const char *sql, struct err *e)
 static int bind(sqlite3_stmt *raw, int at, const struct arg *a)
 {
     switch (a->type) {
-    case 'i': return sqlite3_bind_int64(raw, at, a->i);
-    case 't': return sqlite3_bind_text64(raw, at, a->p, strlen(a->p), SQLITE_STATIC, SQLITE_UTF8);
-    case 'b': return sqlite3_bind_blob64(raw, at, a->n ? a->p : "", a->n, SQLITE_STATIC);
-    default: return sqlite3_bind_null(raw, at);
+    case 'i':
+        return sqlite3_bind_int64(raw, at, a->i);
+    case 't':
+        return sqlite3_bind_text64(raw, at, a->p, strlen(a->p), SQLITE_STATIC, SQLITE_UTF8);
+    case 'b':
+        return sqlite3_bind_blob64(raw, at, a->n ? a->p : "", a->n, SQLITE_STATIC);
+    default:
+        return sqlite3_bind_null(raw, at);
     }
 }
 
-struct stmt *db_query(struct db *db, struct err *e, const char *sql, const struct arg *args, size_t n)
+struct stmt *db_query(struct db *db, struct err *e, const char *sql, const struct arg *args,
+                      size_t n)
 {
     struct stmt *s = obtain(db, sql, e);
     if (!s) return NULL;
@@ -349,20 +364,31 @@ void stmt_done(struct stmt *s)
 
 /* ---- columns --------------------------------------------------------------------------------- */
 
-int col_count(struct stmt *s) { return sqlite3_column_count(s->raw); }
+int col_count(struct stmt *s)
+{
+    return sqlite3_column_count(s->raw);
+}
 
 char col_type(struct stmt *s, int i)
 {
     switch (sqlite3_column_type(s->raw, i)) {
-    case SQLITE_INTEGER: return 'i';
-    case SQLITE_TEXT: return 't';
-    case SQLITE_BLOB: return 'b';
-    case SQLITE_FLOAT: return 'f';
-    default: return 0;
+    case SQLITE_INTEGER:
+        return 'i';
+    case SQLITE_TEXT:
+        return 't';
+    case SQLITE_BLOB:
+        return 'b';
+    case SQLITE_FLOAT:
+        return 'f';
+    default:
+        return 0;
     }
 }
 
-int64_t col_int(struct stmt *s, int i) { return sqlite3_column_int64(s->raw, i); }
+int64_t col_int(struct stmt *s, int i)
+{
+    return sqlite3_column_int64(s->raw, i);
+}
 
 const char *col_text(struct stmt *s, int i)
 {

@@ -31,7 +31,10 @@ struct sha *sha_new(void)
     return s;
 }
 
-void sha_put(struct sha *s, const void *bytes, size_t n) { must(EVP_DigestUpdate(s->ctx, bytes, n)); }
+void sha_put(struct sha *s, const void *bytes, size_t n)
+{
+    must(EVP_DigestUpdate(s->ctx, bytes, n));
+}
 
 static void put_le(struct sha *s, uint64_t x, int n)
 {
@@ -40,8 +43,14 @@ static void put_le(struct sha *s, uint64_t x, int n)
     sha_put(s, b, (size_t)n);
 }
 
-void sha_u32(struct sha *s, uint32_t x) { put_le(s, x, 4); }
-void sha_u64(struct sha *s, uint64_t x) { put_le(s, x, 8); }
+void sha_u32(struct sha *s, uint32_t x)
+{
+    put_le(s, x, 4);
+}
+void sha_u64(struct sha *s, uint64_t x)
+{
+    put_le(s, x, 8);
+}
 
 void sha_field(struct sha *s, const void *bytes, size_t n)
 {
@@ -121,7 +130,10 @@ bool digest_parse(const char *text, uint8_t out[SHA256_BYTES])
 
 /* ---- tensors and views ----------------------------------------------------------------------- */
 
-static void sink(void *ctx, const void *bytes, size_t n) { sha_put(ctx, bytes, n); }
+static void sink(void *ctx, const void *bytes, size_t n)
+{
+    sha_put(ctx, bytes, n);
+}
 
 void digest_tensor(const struct view *v, size_t tensor, uint8_t out[SHA256_BYTES])
 {
@@ -151,8 +163,10 @@ void manifest_digest(const struct manifest *m, const struct tensor_state *change
     sha_put(s, "engramd.digest.1", 16);
     for (size_t i = 0; i < m->n; i++) {
         const struct manifest_tensor *t = &m->tensor[i];
-        if (changed && changed->changed[i]) put_tensor(s, t, "F32", changed->hash[i]);
-        else put_tensor(s, t, dtype_info(t->type)->word, t->hash);
+        if (changed && changed->changed[i])
+            put_tensor(s, t, "F32", changed->hash[i]);
+        else
+            put_tensor(s, t, dtype_info(t->type)->word, t->hash);
     }
     sha_end(s, hash);
     digest_text(hash, out);

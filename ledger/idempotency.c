@@ -7,9 +7,15 @@
 
 static const int64_t keep_us = (int64_t)7 * 24 * 3600 * 1000000;
 
-static bool in_use(const struct idempotency *key) { return key->scope[0] && key->key[0]; }
+static bool in_use(const struct idempotency *key)
+{
+    return key->scope[0] && key->key[0];
+}
 
-static bool conflict(struct err *e, const char *why) { return err_set(e, ERR_CONFLICT, "%s", why); }
+static bool conflict(struct err *e, const char *why)
+{
+    return err_set(e, ERR_CONFLICT, "%s", why);
+}
 
 /* What lies under the key now. */
 struct kept {
@@ -24,8 +30,9 @@ static bool look(struct store *s, const struct idempotency *key, struct kept *ou
 {
     struct stmt *row;
     *out = (struct kept){0};
-    if (!DB_ONE(s->db, e, &row, "SELECT request, status, result, job FROM answer WHERE scope = ? AND key = ? "
-                                "AND created_us > ?",
+    if (!DB_ONE(s->db, e, &row,
+                "SELECT request, status, result, job FROM answer WHERE scope = ? AND key = ? "
+                "AND created_us > ?",
                 a_text(key->scope), a_text(key->key), a_int(now_us() - keep_us)))
         return false;
     if (!row) return true;
@@ -51,26 +58,28 @@ bool answer_put(struct store *s, const struct idempotency *key, int status, cons
     struct kept was;
     if (!in_use(key)) return true;
     if (!look(s, key, &was, e) || (was.exists && !same_request(&was, key, e))) return false;
-    if (was.exists && !was.pending) return conflict(e, "the request with this Idempotency-Key was answered");
+    if (was.exists && !was.pending)
+        return conflict(e, "the request with this Idempotency-Key was answered");
     if (was.exists && (!job || strcmp(was.job, job) != 0))
         return conflict(e, "the request with this Idempotency-Key is still at work");
     if (status >= 500) /* not kept: the same request may succeed later */
-        return DB_RUN(s->db, e, "DELETE FROM answer WHERE scope = ? AND key = ?", a_text(key->scope),
-                      a_text(key->key));
+        return DB_RUN(s->db, e, "DELETE FROM answer WHERE scope = ? AND key = ?",
+                      a_text(key->scope), a_text(key->key));
     return DB_RUN(s->db, e, "DELETE FROM answer WHERE created_us <= ?", a_int(time_us - keep_us)) &&
            DB_RUN(s->db, e,
                   "INSERT INTO answer (scope, key, request, status, result, job, created_us) "
                   "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (scope, key) DO UPDATE SET "
                   "status = excluded.status, result = excluded.result",
-                  a_text(key->scope), a_text(key->key), a_hash(key->request), a_ref(status), a_hash(result),
-                  a_text(job && *job ? job : NULL), a_int(time_us));
+                  a_text(key->scope), a_text(key->key), a_hash(key->request), a_ref(status),
+                  a_hash(result), a_text(job && *job ? job : NULL), a_int(time_us));
 }
 
 bool answer_end(struct store *s, const char *job, int status, const uint8_t *result, struct err *e)
 {
     if (status == 0)
         return DB_RUN(s->db, e, "DELETE FROM answer WHERE job = ? AND status IS NULL", a_text(job));
-    return DB_RUN(s->db, e, "UPDATE answer SET status = ?, result = ? WHERE job = ? AND status IS NULL",
+    return DB_RUN(s->db, e,
+                  "UPDATE answer SET status = ?, result = ? WHERE job = ? AND status IS NULL",
                   a_int(status), a_hash(result), a_text(job));
 }
 

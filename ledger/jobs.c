@@ -6,19 +6,20 @@
 #include "core/json.h"
 #include "store.h"
 
-static const char interrupted[] =
-    "{\"type\":\"interrupted\",\"title\":\"Interrupted by a restart\",\"status\":503,\"detail\":\"the daemon "
-    "stopped before this job ended; it changed nothing\"}";
+static const char interrupted[] = "{\"type\":\"interrupted\",\"title\":\"Interrupted by a "
+                                  "restart\",\"status\":503,\"detail\":\"the daemon "
+                                  "stopped before this job ended; it changed nothing\"}";
 
 /* ---- acceptance ------------------------------------------------------------------------------ */
 
-static bool accept(struct store *s, const char *id, const char *kind, const char *model, const char *author,
-                   const struct idempotency *key, struct err *e)
+static bool accept(struct store *s, const char *id, const char *kind, const char *model,
+                   const char *author, const struct idempotency *key, struct err *e)
 {
     int64_t entry = 0, time_us = now_us();
     if (model && *model && !model_entry(s, model, &entry, e)) return false;
     return DB_RUN(s->db, e,
-                  "INSERT INTO job (id, kind, model, author, created_us, state) VALUES (?, ?, ?, ?, ?, 'queued')",
+                  "INSERT INTO job (id, kind, model, author, created_us, state) VALUES (?, ?, ?, "
+                  "?, ?, 'queued')",
                   a_text(id), a_text(kind), a_ref(entry), a_text(author), a_int(time_us)) &&
            (!key || answer_put(s, key, 0, NULL, id, time_us, e));
 }
@@ -37,11 +38,14 @@ bool ledger_job_accept(struct ledger *l, const char *id, const char *kind, const
 static bool set_state(struct store *s, const char *id, const char *state, const uint8_t *result,
                       int64_t time_us, struct err *e)
 {
-    return DB_RUN(s->db, e, "UPDATE job SET state = ?, result = ?, ended_us = ? WHERE id = ? AND state = 'queued'",
-                  a_text(state), a_hash(result), a_int(time_us), a_text(id));
+    return DB_RUN(
+        s->db, e,
+        "UPDATE job SET state = ?, result = ?, ended_us = ? WHERE id = ? AND state = 'queued'",
+        a_text(state), a_hash(result), a_int(time_us), a_text(id));
 }
 
-bool job_finish(struct store *s, const char *job, const uint8_t *result, int64_t time_us, struct err *e)
+bool job_finish(struct store *s, const char *job, const uint8_t *result, int64_t time_us,
+                struct err *e)
 {
     return !job || !*job || set_state(s, job, "done", result, time_us, e);
 }
@@ -52,8 +56,8 @@ static int problem_status(const char *result)
     struct arena a;
     struct err ignored;
     arena_init(&a, 0);
-    const struct json *status = result ? json_get(json_parse(result, strlen(result), &a, &ignored), "status")
-                                       : NULL;
+    const struct json *status =
+        result ? json_get(json_parse(result, strlen(result), &a, &ignored), "status") : NULL;
     bool is = status && status->type == JSON_NUMBER && status->is_int && status->integer >= 100 &&
               status->integer < 600;
     int out = is ? (int)status->integer : 0;
@@ -70,11 +74,13 @@ static int kept_status(const char *state, const char *result)
     return status >= 400 && status < 500 ? status : 0;
 }
 
-static bool end(struct store *s, const char *id, const char *state, const char *result, struct err *e)
+static bool end(struct store *s, const char *id, const char *state, const char *result,
+                struct err *e)
 {
     uint8_t hash[SHA256_BYTES];
     int64_t open;
-    if (!DB_INT(s->db, e, &open, "SELECT count(*) FROM job WHERE id = ? AND state = 'queued'", a_text(id)))
+    if (!DB_INT(s->db, e, &open, "SELECT count(*) FROM job WHERE id = ? AND state = 'queued'",
+                a_text(id)))
         return false;
     if (!open) return true; /* a durable result has ended it already */
     if (result && !body_put(s, result, strlen(result), hash, e)) return false;
@@ -83,7 +89,8 @@ static bool end(struct store *s, const char *id, const char *state, const char *
            answer_end(s, id, kept_status(state, result), kept, e);
 }
 
-bool ledger_job_end(struct ledger *l, const char *id, const char *state, const char *result, struct err *e)
+bool ledger_job_end(struct ledger *l, const char *id, const char *state, const char *result,
+                    struct err *e)
 {
     if (!db_begin(l->s.db, e)) return false;
     bool ok = end(&l->s, id, state, result, e) && db_commit(l->s.db, e);
@@ -97,7 +104,8 @@ bool ledger_job_end(struct ledger *l, const char *id, const char *state, const c
 static bool next_open(struct store *s, char id[ID_TEXT], bool *more, struct err *e)
 {
     struct stmt *row;
-    if (!db_one(s->db, e, &row, "SELECT id FROM job WHERE state = 'queued' ORDER BY number LIMIT 1", NULL, 0))
+    if (!db_one(s->db, e, &row, "SELECT id FROM job WHERE state = 'queued' ORDER BY number LIMIT 1",
+                NULL, 0))
         return false;
     *more = row != NULL;
     if (row) col_copy(row, 0, id, ID_TEXT);
@@ -158,8 +166,8 @@ bool ledger_job(struct ledger_reader *r, const char *id, struct job_row *out, st
     return ok;
 }
 
-bool ledger_jobs(struct ledger_reader *r, int limit, void (*each)(void *ctx, const struct job_row *j),
-                 void *ctx, struct err *e)
+bool ledger_jobs(struct ledger_reader *r, int limit,
+                 void (*each)(void *ctx, const struct job_row *j), void *ctx, struct err *e)
 {
     bool row, ok;
     struct job_row job;

@@ -17,8 +17,9 @@
 enum { START_CHECK = 1000 /* newest entries whose links are checked at start */ };
 
 /* Tables that are history; the writer itself cannot change their rows. */
-static const char *const append_only[] = {"migration", "chain", "genesis", "model", "delta",
-                                          "run", "revision", "revision_tensor", "prune", NULL};
+static const char *const append_only[] = {"migration", "chain", "genesis",  "model",
+                                          "delta",     "run",   "revision", "revision_tensor",
+                                          "prune",     NULL};
 
 int64_t now_us(void)
 {
@@ -55,7 +56,8 @@ static int lock_directory(const char *dir, struct err *e)
 {
     char *path = path_in(dir, "lock");
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0) (void)err_set(e, ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    if (fd < 0)
+        (void)err_set(e, ERR_IO, "cannot open %s: %s", path, strerror(errno));
     else if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         (void)err_set(e, ERR_CONFLICT, "%s is in use by another engramd", dir);
         (void)close(fd);
@@ -74,7 +76,8 @@ static bool create_file(const char *dir, const char *path, struct err *e)
     (void)close(fd);
     int folder = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder >= 0) {
-        if (ok && fsync(folder) != 0) ok = err_set(e, ERR_IO, "cannot sync %s: %s", dir, strerror(errno));
+        if (ok && fsync(folder) != 0)
+            ok = err_set(e, ERR_IO, "cannot sync %s: %s", dir, strerror(errno));
         (void)close(folder);
     }
     return ok;
@@ -87,8 +90,9 @@ static bool quick_check(struct db *db, struct err *e)
     struct stmt *row;
     if (!db_one(db, e, &row, "PRAGMA quick_check(1)", NULL, 0)) return false;
     bool ok = row && strcmp(col_text(row, 0), "ok") == 0;
-    if (!ok) (void)err_set(e, ERR_CORRUPT, "the ledger database is damaged: %s",
-                           row ? col_text(row, 0) : "no answer");
+    if (!ok)
+        (void)err_set(e, ERR_CORRUPT, "the ledger database is damaged: %s",
+                      row ? col_text(row, 0) : "no answer");
     stmt_done(row);
     return ok;
 }
@@ -115,8 +119,8 @@ static bool write_genesis(struct chain *c, struct err *e)
     ledger_new_id("ledger", id);
     if (getrandom(nonce, sizeof nonce, 0) != sizeof nonce)
         return err_set(e, ERR_IO, "no random bytes: %s", strerror(errno));
-    return DB_RUN(c->s->db, e, "INSERT INTO genesis (entry, id, nonce) VALUES (?, ?, ?)", a_int(c->next),
-                  a_text(id), a_hash(nonce)) &&
+    return DB_RUN(c->s->db, e, "INSERT INTO genesis (entry, id, nonce) VALUES (?, ?, ?)",
+                  a_int(c->next), a_text(id), a_hash(nonce)) &&
            chain_seal(c, "genesis", id, "", "engramd", false, e);
 }
 
@@ -133,7 +137,8 @@ static bool begin_chain(struct store *s, struct err *e)
 static bool start(struct ledger *l, const char *path, struct err *e)
 {
     if (!create_file(l->s.dir, path, e) || !(l->s.db = db_open(path, DB_WRITER, e))) return false;
-    if (!quick_check(l->s.db, e) || !migrate(l->s.db, migrations, n_migrations, path, e)) return false;
+    if (!quick_check(l->s.db, e) || !migrate(l->s.db, migrations, n_migrations, path, e))
+        return false;
     db_guard(l->s.db, append_only);
     return objects_prepare(l->s.dir, e) && check_tail(&l->s, e) && begin_chain(&l->s, e);
 }
@@ -168,7 +173,10 @@ void ledger_close(struct ledger *l)
     mem_drop(l);
 }
 
-bool ledger_checkpoint(struct ledger *l, struct err *e) { return db_checkpoint(l->s.db, false, e); }
+bool ledger_checkpoint(struct ledger *l, struct err *e)
+{
+    return db_checkpoint(l->s.db, false, e);
+}
 
 /* ---- readers --------------------------------------------------------------------------------- */
 

@@ -13,7 +13,8 @@ static bool objects_kept(struct store *s, int64_t seq, bool *out, struct err *e)
     if (!DB_INT(s->db, e, &missing,
                 "SELECT count(*) FROM revision_tensor t WHERE t.revision = ? AND "
                 "EXISTS (SELECT 1 FROM prune p WHERE p.hash = t.hash) AND "
-                "NOT EXISTS (SELECT 1 FROM body b WHERE b.hash = t.hash)", a_int(seq)))
+                "NOT EXISTS (SELECT 1 FROM body b WHERE b.hash = t.hash)",
+                a_int(seq)))
         return false;
     *out = missing == 0;
     return true;
@@ -28,8 +29,10 @@ static bool read_link(struct store *s, int64_t seq, struct link *out, struct err
 {
     struct stmt *row;
     if (!DB_ONE(s->db, e, &row,
-                "SELECT p.state, r.delta, r.snapshot FROM revision r LEFT JOIN revision p ON p.seq = r.parent "
-                "WHERE r.seq = ? AND r.state = r.seq", a_int(seq)))
+                "SELECT p.state, r.delta, r.snapshot FROM revision r LEFT JOIN revision p ON p.seq "
+                "= r.parent "
+                "WHERE r.seq = ? AND r.state = r.seq",
+                a_int(seq)))
         return false;
     if (!row) return err_set(e, ERR_CORRUPT, "revision %" PRId64 " is no state of its own", seq);
     *out = (struct link){col_int(row, 0), col_int(row, 1), col_int(row, 2) != 0};
@@ -92,18 +95,18 @@ void lineage_release(struct lineage *l)
 
 /* ---- what lies on it ------------------------------------------------------------------------- */
 
-bool revision_tensors(struct store *s, int64_t seq, const struct manifest *m, struct tensor_state *out,
-                      struct err *e)
+bool revision_tensors(struct store *s, int64_t seq, const struct manifest *m,
+                      struct tensor_state *out, struct err *e)
 {
     bool row, ok;
     size_t i;
-    struct stmt *q = DB_QUERY(s->db, e, "SELECT tensor, hash FROM revision_tensor WHERE revision = ?",
-                              a_int(seq));
+    struct stmt *q = DB_QUERY(
+        s->db, e, "SELECT tensor, hash FROM revision_tensor WHERE revision = ?", a_int(seq));
     if (!q) return false;
     while ((ok = stmt_next(q, &row, e)) && row) {
         if (!manifest_find(m, col_text(q, 0), &i) || !col_hash(q, 1, out->hash[i])) {
-            ok = err_set(e, ERR_CORRUPT, "revision %" PRId64 " changes %s, which the model has not", seq,
-                         col_text(q, 0));
+            ok = err_set(e, ERR_CORRUPT, "revision %" PRId64 " changes %s, which the model has not",
+                         seq, col_text(q, 0));
             break;
         }
         out->changed[i] = true;
@@ -126,8 +129,10 @@ bool revision_delta(struct store *s, int64_t seq, struct buf *out, struct err *e
 {
     struct stmt *row;
     uint8_t hash[SHA256_BYTES];
-    if (!DB_ONE(s->db, e, &row, "SELECT d.content FROM revision r JOIN delta d ON d.entry = r.delta "
-                                "WHERE r.seq = ?", a_int(seq)))
+    if (!DB_ONE(s->db, e, &row,
+                "SELECT d.content FROM revision r JOIN delta d ON d.entry = r.delta "
+                "WHERE r.seq = ?",
+                a_int(seq)))
         return false;
     bool ok = row && col_hash(row, 0, hash);
     stmt_done(row);

@@ -43,8 +43,10 @@ bool manifest_find(const struct manifest *m, const char *name, size_t *index)
             *index = mid;
             return true;
         }
-        if (c < 0) hi = mid;
-        else lo = mid + 1;
+        if (c < 0)
+            hi = mid;
+        else
+            lo = mid + 1;
     }
     return false;
 }
@@ -61,9 +63,12 @@ void json_quote(struct buf *out, const char *text)
 {
     buf_text(out, "\"");
     for (const char *p = text; *p; p++) {
-        if (*p == '"' || *p == '\\') buf_printf(out, "\\%c", *p);
-        else if ((unsigned char)*p < 0x20) buf_printf(out, "\\u%04x", (unsigned)*p);
-        else buf_put(out, p, 1);
+        if (*p == '"' || *p == '\\')
+            buf_printf(out, "\\%c", *p);
+        else if ((unsigned char)*p < 0x20)
+            buf_printf(out, "\\u%04x", (unsigned)*p);
+        else
+            buf_put(out, p, 1);
     }
     buf_text(out, "\"");
 }
@@ -76,7 +81,8 @@ void manifest_write(const struct manifest *m, struct buf *json)
         const struct manifest_tensor *t = &m->tensor[i];
         buf_text(json, i ? ",{\"name\":" : "{\"name\":");
         json_quote(json, t->name);
-        buf_printf(json, ",\"type\":\"%s\",\"shape\":[%" PRIu64, dtype_info(t->type)->word, t->shape[0]);
+        buf_printf(json, ",\"type\":\"%s\",\"shape\":[%" PRIu64, dtype_info(t->type)->word,
+                   t->shape[0]);
         if (t->n_dims == 2) buf_printf(json, ",%" PRIu64, t->shape[1]);
         digest_hex(t->hash, hex);
         buf_printf(json, "],\"sha256\":\"%s\"}", hex);
@@ -153,4 +159,7 @@ void tensor_state_release(struct tensor_state *s)
     *s = (struct tensor_state){0};
 }
 
-void tensor_state_clear(struct tensor_state *s) { memset(s->changed, 0, s->n * sizeof *s->changed); }
+void tensor_state_clear(struct tensor_state *s)
+{
+    memset(s->changed, 0, s->n * sizeof *s->changed);
+}

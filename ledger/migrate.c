@@ -32,8 +32,10 @@ static bool check_applied(struct db *db, const struct migration *m, int64_t numb
         return false;
     bool same = row && col_hash(row, 0, was) && memcmp(is, was, SHA256_BYTES) == 0;
     stmt_done(row);
-    return same || err_set(e, ERR_CORRUPT, "migration %" PRId64 " (%s) is not the one this ledger was "
-                           "made with", number, m->name);
+    return same || err_set(e, ERR_CORRUPT,
+                           "migration %" PRId64 " (%s) is not the one this ledger was "
+                           "made with",
+                           number, m->name);
 }
 
 static bool check_history(struct db *db, const struct migration *list, size_t n, int64_t version,
@@ -41,12 +43,16 @@ static bool check_history(struct db *db, const struct migration *list, size_t n,
 {
     int64_t recorded = 0;
     if (version > (int64_t)n)
-        return err_set(e, ERR_UNSUPPORTED, "the ledger was written by a newer engramd: it is at migration "
-                       "%" PRId64 ", this binary knows %zu", version, n);
-    if (version && !db_int(db, e, &recorded, "SELECT count(*) FROM migration", NULL, 0)) return false;
+        return err_set(e, ERR_UNSUPPORTED,
+                       "the ledger was written by a newer engramd: it is at migration "
+                       "%" PRId64 ", this binary knows %zu",
+                       version, n);
+    if (version && !db_int(db, e, &recorded, "SELECT count(*) FROM migration", NULL, 0))
+        return false;
     if (recorded != version)
-        return err_set(e, ERR_CORRUPT, "the ledger records %" PRId64 " migrations but is at version %"
-                       PRId64, recorded, version);
+        return err_set(e, ERR_CORRUPT,
+                       "the ledger records %" PRId64 " migrations but is at version %" PRId64,
+                       recorded, version);
     for (int64_t i = 0; i < version; i++)
         if (!check_applied(db, &list[i], i + 1, e)) return false;
     return true;
@@ -55,7 +61,8 @@ static bool check_history(struct db *db, const struct migration *list, size_t n,
 static bool is_ledger(int64_t application, struct err *e)
 {
     return application == LEDGER_APPLICATION_ID ||
-           err_set(e, ERR_CORRUPT, "the database is not an engramd ledger (application id %" PRId64 ")",
+           err_set(e, ERR_CORRUPT,
+                   "the database is not an engramd ledger (application id %" PRId64 ")",
                    application);
 }
 
@@ -66,8 +73,10 @@ bool migrate_check(struct db *db, const struct migration *list, size_t n, struct
         !check_history(db, list, n, version, e))
         return false;
     return version == (int64_t)n ||
-           err_set(e, ERR_UNSUPPORTED, "the ledger is at migration %" PRId64 ", this binary needs %zu: "
-                   "start the daemon once to bring it up to date", version, n);
+           err_set(e, ERR_UNSUPPORTED,
+                   "the ledger is at migration %" PRId64 ", this binary needs %zu: "
+                   "start the daemon once to bring it up to date",
+                   version, n);
 }
 
 /* ---- applying -------------------------------------------------------------------------------- */
@@ -85,15 +94,18 @@ static bool copy_before(struct db *db, const char *path, int64_t next, struct er
     return DB_RUN(db, e, "VACUUM INTO ?", a_text(copy));
 }
 
-static bool apply_in_transaction(struct db *db, const struct migration *m, int64_t number, struct err *e)
+static bool apply_in_transaction(struct db *db, const struct migration *m, int64_t number,
+                                 struct err *e)
 {
     char pragmas[128];
     uint8_t hash[SHA256_BYTES];
     hash_of(m, hash);
-    (void)snprintf(pragmas, sizeof pragmas, "PRAGMA application_id=%d; PRAGMA user_version=%" PRId64 ";",
+    (void)snprintf(pragmas, sizeof pragmas,
+                   "PRAGMA application_id=%d; PRAGMA user_version=%" PRId64 ";",
                    (int)LEDGER_APPLICATION_ID, number);
     return db_script(db, m->text, e) && db_script(db, pragmas, e) &&
-           DB_RUN(db, e, "INSERT INTO migration (number, name, sha256, applied_us) VALUES (?, ?, ?, ?)",
+           DB_RUN(db, e,
+                  "INSERT INTO migration (number, name, sha256, applied_us) VALUES (?, ?, ?, ?)",
                   a_int(number), a_text(m->name), a_hash(hash), a_int(now_us()));
 }
 
@@ -130,7 +142,8 @@ static bool compare(struct stmt *is, struct stmt *should, char problem[512], str
     while (a && b) {
         if (!stmt_next(is, &a, e) || !stmt_next(should, &b, e)) return false;
         int c = a && b ? strcmp(col_text(is, 0), col_text(should, 0)) : a ? -1 : b ? 1 : 0;
-        if (c < 0) (void)snprintf(problem, 512, "schema: %s does not belong there", col_text(is, 0));
+        if (c < 0)
+            (void)snprintf(problem, 512, "schema: %s does not belong there", col_text(is, 0));
         if (c > 0) (void)snprintf(problem, 512, "schema: %s is missing", col_text(should, 0));
         if (c == 0 && a && strcmp(col_text(is, 1), col_text(should, 1)) != 0)
             (void)snprintf(problem, 512, "schema: %s was changed", col_text(is, 0));

@@ -9,7 +9,8 @@ bool model_entry(struct store *s, const char *id, int64_t *entry, struct err *e)
 {
     if (!DB_INT(s->db, e, entry, "SELECT entry FROM model WHERE id = ?", a_text(id ? id : "")))
         return false;
-    return *entry != 0 || err_set(e, ERR_NOT_FOUND, "the ledger has no model %s", id ? id : "(none)");
+    return *entry != 0 ||
+           err_set(e, ERR_NOT_FOUND, "the ledger has no model %s", id ? id : "(none)");
 }
 
 bool ledger_count_models(struct ledger_reader *r, int64_t *out, struct err *e)
@@ -21,7 +22,8 @@ static bool find(struct store *s, const char *base_digest, struct model_row *out
 {
     struct stmt *row;
     if (!DB_ONE(s->db, e, &row,
-                "SELECT id, name, base_digest, source_sha256, pretrained_parent, (SELECT id FROM revision "
+                "SELECT id, name, base_digest, source_sha256, pretrained_parent, (SELECT id FROM "
+                "revision "
                 "WHERE model = m.entry AND kind = 'base') FROM model m WHERE base_digest = ?",
                 a_text(base_digest)))
         return false;
@@ -45,7 +47,8 @@ bool ledger_find_model(struct ledger_reader *r, const char *base_digest, struct 
 /* ---- adding ---------------------------------------------------------------------------------- */
 
 static bool append_model(struct chain *c, const char *id, const struct model *m,
-                         const struct base_digests *d, const char *author, int64_t *entry, struct err *e)
+                         const struct base_digests *d, const char *author, int64_t *entry,
+                         struct err *e)
 {
     struct manifest manifest;
     struct buf json = {0};
@@ -54,19 +57,20 @@ static bool append_model(struct chain *c, const char *id, const struct model *m,
     manifest_write(&manifest, &json);
     manifest_release(&manifest);
     *entry = c->next;
-    bool ok = buf_ok(&json, e) && body_put(c->s, json.data, json.len, hash, e) &&
-              DB_RUN(c->s->db, e,
-                     "INSERT INTO model (entry, id, name, base_digest, source_sha256, pretrained_parent, "
-                     "manifest) VALUES (?, ?, ?, ?, ?, 'unknown', ?)",
-                     a_int(c->next), a_text(id), a_text(m->name), a_text(d->base), a_text(d->source),
-                     a_hash(hash)) &&
-              chain_seal(c, "model", id, id, author, false, e);
+    bool ok =
+        buf_ok(&json, e) && body_put(c->s, json.data, json.len, hash, e) &&
+        DB_RUN(c->s->db, e,
+               "INSERT INTO model (entry, id, name, base_digest, source_sha256, pretrained_parent, "
+               "manifest) VALUES (?, ?, ?, ?, ?, 'unknown', ?)",
+               a_int(c->next), a_text(id), a_text(m->name), a_text(d->base), a_text(d->source),
+               a_hash(hash)) &&
+        chain_seal(c, "model", id, id, author, false, e);
     buf_release(&json);
     return ok;
 }
 
-static bool append_base(struct chain *c, const char *model, int64_t entry, const struct base_digests *d,
-                        const char *author, struct err *e)
+static bool append_base(struct chain *c, const char *model, int64_t entry,
+                        const struct base_digests *d, const char *author, struct err *e)
 {
     struct revision_full r = {.model_entry = entry};
     static char message[] = "the model as loaded";
@@ -80,18 +84,20 @@ static bool append_base(struct chain *c, const char *model, int64_t entry, const
     return revision_append(c, &r, 0, 0, 0, NULL, NULL, e);
 }
 
-static bool add(struct store *s, const struct model *m, const struct base_digests *d, const char *author,
-                struct err *e)
+static bool add(struct store *s, const struct model *m, const struct base_digests *d,
+                const char *author, struct err *e)
 {
     struct chain c;
     char id[ID_TEXT];
     int64_t entry, known;
     ledger_new_id("model", id);
     if (!chain_open(&c, s, e) ||
-        !DB_INT(s->db, e, &known, "SELECT count(*) FROM model WHERE base_digest = ?", a_text(d->base)))
+        !DB_INT(s->db, e, &known, "SELECT count(*) FROM model WHERE base_digest = ?",
+                a_text(d->base)))
         return false;
     if (known) return err_set(e, ERR_CONFLICT, "the ledger already has the base %s", d->base);
-    return append_model(&c, id, m, d, author, &entry, e) && append_base(&c, id, entry, d, author, e);
+    return append_model(&c, id, m, d, author, &entry, e) &&
+           append_base(&c, id, entry, d, author, e);
 }
 
 bool ledger_add_model(struct ledger *l, const struct model *m, const struct base_digests *d,

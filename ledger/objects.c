@@ -67,8 +67,8 @@ bool objects_prepare(const char *dir, struct err *e)
     struct buf all = {0}, temp = {0};
     buf_printf(&all, "%s/objects", dir);
     buf_printf(&temp, "%s/objects/tmp", dir);
-    bool ok = buf_ok(&all, e) && buf_ok(&temp, e) && make_folder(all.data, e) && make_folder(temp.data, e) &&
-              sync_folder(dir, e);
+    bool ok = buf_ok(&all, e) && buf_ok(&temp, e) && make_folder(all.data, e) &&
+              make_folder(temp.data, e) && sync_folder(dir, e);
     if (ok) clear_folder(temp.data);
     buf_release(&all);
     buf_release(&temp);
@@ -123,7 +123,8 @@ static bool publish(const char *dir, const struct place *p, struct err *e)
 }
 
 /* The same bytes are already there, whole; then only their name may still be unsynced. */
-static bool already(const char *dir, const uint8_t hash[SHA256_BYTES], const struct place *p, size_t n)
+static bool already(const char *dir, const uint8_t hash[SHA256_BYTES], const struct place *p,
+                    size_t n)
 {
     struct buf old = {0};
     struct err ignored;
@@ -180,7 +181,8 @@ static bool read_checked(const struct place *p, const uint8_t hash[SHA256_BYTES]
     size_t at = out->len;
     int fd = open(p->path.data, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return err_set(e, errno == ENOENT ? ERR_CORRUPT : ERR_IO, "cannot open it: %s", strerror(errno));
+        return err_set(e, errno == ENOENT ? ERR_CORRUPT : ERR_IO, "cannot open it: %s",
+                       strerror(errno));
     bool ok = fstat(fd, &st) == 0 || err_set(e, ERR_IO, "cannot read it: %s", strerror(errno));
     if (ok && (size_t)st.st_size != n)
         ok = err_set(e, ERR_CORRUPT, "it has %zu bytes instead of %zu", (size_t)st.st_size, n);

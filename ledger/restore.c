@@ -13,7 +13,8 @@ static bool advance(struct view **v, struct view *next)
     return true;
 }
 
-static bool load_tensor(struct store *s, struct view **v, size_t tensor, const uint8_t *hash, struct err *e)
+static bool load_tensor(struct store *s, struct view **v, size_t tensor, const uint8_t *hash,
+                        struct err *e)
 {
     const struct tensor *t = &view_model(*v)->tensors[tensor];
     struct buf bytes = {0};
@@ -67,21 +68,24 @@ static bool compare(const struct view *v, const struct manifest *m, const struct
             same = memcmp(hash, want->hash[i], SHA256_BYTES) == 0;
         }
         if (!same)
-            return err_set(e, ERR_CORRUPT, "revision %" PRId64 " (%s): tensor %s is not what was recorded",
+            return err_set(e, ERR_CORRUPT,
+                           "revision %" PRId64 " (%s): tensor %s is not what was recorded",
                            rev->seq, rev->id, m->tensor[i].name);
     }
     manifest_digest(m, want, digest);
     return strcmp(digest, rev->digest) == 0 ||
-           err_set(e, ERR_CORRUPT, "revision %" PRId64 " (%s): its view has the digest %s, the row says %s",
+           err_set(e, ERR_CORRUPT,
+                   "revision %" PRId64 " (%s): its view has the digest %s, the row says %s",
                    rev->seq, rev->id, digest, rev->digest);
 }
 
-static bool rebuild(struct store *s, struct view **v, const struct lineage *l, const struct manifest *m,
-                    const struct revision *rev, struct err *e)
+static bool rebuild(struct store *s, struct view **v, const struct lineage *l,
+                    const struct manifest *m, const struct revision *rev, struct err *e)
 {
     struct tensor_state want;
     tensor_state_init(&want, m->n);
-    bool ok = lineage_tensors(s, l, m, &want, e) && (l->from_base || load_snapshot(s, v, l->start, m, e));
+    bool ok =
+        lineage_tensors(s, l, m, &want, e) && (l->from_base || load_snapshot(s, v, l->start, m, e));
     for (size_t i = 0; ok && i < l->n; i++) ok = apply_delta(s, v, l->seq[i], e);
     ok = ok && compare(*v, m, &want, rev, e);
     tensor_state_release(&want);
@@ -92,7 +96,8 @@ static bool same_base(struct store *s, const struct revision_full *r, const stru
                       struct err *e)
 {
     struct stmt *row;
-    if (!DB_ONE(s->db, e, &row, "SELECT base_digest FROM model WHERE entry = ?", a_int(r->model_entry)))
+    if (!DB_ONE(s->db, e, &row, "SELECT base_digest FROM model WHERE entry = ?",
+                a_int(r->model_entry)))
         return false;
     bool same = row && strcmp(col_text(row, 0), d->base) == 0;
     stmt_done(row);

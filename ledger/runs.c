@@ -12,7 +12,10 @@ static bool is_zero(const uint8_t *h)
     return memcmp(h, zero, SHA256_BYTES) == 0;
 }
 
-static struct arg text_or_null(const char *t) { return a_text(t && *t ? t : NULL); }
+static struct arg text_or_null(const char *t)
+{
+    return a_text(t && *t ? t : NULL);
+}
 
 static bool put_bodies(struct store *s, struct run_insert *in, uint8_t request[SHA256_BYTES],
                        struct err *e)
@@ -31,14 +34,17 @@ bool run_append(struct chain *c, struct run_insert *in, struct err *e)
     in->entry = c->next;
     return put_bodies(c->s, in, request, e) &&
            DB_RUN(c->s->db, e,
-                  "INSERT INTO run (entry, id, kind, model, revision, view_digest, cache_key, status, request, "
+                  "INSERT INTO run (entry, id, kind, model, revision, view_digest, cache_key, "
+                  "status, request, "
                   "result, engine, kernel, threads, seed, duration_us, job) "
                   "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                  a_int(in->entry), a_text(r->id), a_text(r->kind), a_int(in->model), a_ref(in->revision),
-                  a_text(r->view_digest), is_zero(r->cache_key) ? a_null() : a_hash(r->cache_key),
-                  a_int(r->status), r->request ? a_hash(request) : a_null(),
-                  in->result ? a_hash(in->result_hash) : a_null(), a_text(by->engine), a_text(by->kernel),
-                  a_int(by->threads), a_int(by->seed), a_int(by->duration_us), text_or_null(r->job_id)) &&
+                  a_int(in->entry), a_text(r->id), a_text(r->kind), a_int(in->model),
+                  a_ref(in->revision), a_text(r->view_digest),
+                  is_zero(r->cache_key) ? a_null() : a_hash(r->cache_key), a_int(r->status),
+                  r->request ? a_hash(request) : a_null(),
+                  in->result ? a_hash(in->result_hash) : a_null(), a_text(by->engine),
+                  a_text(by->kernel), a_int(by->threads), a_int(by->seed), a_int(by->duration_us),
+                  text_or_null(r->job_id)) &&
            chain_seal(c, "run", r->id, r->model, by->author, by->author_verified, e);
 }
 
@@ -73,7 +79,8 @@ bool ledger_add_run(struct ledger *l, const struct run *run, struct err *e)
 /* ---- reading --------------------------------------------------------------------------------- */
 
 #define COLUMNS                                                                                    \
-    "SELECT x.id, x.entry, x.kind, m.id, r.id, x.view_digest, c.author, c.verified, x.engine, x.kernel, " \
+    "SELECT x.id, x.entry, x.kind, m.id, r.id, x.view_digest, c.author, c.verified, x.engine, "    \
+    "x.kernel, "                                                                                   \
     "x.threads, x.seed, x.duration_us, c.time_us, x.request, x.result "                            \
     "FROM run x JOIN chain c ON c.seq = x.entry JOIN model m ON m.entry = x.model "                \
     "LEFT JOIN revision r ON r.seq = x.revision "
@@ -106,10 +113,12 @@ static void take_columns(struct stmt *row, struct run_row *out)
     if (col_hash(row, 15, hash)) digest_text(hash, out->result_hash);
 }
 
-static bool take(struct store *s, struct stmt *row, bool with_result, struct run_row *out, struct err *e)
+static bool take(struct store *s, struct stmt *row, bool with_result, struct run_row *out,
+                 struct err *e)
 {
     take_columns(row, out);
-    if (body_text(s, row, 14, &out->request, e) && (!with_result || body_text(s, row, 15, &out->result, e)))
+    if (body_text(s, row, 14, &out->request, e) &&
+        (!with_result || body_text(s, row, 15, &out->result, e)))
         return true;
     run_row_release(out);
     return err_while(e, "reading run %s", out->id);
@@ -139,23 +148,26 @@ static bool list(struct store *s, struct stmt *q,
     return ok;
 }
 
-bool ledger_runs(struct ledger_reader *r, const char *model, const char *kind, const char *view, int limit,
-                 int64_t before, void (*each)(void *ctx, const struct run_row *row), void *ctx,
-                 struct err *e)
+bool ledger_runs(struct ledger_reader *r, const char *model, const char *kind, const char *view,
+                 int limit, int64_t before, void (*each)(void *ctx, const struct run_row *row),
+                 void *ctx, struct err *e)
 {
     int64_t entry, end = before > 0 ? before : INT64_MAX;
     if (!model_entry(&r->s, model, &entry, e)) return false;
     if (kind)
-        return list(&r->s,
-                    DB_QUERY(r->s.db, e,
-                             COLUMNS "WHERE x.model = ?1 AND x.kind = ?5 AND x.entry < ?2 AND (?3 IS NULL OR "
-                                     "r.id = ?3 OR x.view_digest = ?3) ORDER BY x.entry DESC LIMIT ?4",
-                             a_int(entry), a_int(end), a_text(view), a_int(limit), a_text(kind)),
-                    each, ctx, e);
+        return list(
+            &r->s,
+            DB_QUERY(r->s.db, e,
+                     COLUMNS
+                     "WHERE x.model = ?1 AND x.kind = ?5 AND x.entry < ?2 AND (?3 IS NULL OR "
+                     "r.id = ?3 OR x.view_digest = ?3) ORDER BY x.entry DESC LIMIT ?4",
+                     a_int(entry), a_int(end), a_text(view), a_int(limit), a_text(kind)),
+            each, ctx, e);
     return list(&r->s,
                 DB_QUERY(r->s.db, e,
-                         COLUMNS "WHERE x.model = ?1 AND x.entry < ?2 AND (?3 IS NULL OR r.id = ?3 OR "
-                                 "x.view_digest = ?3) ORDER BY x.entry DESC LIMIT ?4",
+                         COLUMNS
+                         "WHERE x.model = ?1 AND x.entry < ?2 AND (?3 IS NULL OR r.id = ?3 OR "
+                         "x.view_digest = ?3) ORDER BY x.entry DESC LIMIT ?4",
                          a_int(entry), a_int(end), a_text(view), a_int(limit)),
                 each, ctx, e);
 }
@@ -167,8 +179,9 @@ bool ledger_cached(struct ledger_reader *r, const uint8_t key[SHA256_BYTES], str
     *found = false;
     if (is_zero(key)) return true;
     if (!DB_ONE(r->s.db, e, &row,
-                COLUMNS "WHERE x.cache_key = ? AND EXISTS (SELECT 1 FROM body b WHERE b.hash = x.result) "
-                        "ORDER BY x.entry DESC LIMIT 1",
+                COLUMNS
+                "WHERE x.cache_key = ? AND EXISTS (SELECT 1 FROM body b WHERE b.hash = x.result) "
+                "ORDER BY x.entry DESC LIMIT 1",
                 a_hash(key)))
         return false;
     if (!row) return true;
@@ -183,7 +196,8 @@ bool ledger_edit(struct ledger_reader *r, const char *id, struct buf *answer, st
 {
     struct stmt *row;
     uint8_t hash[SHA256_BYTES];
-    if (!DB_ONE(r->s.db, e, &row, "SELECT result FROM run WHERE id = ? AND kind = 'edit'", a_text(id)))
+    if (!DB_ONE(r->s.db, e, &row, "SELECT result FROM run WHERE id = ? AND kind = 'edit'",
+                a_text(id)))
         return false;
     if (!row) return err_set(e, ERR_NOT_FOUND, "no edit %s", id);
     bool has = col_hash(row, 0, hash);
@@ -212,8 +226,10 @@ bool ledger_delta(struct ledger_reader *r, const char *id, struct buf *bytes, st
     struct stmt *row;
     uint8_t hash[SHA256_BYTES];
     if (!DB_ONE(r->s.db, e, &row,
-                "SELECT d.id, m.id, m.base_digest, d.method, d.parts, d.size, d.content, v.id, v.seq, x.id "
-                "FROM delta d JOIN model m ON m.entry = d.model LEFT JOIN revision v ON v.delta = d.entry "
+                "SELECT d.id, m.id, m.base_digest, d.method, d.parts, d.size, d.content, v.id, "
+                "v.seq, x.id "
+                "FROM delta d JOIN model m ON m.entry = d.model LEFT JOIN revision v ON v.delta = "
+                "d.entry "
                 "LEFT JOIN run x ON x.entry = v.run WHERE d.id = ?",
                 a_text(id)))
         return false;

@@ -108,10 +108,10 @@ struct tensor_state;
 
 /* The way from the base, or from the nearest snapshot whose objects are kept, to a state. */
 struct lineage {
-    int64_t start;    /* the revision it starts from */
-    bool from_base;   /* start is the base, else a snapshot */
+    int64_t start;  /* the revision it starts from */
+    bool from_base; /* start is the base, else a snapshot */
     size_t n;
-    int64_t *seq;     /* the revisions after it whose deltas follow, in order */
+    int64_t *seq; /* the revisions after it whose deltas follow, in order */
 };
 bool lineage_init(struct lineage *l, struct store *s, int64_t state, bool from_base,
                   struct err *e) MUST_CHECK;

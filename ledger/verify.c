@@ -41,7 +41,8 @@ static bool find_bounds(struct verifier *v, struct err *e)
     int64_t bodies;
     struct store *s = &v->s;
     if (!db_int(s->db, e, &v->entries, "SELECT max(seq) FROM chain", NULL, 0) ||
-        !DB_INT(s->db, e, &v->revisions, "SELECT max(seq) FROM revision WHERE entry <= ?", a_int(v->entries)) ||
+        !DB_INT(s->db, e, &v->revisions, "SELECT max(seq) FROM revision WHERE entry <= ?",
+                a_int(v->entries)) ||
         !db_int(s->db, e, &bodies, "SELECT count(*) FROM body", NULL, 0))
         return false;
     v->total = v->entries + v->revisions * (v->model ? 2 : 1) + bodies;
@@ -61,9 +62,11 @@ static bool check_file(struct verifier *v, bool *finished, struct err *e)
 static bool check_chain(struct verifier *v, bool *finished, struct err *e)
 {
     struct chain_walk *w = &v->walk;
-    if (v->entries == 0) return verify_say(v, "the chain is empty: not even its first entry is there");
+    if (v->entries == 0)
+        return verify_say(v, "the chain is empty: not even its first entry is there");
     w->from = w->to + 1;
-    w->to = w->from + ENTRIES_PER_STEP - 1 < v->entries ? w->from + ENTRIES_PER_STEP - 1 : v->entries;
+    w->to =
+        w->from + ENTRIES_PER_STEP - 1 < v->entries ? w->from + ENTRIES_PER_STEP - 1 : v->entries;
     w->with_records = true;
     if (!chain_check(&v->s, w, e)) return false;
     if (*w->problem) return verify_say(v, "%s", w->problem);
@@ -76,9 +79,12 @@ static bool check_chain(struct verifier *v, bool *finished, struct err *e)
 /* A row that no entry seals. (An entry whose row is missing was found by the walk.) */
 static bool check_unsealed(struct verifier *v, bool *finished, struct err *e)
 {
-    static const struct { const char *kind, *sql; } tables[] = {
-#define TABLE(t) {#t, "SELECT x.entry FROM " #t " x LEFT JOIN chain c ON c.seq = x.entry AND c.kind = '" #t \
-                      "' WHERE c.seq IS NULL AND x.entry <= ? ORDER BY x.entry LIMIT 1"}
+    static const struct {
+        const char *kind, *sql;
+    } tables[] = {
+#define TABLE(t)                                                                                   \
+    {#t, "SELECT x.entry FROM " #t " x LEFT JOIN chain c ON c.seq = x.entry AND c.kind = '" #t     \
+         "' WHERE c.seq IS NULL AND x.entry <= ? ORDER BY x.entry LIMIT 1"}
         TABLE(genesis), TABLE(model), TABLE(delta), TABLE(run), TABLE(revision), TABLE(prune),
 #undef TABLE
     };
@@ -86,7 +92,8 @@ static bool check_unsealed(struct verifier *v, bool *finished, struct err *e)
     for (size_t i = 0; i < sizeof tables / sizeof *tables && !*v->report.problem; i++) {
         if (!DB_ONE(v->s.db, e, &row, tables[i].sql, a_int(v->entries))) return false;
         if (row)
-            (void)verify_say(v, "a row of %s claims chain entry %" PRId64 ", which does not seal it",
+            (void)verify_say(v,
+                             "a row of %s claims chain entry %" PRId64 ", which does not seal it",
                              tables[i].kind, col_int(row, 0));
         stmt_done(row);
     }
@@ -100,8 +107,8 @@ static bool check_foreign_keys(struct verifier *v, bool *finished, struct err *e
     *finished = true;
     if (!db_one(v->s.db, e, &row, "PRAGMA foreign_key_check", NULL, 0)) return false;
     if (row)
-        (void)verify_say(v, "row %" PRId64 " of %s refers to a row of %s that is not there", col_int(row, 1),
-                         col_text(row, 0), col_text(row, 2));
+        (void)verify_say(v, "row %" PRId64 " of %s refers to a row of %s that is not there",
+                         col_int(row, 1), col_text(row, 0), col_text(row, 2));
     stmt_done(row);
     return true;
 }
@@ -109,28 +116,36 @@ static bool check_foreign_keys(struct verifier *v, bool *finished, struct err *e
 /* ---- revisions ------------------------------------------------------------------------------- */
 
 /* Rules a revision must obey, as queries that give a row where one is broken. ?1 is its seq. */
-static const struct { const char *rule, *sql; } rules[] = {
+static const struct {
+    const char *rule, *sql;
+} rules[] = {
     {"it is missing", "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM revision WHERE seq = ?1)"},
     {"a base revision must be its model's first, on main, with the base's digest",
-     "SELECT 1 FROM revision r JOIN model m ON m.entry = r.model WHERE r.seq = ?1 AND r.kind = 'base' AND "
-     "NOT (r.parent IS NULL AND r.target IS NULL AND r.delta IS NULL AND r.state = r.seq AND r.depth = 0 AND "
+     "SELECT 1 FROM revision r JOIN model m ON m.entry = r.model WHERE r.seq = ?1 AND r.kind = "
+     "'base' AND "
+     "NOT (r.parent IS NULL AND r.target IS NULL AND r.delta IS NULL AND r.state = r.seq AND "
+     "r.depth = 0 AND "
      "r.branch = 'main' AND r.digest = m.base_digest AND "
      "NOT EXISTS (SELECT 1 FROM revision o WHERE o.model = r.model AND o.seq < r.seq))"},
     {"its parent is not the head its branch had",
      "SELECT 1 FROM revision r WHERE r.seq = ?1 AND r.kind <> 'base' AND r.parent IS NOT "
-     "(SELECT max(seq) FROM revision o WHERE o.model = r.model AND o.branch = r.branch AND o.seq < r.seq)"},
+     "(SELECT max(seq) FROM revision o WHERE o.model = r.model AND o.branch = r.branch AND o.seq < "
+     "r.seq)"},
     {"a rollback must name an older revision of its model and have its state and digest",
      "SELECT 1 FROM revision r LEFT JOIN revision t ON t.seq = r.target WHERE r.seq = ?1 AND "
-     "r.kind = 'rollback' AND NOT coalesce(t.seq < r.seq AND t.model = r.model AND t.digest = r.digest AND "
+     "r.kind = 'rollback' AND NOT coalesce(t.seq < r.seq AND t.model = r.model AND t.digest = "
+     "r.digest AND "
      "t.state = r.state AND t.depth = r.depth AND r.delta IS NULL, 0)"},
     {"an edit must add exactly one delta of its model to its parent's state",
-     "SELECT 1 FROM revision r LEFT JOIN revision p ON p.seq = r.parent LEFT JOIN delta d ON d.entry = r.delta "
-     "WHERE r.seq = ?1 AND r.kind NOT IN ('base', 'rollback') AND NOT coalesce(d.model = r.model AND "
+     "SELECT 1 FROM revision r LEFT JOIN revision p ON p.seq = r.parent LEFT JOIN delta d ON "
+     "d.entry = r.delta "
+     "WHERE r.seq = ?1 AND r.kind NOT IN ('base', 'rollback') AND NOT coalesce(d.model = r.model "
+     "AND "
      "r.target IS NULL AND r.state = r.seq AND r.depth = p.depth + 1 AND "
      "(SELECT count(*) FROM revision o WHERE o.delta = r.delta) = 1, 0)"},
-    {"it has no run of its model",
-     "SELECT 1 FROM revision r LEFT JOIN run x ON x.entry = r.run WHERE r.seq = ?1 AND r.kind <> 'base' AND "
-     "NOT coalesce(x.model = r.model, 0)"},
+    {"it has no run of its model", "SELECT 1 FROM revision r LEFT JOIN run x ON x.entry = r.run "
+                                   "WHERE r.seq = ?1 AND r.kind <> 'base' AND "
+                                   "NOT coalesce(x.model = r.model, 0)"},
 };
 
 static bool check_rules(struct verifier *v, int64_t seq, struct err *e)
@@ -151,10 +166,13 @@ static bool need_manifest(struct verifier *v, int64_t entry, struct err *e)
     uint8_t hash[SHA256_BYTES];
     if (v->manifest_of == entry) return true;
     verify_forget_manifest(v);
-    if (!DB_ONE(v->s.db, e, &row, "SELECT manifest FROM model WHERE entry = ?", a_int(entry))) return false;
-    bool ok = (row && col_hash(row, 0, hash)) || err_set(e, ERR_CORRUPT, "model entry %" PRId64 " is missing", entry);
+    if (!DB_ONE(v->s.db, e, &row, "SELECT manifest FROM model WHERE entry = ?", a_int(entry)))
+        return false;
+    bool ok = (row && col_hash(row, 0, hash)) ||
+              err_set(e, ERR_CORRUPT, "model entry %" PRId64 " is missing", entry);
     stmt_done(row);
-    ok = ok && body_get(&v->s, hash, &json, e) && manifest_parse(&v->manifest, json.data, json.len, e);
+    ok = ok && body_get(&v->s, hash, &json, e) &&
+         manifest_parse(&v->manifest, json.data, json.len, e);
     buf_release(&json);
     if (!ok) return err_while(e, "reading the manifest of chain entry %" PRId64, entry);
     v->manifest_of = entry;
@@ -170,19 +188,21 @@ void verify_forget_manifest(struct verifier *v)
     v->manifest_of = 0;
 }
 
-/* The digest must follow from the manifest and the hashes of changed tensors, without any weights. */
+/* The digest must follow from the manifest and the hashes of changed tensors, without weights. */
 static bool check_digest(struct verifier *v, const struct revision_full *r, struct err *e)
 {
     struct lineage way;
     char digest[DIGEST_TEXT];
-    if (!need_manifest(v, r->model_entry, e) || !lineage_init(&way, &v->s, r->state, false, e)) return false;
+    if (!need_manifest(v, r->model_entry, e) || !lineage_init(&way, &v->s, r->state, false, e))
+        return false;
     bool ok = lineage_tensors(&v->s, &way, &v->manifest, &v->tensors, e);
     lineage_release(&way);
     if (!ok) return false;
     manifest_digest(&v->manifest, &v->tensors, digest);
     if (strcmp(digest, r->rev.digest) != 0)
-        return verify_say(v, "revision %" PRId64 " (%s): its tensors give the digest %s, the row says %s",
-                          r->rev.seq, r->rev.id, digest, r->rev.digest);
+        return verify_say(
+            v, "revision %" PRId64 " (%s): its tensors give the digest %s, the row says %s",
+            r->rev.seq, r->rev.id, digest, r->rev.digest);
     v->report.digests++;
     return true;
 }
@@ -225,17 +245,24 @@ static bool check_names(struct verifier *v, bool *finished, struct err *e)
 {
     struct stmt *row;
     *finished = true;
-    if (!DB_ONE(v->s.db, e, &row,
-                "SELECT what, entry FROM (" NAMES ") n WHERE entry <= ? AND NOT EXISTS (SELECT 1 FROM body b "
-                "WHERE b.hash = n.hash) AND NOT EXISTS (SELECT 1 FROM prune p WHERE p.hash = n.hash) "
-                "ORDER BY entry LIMIT 1", a_int(v->entries)))
+    if (!DB_ONE(
+            v->s.db, e, &row,
+            "SELECT what, entry FROM (" NAMES
+            ") n WHERE entry <= ? AND NOT EXISTS (SELECT 1 FROM body b "
+            "WHERE b.hash = n.hash) AND NOT EXISTS (SELECT 1 FROM prune p WHERE p.hash = n.hash) "
+            "ORDER BY entry LIMIT 1",
+            a_int(v->entries)))
         return false;
-    if (row) (void)verify_say(v, "chain entry %" PRId64 ": %s is missing", col_int(row, 1), col_text(row, 0));
+    if (row)
+        (void)verify_say(v, "chain entry %" PRId64 ": %s is missing", col_int(row, 1),
+                         col_text(row, 0));
     stmt_done(row);
     if (*v->report.problem) return true;
-    if (!DB_ONE(v->s.db, e, &row,
-                "SELECT x.entry, x.job FROM run x JOIN job j ON j.id = x.job WHERE x.entry <= ? AND "
-                "j.state <> 'done' ORDER BY x.entry LIMIT 1", a_int(v->entries)))
+    if (!DB_ONE(
+            v->s.db, e, &row,
+            "SELECT x.entry, x.job FROM run x JOIN job j ON j.id = x.job WHERE x.entry <= ? AND "
+            "j.state <> 'done' ORDER BY x.entry LIMIT 1",
+            a_int(v->entries)))
         return false;
     if (row)
         (void)verify_say(v, "chain entry %" PRId64 ": its run ended job %s, which says otherwise",
@@ -243,18 +270,24 @@ static bool check_names(struct verifier *v, bool *finished, struct err *e)
     stmt_done(row);
     return db_int(v->s.db, e, &v->report.pruned,
                   "SELECT count(DISTINCT hash) FROM prune p WHERE NOT EXISTS "
-                  "(SELECT 1 FROM body b WHERE b.hash = p.hash)", NULL, 0);
+                  "(SELECT 1 FROM body b WHERE b.hash = p.hash)",
+                  NULL, 0);
 }
 
 /* Say of a bad body who names it. */
-static bool blame(struct verifier *v, const uint8_t hash[SHA256_BYTES], const char *why, struct err *e)
+static bool blame(struct verifier *v, const uint8_t hash[SHA256_BYTES], const char *why,
+                  struct err *e)
 {
     struct stmt *row;
-    if (!DB_ONE(v->s.db, e, &row, "SELECT what, entry FROM (" NAMES ") WHERE hash = ? ORDER BY entry LIMIT 1",
+    if (!DB_ONE(v->s.db, e, &row,
+                "SELECT what, entry FROM (" NAMES ") WHERE hash = ? ORDER BY entry LIMIT 1",
                 a_hash(hash)))
         return false;
-    if (row) (void)verify_say(v, "chain entry %" PRId64 ": %s: %s", col_int(row, 1), col_text(row, 0), why);
-    else (void)verify_say(v, "%s", why);
+    if (row)
+        (void)verify_say(v, "chain entry %" PRId64 ": %s: %s", col_int(row, 1), col_text(row, 0),
+                         why);
+    else
+        (void)verify_say(v, "%s", why);
     stmt_done(row);
     return true;
 }
@@ -277,10 +310,12 @@ static bool check_body(struct verifier *v, const uint8_t hash[SHA256_BYTES], str
     return blame(v, hash, why.text, e);
 }
 
-static bool next_body(struct verifier *v, uint8_t hash[SHA256_BYTES], int64_t *size, bool *more, struct err *e)
+static bool next_body(struct verifier *v, uint8_t hash[SHA256_BYTES], int64_t *size, bool *more,
+                      struct err *e)
 {
     struct stmt *row;
-    if (!DB_ONE(v->s.db, e, &row, "SELECT rowid, hash, size FROM body WHERE rowid > ? ORDER BY rowid LIMIT 1",
+    if (!DB_ONE(v->s.db, e, &row,
+                "SELECT rowid, hash, size FROM body WHERE rowid > ? ORDER BY rowid LIMIT 1",
                 a_int(v->body)))
         return false;
     *more = row != NULL;
@@ -312,11 +347,13 @@ static bool check_bodies(struct verifier *v, bool *finished, struct err *e)
 /* ---- life ------------------------------------------------------------------------------------ */
 
 static bool (*const phases[])(struct verifier *v, bool *finished, struct err *e) = {
-    check_file, check_chain, check_unsealed, check_foreign_keys, check_revisions, check_names, check_bodies, verify_replay,
+    check_file,      check_chain, check_unsealed, check_foreign_keys,
+    check_revisions, check_names, check_bodies,   verify_replay,
 };
 enum { PHASES = sizeof phases / sizeof *phases };
 
-struct verifier *verifier_open(const char *dir, struct model *m, const struct base_digests *d, struct err *e)
+struct verifier *verifier_open(const char *dir, struct model *m, const struct base_digests *d,
+                               struct err *e)
 {
     struct verifier *v = mem_new(sizeof *v);
     struct buf path = {0};
@@ -366,7 +403,10 @@ void verifier_progress(const struct verifier *v, int64_t *done, int64_t *total)
     *total = v->total < v->done ? v->done : v->total;
 }
 
-void verifier_report(const struct verifier *v, struct verify_report *out) { *out = v->report; }
+void verifier_report(const struct verifier *v, struct verify_report *out)
+{
+    *out = v->report;
+}
 
 void verifier_close(struct verifier *v)
 {

@@ -16,8 +16,8 @@ struct verifier {
     int64_t entries, revisions; /* the bounds of this check */
     int64_t done, total;
     struct chain_walk walk;
-    int64_t body;               /* the last body looked at */
-    int64_t manifest_of;        /* the model entry whose manifest is loaded, or 0 */
+    int64_t body;        /* the last body looked at */
+    int64_t manifest_of; /* the model entry whose manifest is loaded, or 0 */
     struct manifest manifest;
     struct tensor_state tensors;
     struct replay {
@@ -25,10 +25,10 @@ struct verifier {
         struct tensor_state tensors; /* hashes of the rebuilt view */
         struct view *view;
         int64_t model_entry;
-        int64_t state;               /* the revision whose state the view is */
-        int64_t seq;                 /* the newest revision checked */
-        struct lineage way;          /* what must be applied to get to `state`… */
-        size_t applied;              /* …and how much of it was */
+        int64_t state;      /* the revision whose state the view is */
+        int64_t seq;        /* the newest revision checked */
+        struct lineage way; /* what must be applied to get to `state`… */
+        size_t applied;     /* …and how much of it was */
     } replay;
     struct verify_report report;
 };

@@ -1,5 +1,5 @@
-/* Rebuilding every revision of one model from its base, delta by delta, never from kept tensors, and
- * comparing what comes out with what was recorded. One delta a step. */
+/* Rebuilding every revision of one model from its base, delta by delta, never from kept tensors,
+ * and comparing what comes out with what was recorded. One delta a step. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -11,7 +11,9 @@ static bool begin(struct verifier *v, struct err *e)
     if (!DB_INT(v->s.db, e, &p->model_entry, "SELECT entry FROM model WHERE base_digest = ?",
                 a_text(v->base->base)))
         return false;
-    if (!p->model_entry) return verify_say(v, "the ledger does not know this model, whose base digest is %s", v->base->base);
+    if (!p->model_entry)
+        return verify_say(v, "the ledger does not know this model, whose base digest is %s",
+                          v->base->base);
     manifest_init(&p->manifest, v->model, v->base);
     tensor_state_init(&p->tensors, p->manifest.n);
     p->view = view_base(v->model);
@@ -82,14 +84,19 @@ static bool compare(struct verifier *v, const struct revision_full *r, struct er
     tensor_state_init(&recorded, p->manifest.n);
     bool ok = revision_tensors(&v->s, r->state, &p->manifest, &recorded, e);
     for (size_t i = 0; ok && i < recorded.n && !*v->report.problem; i++)
-        if (recorded.changed[i] && (!p->tensors.changed[i] ||
-                                    memcmp(recorded.hash[i], p->tensors.hash[i], SHA256_BYTES) != 0))
-            (void)verify_say(v, "revision %" PRId64 " (%s): replayed from the base, tensor %s is not what was recorded",
+        if (recorded.changed[i] &&
+            (!p->tensors.changed[i] ||
+             memcmp(recorded.hash[i], p->tensors.hash[i], SHA256_BYTES) != 0))
+            (void)verify_say(v,
+                             "revision %" PRId64
+                             " (%s): replayed from the base, tensor %s is not what was recorded",
                              r->rev.seq, r->rev.id, p->manifest.tensor[i].name);
     tensor_state_release(&recorded);
     manifest_digest(&p->manifest, &p->tensors, digest);
     if (ok && !*v->report.problem && strcmp(digest, r->rev.digest) != 0)
-        (void)verify_say(v, "revision %" PRId64 " (%s): replayed from the base its digest is %s, the row says %s",
+        (void)verify_say(v,
+                         "revision %" PRId64
+                         " (%s): replayed from the base its digest is %s, the row says %s",
                          r->rev.seq, r->rev.id, digest, r->rev.digest);
     return ok;
 }
@@ -107,7 +114,8 @@ static bool follows(struct verifier *v, const struct revision_full *r, bool *out
 }
 
 /* One delta towards the state of revision r; *reached when it is there and was compared. */
-static bool approach(struct verifier *v, const struct revision_full *r, bool *reached, struct err *e)
+static bool approach(struct verifier *v, const struct revision_full *r, bool *reached,
+                     struct err *e)
 {
     struct replay *p = &v->replay;
     bool next;
@@ -123,7 +131,8 @@ static bool approach(struct verifier *v, const struct revision_full *r, bool *re
 static bool next_revision(struct verifier *v, struct revision_full *r, bool *more, struct err *e)
 {
     int64_t seq;
-    if (!DB_INT(v->s.db, e, &seq, "SELECT min(seq) FROM revision WHERE model = ? AND seq > ? AND seq <= ?",
+    if (!DB_INT(v->s.db, e, &seq,
+                "SELECT min(seq) FROM revision WHERE model = ? AND seq > ? AND seq <= ?",
                 a_int(v->replay.model_entry), a_int(v->replay.seq), a_int(v->revisions)))
         return false;
     *more = seq != 0;

@@ -1,7 +1,7 @@
 /* What the ledger tests share: a tiny model, a ledger in a fresh directory, and one-line edits.
  *
- * An edit is fixed by its number: the same number gives the same delta, so two ledgers that made the
- * same edits must agree in every digest. Run from the repository root.
+ * An edit is fixed by its number: the same number gives the same delta, so two ledgers that made
+ * the same edits must agree in every digest. Run from the repository root.
  */
 #ifndef LEDGER_FIXTURE_H
 #define LEDGER_FIXTURE_H
@@ -29,19 +29,21 @@ struct fixture {
     struct ledger *l;
     struct ledger_reader *r;
     struct model_row row;
-    struct view *view;      /* of main's head */
+    struct view *view; /* of main's head */
     struct revision head;
 };
 
-#define must(call) \
-    do { \
-        if (!(call)) fail_msg("%s: %s: %s", #call, err_word(err.code), err.text); \
+#define must(call)                                                                                 \
+    do {                                                                                           \
+        if (!(call)) fail_msg("%s: %s: %s", #call, err_word(err.code), err.text);                  \
     } while (0)
-#define must_fail(call, want) \
-    do { \
-        err = (struct err){0}; \
-        if (call) fail_msg("%s succeeded", #call); \
-        if (err.code != (want)) fail_msg("%s: %s instead of %s: %s", #call, err_word(err.code), err_word(want), err.text); \
+#define must_fail(call, want)                                                                      \
+    do {                                                                                           \
+        err = (struct err){0};                                                                     \
+        if (call) fail_msg("%s succeeded", #call);                                                 \
+        if (err.code != (want))                                                                    \
+            fail_msg("%s: %s instead of %s: %s", #call, err_word(err.code), err_word(want),        \
+                     err.text);                                                                    \
     } while (0)
 
 static inline int fx_remove_one(const char *path, const struct stat *st, int flag, struct FTW *f)
@@ -72,7 +74,10 @@ static inline void fx_open_at(struct fixture *x, const char *path)
     must(ledger_head(x->r, x->row.id, "main", &x->head, &err));
     x->view = view_base(x->m);
 }
-static inline void fx_open(struct fixture *x) { fx_open_at(x, TINY); }
+static inline void fx_open(struct fixture *x)
+{
+    fx_open_at(x, TINY);
+}
 
 static inline void fx_shut(struct fixture *x) /* leaves the directory */
 {
@@ -99,7 +104,8 @@ static inline float fx_number(uint64_t *state)
     return (float)((double)(*state >> 40) / (1 << 24) - 0.5) * 0.02f;
 }
 
-static inline struct delta *fx_delta(const struct model *m, size_t tensor, uint32_t rank, uint64_t seed)
+static inline struct delta *fx_delta(const struct model *m, size_t tensor, uint32_t rank,
+                                     uint64_t seed)
 {
     struct err err;
     struct delta *d;
@@ -127,13 +133,19 @@ static inline size_t fx_tensor(const struct model *m, uint64_t seed) /* some mat
 static inline void fx_answer(void *ctx, const struct revision *rev, struct buf *out)
 {
     (void)ctx;
-    buf_printf(out, "{\"revision\":\"%s\",\"seq\":%lld,\"digest\":\"%s\"}", rev->id, (long long)rev->seq, rev->digest);
+    buf_printf(out, "{\"revision\":\"%s\",\"seq\":%lld,\"digest\":\"%s\"}", rev->id,
+               (long long)rev->seq, rev->digest);
 }
 
 static inline struct provenance fx_by(void)
 {
-    return (struct provenance){.author = "tester", .author_verified = true, .engine = "engramd-test",
-                               .kernel = "none", .threads = 1, .seed = 7, .duration_us = 1234};
+    return (struct provenance){.author = "tester",
+                               .author_verified = true,
+                               .engine = "engramd-test",
+                               .kernel = "none",
+                               .threads = 1,
+                               .seed = 7,
+                               .duration_us = 1234};
 }
 
 /* An edit ready to commit: the caller may change `c` before, and must fx_drop_edit after. */
@@ -145,7 +157,8 @@ struct edit {
     char edit_id[ID_TEXT];
 };
 
-static inline void fx_prepare(struct fixture *x, struct edit *d, size_t tensor, uint32_t rank, uint64_t seed)
+static inline void fx_prepare(struct fixture *x, struct edit *d, size_t tensor, uint32_t rank,
+                              uint64_t seed)
 {
     struct err err;
     struct delta *delta = fx_delta(x->m, tensor, rank, seed);
@@ -155,11 +168,24 @@ static inline void fx_prepare(struct fixture *x, struct edit *d, size_t tensor, 
     delta_free(delta);
     digest_view(d->after, &x->d, d->digest);
     ledger_new_id("edit", d->edit_id);
-    d->c = (struct commit){
-        .kind = REV_EDIT, .model = x->row.id, .branch = "main", .expected_head = x->head.id, .message = "an edit",
-        .digest = d->digest, .after = d->after, .before = x->view, .base = &x->d, .method = "locft",
-        .delta_bytes = d->bytes.data, .delta_len = d->bytes.len, .request = "{\"facts\":[]}",
-        .summary = "{\"n\":1}", .edit_id = d->edit_id, .by = fx_by(), .status = 201, .answer = fx_answer};
+    d->c = (struct commit){.kind = REV_EDIT,
+                           .model = x->row.id,
+                           .branch = "main",
+                           .expected_head = x->head.id,
+                           .message = "an edit",
+                           .digest = d->digest,
+                           .after = d->after,
+                           .before = x->view,
+                           .base = &x->d,
+                           .method = "locft",
+                           .delta_bytes = d->bytes.data,
+                           .delta_len = d->bytes.len,
+                           .request = "{\"facts\":[]}",
+                           .summary = "{\"n\":1}",
+                           .edit_id = d->edit_id,
+                           .by = fx_by(),
+                           .status = 201,
+                           .answer = fx_answer};
 }
 
 static inline void fx_drop_edit(struct edit *d)
@@ -204,9 +230,20 @@ static inline void fx_rollback(struct fixture *x, const char *to)
     struct view *v;
     must(ledger_revision(x->r, to, &target, &err));
     must((v = ledger_restore(x->r, x->m, &x->d, to, &err)) != NULL);
-    struct commit c = {.kind = REV_ROLLBACK, .model = x->row.id, .branch = "main", .expected_head = x->head.id,
-                       .to = to, .message = "back", .digest = target.digest, .before = x->view, .after = v,
-                       .base = &x->d, .request = "{\"to\":\"x\"}", .by = fx_by(), .status = 201, .answer = fx_answer};
+    struct commit c = {.kind = REV_ROLLBACK,
+                       .model = x->row.id,
+                       .branch = "main",
+                       .expected_head = x->head.id,
+                       .to = to,
+                       .message = "back",
+                       .digest = target.digest,
+                       .before = x->view,
+                       .after = v,
+                       .base = &x->d,
+                       .request = "{\"to\":\"x\"}",
+                       .by = fx_by(),
+                       .status = 201,
+                       .answer = fx_answer};
     must(ledger_commit(x->l, &c, &rev, &answer, &err));
     fx_move(x, &rev, v);
     view_drop(v);
@@ -217,9 +254,15 @@ static inline void fx_rollback(struct fixture *x, const char *to)
 static inline void fx_look(struct fixture *x, const char *result, uint8_t cache, char id[ID_TEXT])
 {
     struct err err;
-    struct run run = {.kind = "trace", .model = x->row.id, .revision = x->head.id, .view_digest = x->head.digest,
-                      .request = "{\"inputs\":[\"private\"]}", .result = result, .result_len = strlen(result),
-                      .by = fx_by(), .status = 200};
+    struct run run = {.kind = "trace",
+                      .model = x->row.id,
+                      .revision = x->head.id,
+                      .view_digest = x->head.digest,
+                      .request = "{\"inputs\":[\"private\"]}",
+                      .result = result,
+                      .result_len = strlen(result),
+                      .by = fx_by(),
+                      .status = 200};
     memset(run.cache_key, cache, sizeof run.cache_key);
     ledger_new_id("run", run.id);
     must(ledger_add_run(x->l, &run, &err));

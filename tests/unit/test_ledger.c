@@ -14,25 +14,36 @@ static void test_sha256_of_the_standard(void **state)
     (void)state;
     sha256("abc", 3, hash); /* FIPS 180-2, appendix B.1 */
     digest_text(hash, text);
-    assert_string_equal(text, "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_string_equal(text,
+                        "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_true(digest_parse(text, again));
     assert_memory_equal(hash, again, SHA256_BYTES);
-    static const char *const bad[] = {"", "sha256:", "ba7816bf", "sha256:BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD",
-                                      "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad0",
-                                      "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015a"};
+    static const char *const bad[] = {
+        "",
+        "sha256:",
+        "ba7816bf",
+        "sha256:BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD",
+        "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad0",
+        "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015a"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_false(digest_parse(bad[i], again));
 }
 
 static void test_base_digests_are_those_of_the_reference(void **state)
 {
     /* tests/golden/tiny/ * /expected.json, made with hashlib */
-    static const struct { const char *path, *digest; } want[] = {
+    static const struct {
+        const char *path, *digest;
+    } want[] = {
         {TINY, TINY_DIGEST},
         {"tests/golden/tiny/gqa_tied/gqa_tied.f32.gguf", TINY_DIGEST},
-        {"tests/golden/tiny/gqa_tied/gqa_tied.f16.gguf", "sha256:9ad45a9888999cf121eb05a15551ee749ffb9176a89cc451f75cb24647b6ed12"},
-        {"tests/golden/tiny/gqa_untied_odd", "sha256:d0d6ea19973a709f5cfe7110abd26aae229901d7fa76c42a613bdcddedc43153"},
-        {"tests/golden/tiny/mha_bf16", "sha256:97021207b7d42de98d58396bc73a761142167de8bce597cfa2699373f02d49d1"},
-        {"tests/golden/tiny/wide_head", "sha256:9842e04a7c0a582ab5cad72f6f38978a2cb5bebabb07679c748c043f409d2b8e"},
+        {"tests/golden/tiny/gqa_tied/gqa_tied.f16.gguf",
+         "sha256:9ad45a9888999cf121eb05a15551ee749ffb9176a89cc451f75cb24647b6ed12"},
+        {"tests/golden/tiny/gqa_untied_odd",
+         "sha256:d0d6ea19973a709f5cfe7110abd26aae229901d7fa76c42a613bdcddedc43153"},
+        {"tests/golden/tiny/mha_bf16",
+         "sha256:97021207b7d42de98d58396bc73a761142167de8bce597cfa2699373f02d49d1"},
+        {"tests/golden/tiny/wide_head",
+         "sha256:9842e04a7c0a582ab5cad72f6f38978a2cb5bebabb07679c748c043f409d2b8e"},
     };
     struct err err;
     (void)state;
@@ -77,7 +88,10 @@ static void test_base_digest_cache_is_only_a_cache(void **state)
     cached_digests(&x, x.d.source);
     assert_int_equal(cache_files(x.dir, "test $(ls %s/base-*.cache | wc -l) = 1"), 0);
     cached_digests(&x, x.d.source);
-    assert_int_equal(cache_files(x.dir, "printf X | dd of=$(ls %s/base-*.cache) bs=1 seek=70 conv=notrunc 2>/dev/null"), 0);
+    assert_int_equal(
+        cache_files(x.dir,
+                    "printf X | dd of=$(ls %s/base-*.cache) bs=1 seek=70 conv=notrunc 2>/dev/null"),
+        0);
     cached_digests(&x, x.d.source);
     assert_int_equal(cache_files(x.dir, "truncate -s 40 $(ls %s/base-*.cache)"), 0);
     cached_digests(&x, x.d.source);
@@ -436,10 +450,13 @@ static void test_a_restart_begins_at_kept_tensors(void **state)
     char digest[DIGEST_TEXT];
     (void)state;
     fx_open(&x);
-    for (uint64_t i = 1; i <= 38; i++) fx_edit(&x, i % 4 ? 0 : 4); /* two tensors, again and again */
+    for (uint64_t i = 1; i <= 38; i++)
+        fx_edit(&x, i % 4 ? 0 : 4); /* two tensors, again and again */
     assert_int_equal(scalar(&x, "SELECT count(*) FROM revision WHERE snapshot = 1"), 2);
-    assert_int_equal(scalar(&x, "SELECT count(*) FROM revision_tensor t JOIN revision r ON r.seq = t.revision "
-                                "WHERE r.snapshot = 1"), 4);
+    assert_int_equal(
+        scalar(&x, "SELECT count(*) FROM revision_tensor t JOIN revision r ON r.seq = t.revision "
+                   "WHERE r.snapshot = 1"),
+        4);
     fx_reopen(&x);
     must(revision_by_id(&x.r->s, x.head.id, &full, &err));
     must(lineage_init(&way, &x.r->s, full.state, false, &err));
@@ -465,7 +482,11 @@ static void test_large_deltas_are_files(void **state)
     fx_open(&x);
     assert_true(model_role(x.m, ROLE_EMBED, 0, &embed));
     fx_edit_with(&x, embed, 100, 3);
-    assert_int_equal(scalar(&x, "SELECT count(*) FROM body b JOIN delta d ON d.content = b.hash WHERE b.bytes IS NULL"), 1);
+    assert_int_equal(
+        scalar(
+            &x,
+            "SELECT count(*) FROM body b JOIN delta d ON d.content = b.hash WHERE b.bytes IS NULL"),
+        1);
     must(ledger_delta(x.r, x.head.delta, &bytes, NULL, &err));
     assert_true(bytes.len > BODY_INLINE);
     buf_release(&bytes);
@@ -582,7 +603,10 @@ static void test_failures_of_ours_are_not_kept(void **state)
     char job[ID_TEXT];
     (void)state;
     fx_open(&x);
-    static const struct { const char *state, *result; int want; } ends[] = {
+    static const struct {
+        const char *state, *result;
+        int want;
+    } ends[] = {
         {"failed", "{\"type\":\"x\",\"status\":507}", 0},
         {"failed", "{\"type\":\"branch-moved\",\"status\":409}", 409},
         {"cancelled", NULL, 0},
@@ -719,8 +743,10 @@ static void expect_job(struct fixture *x, const char *id, const char *want, cons
     must(ledger_job(x->r, id, &job, &err));
     assert_string_equal(job.state, want);
     assert_string_equal(job.model, x->row.id);
-    if (in_result) assert_non_null(strstr(job.result, in_result));
-    else assert_null(job.result);
+    if (in_result)
+        assert_non_null(strstr(job.result, in_result));
+    else
+        assert_null(job.result);
     job_row_release(&job);
 }
 
@@ -747,7 +773,8 @@ static void test_jobs_survive_a_restart_as_what_they_were(void **state)
     must(ledger_job_accept(x.l, committed, "edit", x.row.id, "tester", &done_key, &err));
     must(ledger_job_accept(x.l, ended, "trace", x.row.id, "tester", NULL, &err));
     expect_job(&x, lost, "queued", NULL);
-    must_fail(ledger_job_accept(x.l, "job_twin", "edit", x.row.id, "tester", &lost_key, &err), ERR_CONFLICT);
+    must_fail(ledger_job_accept(x.l, "job_twin", "edit", x.row.id, "tester", &lost_key, &err),
+              ERR_CONFLICT);
 
     must(ledger_job_end(x.l, ended, "failed", "{\"type\":\"invalid\",\"status\":400}", &err));
     fx_prepare(&x, &d, fx_tensor(x.m, 0), 1, 1);
@@ -779,7 +806,8 @@ static void test_jobs_survive_a_restart_as_what_they_were(void **state)
 
 static const char second_sql[] = "CREATE TABLE later (x INTEGER PRIMARY KEY) STRICT;";
 static const char changed_sql[] = "CREATE TABLE other (x INTEGER PRIMARY KEY) STRICT;";
-static const char broken_sql[] = "CREATE TABLE later (x INTEGER PRIMARY KEY) STRICT; CREATE TABEL oops;";
+static const char broken_sql[] =
+    "CREATE TABLE later (x INTEGER PRIMARY KEY) STRICT; CREATE TABEL oops;";
 
 static void test_migrations_go_forward_once(void **state)
 {
@@ -792,7 +820,8 @@ static void test_migrations_go_forward_once(void **state)
     fx_open(&x);
     fx_shut(&x);
     (void)snprintf(path, sizeof path, "%s/ledger.db", x.dir);
-    struct migration list[2] = {migrations[0], {"0002_later.sql", broken_sql, broken_sql + sizeof broken_sql - 1}};
+    struct migration list[2] = {migrations[0],
+                                {"0002_later.sql", broken_sql, broken_sql + sizeof broken_sql - 1}};
     assert_int_equal(n_migrations, 1);
 
     struct db *db = db_open(path, DB_WRITER, &err);
@@ -816,7 +845,8 @@ static void test_migrations_go_forward_once(void **state)
     assert_int_equal(st.st_mode & 0777, 0600);
     assert_true(st.st_size > 0);
 
-    list[1] = (struct migration){"0002_later.sql", changed_sql, changed_sql + sizeof changed_sql - 1};
+    list[1] =
+        (struct migration){"0002_later.sql", changed_sql, changed_sql + sizeof changed_sql - 1};
     must_fail(migrate(db, list, 2, path, &err), ERR_CORRUPT);
     must_fail(migrate(db, list, 1, path, &err), ERR_UNSUPPORTED);
     db_close(db);

@@ -184,7 +184,8 @@ static void expect_read_only(struct fixture *x, struct edit *d)
     struct err err;
     struct revision rev;
     struct buf answer = {0};
-    struct run run = {.id = "run_x", .kind = "trace", .model = x->row.id, .view_digest = "x", .by = fx_by()};
+    struct run run = {
+        .id = "run_x", .kind = "trace", .model = x->row.id, .view_digest = "x", .by = fx_by()};
     must_fail(ledger_commit(x->l, &d->c, &rev, &answer, &err), ERR_READ_ONLY);
     must_fail(ledger_add_run(x->l, &run, &err), ERR_READ_ONLY);
     must_fail(ledger_job_accept(x->l, "job_x", "edit", x->row.id, "t", NULL, &err), ERR_READ_ONLY);
@@ -215,8 +216,10 @@ static void test_a_failed_sync_stops_all_writing(void **state)
     fx_reopen(&x);
     must(ledger_head(x.r, x.row.id, "main", &rev, &err));
     must(ledger_answered(x.r, &d.c.key, &status, &kept, job, &err));
-    if (status == 0) assert_string_equal(rev.id, x.head.id); /* it had not happened */
-    else assert_string_equal(rev.digest, d.digest);          /* it had, and the key knows its answer */
+    if (status == 0)
+        assert_string_equal(rev.id, x.head.id); /* it had not happened */
+    else
+        assert_string_equal(rev.digest, d.digest); /* it had, and the key knows its answer */
     assert_int_equal(status != 0, kept.len != 0);
     revision_release(&rev);
     fx_drop_edit(&d);
@@ -287,9 +290,12 @@ static _Noreturn void commit_for_ever(struct fixture *x, int pipe_end, uint64_t 
     fx_reopen(x);
     for (;; seed++) {
         struct ack a = {0};
-        if (seed % 5 == 4) fx_rollback(x, x->row.base_revision);
-        else if (seed % 5 == 3) fx_edit_with(x, fx_tensor(x->m, seed), 200, seed); /* an object file */
-        else fx_edit(x, seed);
+        if (seed % 5 == 4)
+            fx_rollback(x, x->row.base_revision);
+        else if (seed % 5 == 3)
+            fx_edit_with(x, fx_tensor(x->m, seed), 200, seed); /* an object file */
+        else
+            fx_edit(x, seed);
         a.seq = x->head.seq;
         memcpy(a.id, x->head.id, sizeof a.id);
         memcpy(a.digest, x->head.digest, sizeof a.digest);

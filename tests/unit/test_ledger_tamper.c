@@ -2,8 +2,8 @@
  * ledger, changes one thing through a plain SQLite connection (triggers taken off and put back, so
  * that only the change itself can give it away), and expects a finding that names it.
  *
- * What no check can see without a copy kept elsewhere: a chain that was cut at the end together with
- * everything it sealed, or a whole older ledger put back. The last test pins that down. */
+ * What no check can see without a copy kept elsewhere: a chain that was cut at the end together
+ * with everything it sealed, or a whole older ledger put back. The last test pins that down. */
 #include "ledger_fixture.h"
 
 #include <sqlite3.h>
@@ -21,7 +21,8 @@ static void shell(const char *fmt, const char *a, const char *b)
     if (system(line) != 0) fail_msg("failed: %s", line);
 }
 
-/* A ledger with every kind of row: edits, a rollback, a snapshot, looks, a prune, bodies that are files. */
+/* A ledger with every kind of row: edits, a rollback, a snapshot, looks, a prune, bodies that are
+ * files. */
 static int make_world(void **state)
 {
     struct err err;
@@ -97,8 +98,9 @@ static sqlite3 *disarm(struct buf both[2])
 {
     sqlite3 *db = plain();
     run_sql(db, "PRAGMA foreign_keys=OFF; PRAGMA ignore_check_constraints=ON;");
-    assert_int_equal(sqlite3_exec(db, "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'", take_trigger,
-                                  both, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'",
+                                  take_trigger, both, NULL),
+                     SQLITE_OK);
     run_sql(db, both[0].data);
     return db;
 }
@@ -124,13 +126,14 @@ static void expect_finding(const char *what, const char *in_problem)
 {
     struct verify_report report = fx_verify(&world, false);
     if (report.ok) fail_msg("not found: %s", what);
-    if (!strstr(report.problem, in_problem)) fail_msg("%s: \"%s\" lacks \"%s\"", what, report.problem, in_problem);
+    if (!strstr(report.problem, in_problem))
+        fail_msg("%s: \"%s\" lacks \"%s\"", what, report.problem, in_problem);
 }
 
 /* ---- every field ----------------------------------------------------------------------------- */
 
-static const char *const history[] = {"chain", "genesis", "model", "delta", "revision", "revision_tensor", "run",
-                                      "prune", "body", "migration"};
+static const char *const history[] = {"chain",           "genesis", "model", "delta", "revision",
+                                      "revision_tensor", "run",     "prune", "body",  "migration"};
 enum { TABLES = sizeof history / sizeof *history };
 
 struct columns {
@@ -161,15 +164,18 @@ static struct columns columns_of(const char *table)
 static void flip(const char *table, const char *column)
 {
     char sql[1024];
-    (void)snprintf(sql, sizeof sql,
-                   "UPDATE %1$s SET %2$s = CASE typeof(%2$s) WHEN 'integer' THEN CASE WHEN %2$s IN (0, 1) THEN 1 - %2$s ELSE -%2$s END "
-                   "WHEN 'text' THEN %2$s || ' ' WHEN 'blob' THEN CAST(substr(%2$s, 1, length(%2$s) - 1) || "
-                   "CASE WHEN substr(%2$s, -1) = x'41' THEN x'42' ELSE x'41' END AS BLOB) ELSE "
-                   "CASE (SELECT type FROM pragma_table_info('%1$s') WHERE name = '%2$s') WHEN 'INTEGER' THEN 1 "
-                   "WHEN 'TEXT' THEN 'x' ELSE x'41' END END "
-                   "WHERE (%3$s) = (SELECT %3$s FROM %1$s ORDER BY %3$s LIMIT 1 OFFSET (SELECT count(*) / 2 FROM %1$s))",
-                   table, column,
-                   strcmp(table, "revision_tensor") == 0 ? "revision || tensor" : "rowid");
+    (void)snprintf(
+        sql, sizeof sql,
+        "UPDATE %1$s SET %2$s = CASE typeof(%2$s) WHEN 'integer' THEN CASE WHEN %2$s IN (0, 1) "
+        "THEN 1 - %2$s ELSE -%2$s END "
+        "WHEN 'text' THEN %2$s || ' ' WHEN 'blob' THEN CAST(substr(%2$s, 1, length(%2$s) - 1) || "
+        "CASE WHEN substr(%2$s, -1) = x'41' THEN x'42' ELSE x'41' END AS BLOB) ELSE "
+        "CASE (SELECT type FROM pragma_table_info('%1$s') WHERE name = '%2$s') WHEN 'INTEGER' THEN "
+        "1 "
+        "WHEN 'TEXT' THEN 'x' ELSE x'41' END END "
+        "WHERE (%3$s) = (SELECT %3$s FROM %1$s ORDER BY %3$s LIMIT 1 OFFSET (SELECT count(*) / 2 "
+        "FROM %1$s))",
+        table, column, strcmp(table, "revision_tensor") == 0 ? "revision || tensor" : "rowid");
     forge(sql);
 }
 
@@ -179,8 +185,10 @@ static void test_every_field_of_history_is_covered(void **state)
     for (size_t t = 0; t < TABLES; t++) {
         struct columns c = columns_of(history[t]);
         for (int i = 0; i < c.n; i++) {
-            /* When a migration was applied, and under what name, is a note; its hash is what counts. */
-            if (strcmp(history[t], "migration") == 0 && (strcmp(c.name[i], "applied_us") == 0 || strcmp(c.name[i], "name") == 0))
+            /* When a migration was applied, and under what name, is a note; its hash is what
+             * counts. */
+            if (strcmp(history[t], "migration") == 0 &&
+                (strcmp(c.name[i], "applied_us") == 0 || strcmp(c.name[i], "name") == 0))
                 continue;
             char what[80];
             (void)snprintf(what, sizeof what, "%s.%s changed", history[t], c.name[i]);
@@ -198,8 +206,10 @@ static void test_every_row_that_goes_is_missed(void **state)
     for (size_t t = 0; t < TABLES; t++)
         for (size_t i = 0; i < 2; i++) {
             char sql[256], what[80];
-            const char *key = strcmp(history[t], "revision_tensor") == 0 ? "revision || tensor" : "rowid";
-            (void)snprintf(sql, sizeof sql, "DELETE FROM %s WHERE (%s) = (SELECT %s(%s) FROM %s)", history[t], key, which[i], key, history[t]);
+            const char *key =
+                strcmp(history[t], "revision_tensor") == 0 ? "revision || tensor" : "rowid";
+            (void)snprintf(sql, sizeof sql, "DELETE FROM %s WHERE (%s) = (SELECT %s(%s) FROM %s)",
+                           history[t], key, which[i], key, history[t]);
             (void)snprintf(what, sizeof what, "%s row of %s deleted", which[i], history[t]);
             forge(sql);
             expect_finding(what, "");
@@ -211,28 +221,43 @@ static void test_every_row_that_goes_is_missed(void **state)
 
 static void test_findings_name_the_place(void **state)
 {
-    static const struct { const char *sql, *want; } forgeries[] = {
-        {"UPDATE chain SET author = 'mallory' WHERE seq = 7", "chain entry 7: its hash is not that of its fields"},
-        {"UPDATE chain SET hash = randomblob(32) WHERE seq = 9", "chain entry 9: its hash is not that of its fields"},
-        {"UPDATE chain SET prev = randomblob(32) WHERE seq = 9", "chain entry 9: it does not follow from the entry before it"},
+    static const struct {
+        const char *sql, *want;
+    } forgeries[] = {
+        {"UPDATE chain SET author = 'mallory' WHERE seq = 7",
+         "chain entry 7: its hash is not that of its fields"},
+        {"UPDATE chain SET hash = randomblob(32) WHERE seq = 9",
+         "chain entry 9: its hash is not that of its fields"},
+        {"UPDATE chain SET prev = randomblob(32) WHERE seq = 9",
+         "chain entry 9: it does not follow from the entry before it"},
         {"UPDATE chain SET format = 2 WHERE seq = 9", "chain entry 9: format 2 is unknown"},
         {"DELETE FROM chain WHERE seq = 8", "chain entry 8: it is missing"},
-        {"UPDATE chain SET seq = -1 WHERE seq = 7; UPDATE chain SET seq = 7 WHERE seq = 8; UPDATE chain SET seq = 8 WHERE seq = -1",
+        {"UPDATE chain SET seq = -1 WHERE seq = 7; UPDATE chain SET seq = 7 WHERE seq = 8; UPDATE "
+         "chain SET seq = 8 WHERE seq = -1",
          "chain entry 7"},
         {"UPDATE revision SET message = 'harmless' WHERE seq = 3", "revision rev_"},
-        {"UPDATE revision SET digest = (SELECT digest FROM revision WHERE seq = 4) WHERE seq = 3", "is not what was sealed"},
-        {"UPDATE run SET seed = 8 WHERE entry = (SELECT max(entry) FROM run)", "is not what was sealed"},
+        {"UPDATE revision SET digest = (SELECT digest FROM revision WHERE seq = 4) WHERE seq = 3",
+         "is not what was sealed"},
+        {"UPDATE run SET seed = 8 WHERE entry = (SELECT max(entry) FROM run)",
+         "is not what was sealed"},
         {"DELETE FROM revision_tensor WHERE revision = 5", "is not what was sealed"},
-        {"INSERT INTO revision_tensor SELECT 5, 'zz', hash FROM revision_tensor WHERE revision = 6 LIMIT 1", "is not what was sealed"},
+        {"INSERT INTO revision_tensor SELECT 5, 'zz', hash FROM revision_tensor WHERE revision = 6 "
+         "LIMIT 1",
+         "is not what was sealed"},
         {"DELETE FROM chain WHERE seq = (SELECT max(seq) FROM chain)", "prune"},
-        {"INSERT INTO prune SELECT entry + 100, id, model, hash, reason FROM prune", "refers to a row of chain"},
-        {"INSERT INTO genesis VALUES (2, 'ledger_x', zeroblob(32))", "a row of genesis claims chain entry 2"},
-        {"DELETE FROM body WHERE hash = (SELECT content FROM delta ORDER BY entry LIMIT 1)", "the content of delta_"},
+        {"INSERT INTO prune SELECT entry + 100, id, model, hash, reason FROM prune",
+         "refers to a row of chain"},
+        {"INSERT INTO genesis VALUES (2, 'ledger_x', zeroblob(32))",
+         "a row of genesis claims chain entry 2"},
+        {"DELETE FROM body WHERE hash = (SELECT content FROM delta ORDER BY entry LIMIT 1)",
+         "the content of delta_"},
         {"DELETE FROM prune", "the prune it seals is missing"},
         {"PRAGMA user_version=2; UPDATE migration SET name = name", "newer engramd"},
         {"PRAGMA application_id=7; UPDATE migration SET name = name", "not an engramd ledger"},
-        {"CREATE TABLE extra (x); INSERT INTO extra VALUES (1)", "schema: table extra does not belong there"},
-        {"UPDATE job SET state = 'done'; UPDATE body SET bytes = zeroblob(size) WHERE hash = (SELECT request FROM run ORDER BY entry LIMIT 1)",
+        {"CREATE TABLE extra (x); INSERT INTO extra VALUES (1)",
+         "schema: table extra does not belong there"},
+        {"UPDATE job SET state = 'done'; UPDATE body SET bytes = zeroblob(size) WHERE hash = "
+         "(SELECT request FROM run ORDER BY entry LIMIT 1)",
          "the request of edit_"},
     };
     (void)state;
@@ -257,7 +282,8 @@ static void test_every_trigger_is_missed(void **state)
     int n = 0;
     (void)state;
     assert_int_equal(sqlite3_exec(db, "SELECT name FROM sqlite_schema WHERE type = 'trigger'",
-                                  take_name, &names, NULL), SQLITE_OK);
+                                  take_name, &names, NULL),
+                     SQLITE_OK);
     (void)sqlite3_close(db);
     char *rest = names.data, *name;
     while ((name = strsep(&rest, " ")) && *name) {
@@ -279,11 +305,17 @@ static void test_every_trigger_is_missed(void **state)
 
 static void test_every_object_is_checked(void **state)
 {
-    static const struct { const char *command, *want; } crimes[] = {
-        {"printf X | dd of=$(find %s/objects -type f | sort | head -1) bs=1 seek=%s conv=notrunc 2>/dev/null", "do not have the hash"},
-        {"truncate -s %2$s $(find %1$s/objects -type f | sort | head -1)", "has 1000 bytes instead of"},
+    static const struct {
+        const char *command, *want;
+    } crimes[] = {
+        {"printf X | dd of=$(find %s/objects -type f | sort | head -1) bs=1 seek=%s conv=notrunc "
+         "2>/dev/null",
+         "do not have the hash"},
+        {"truncate -s %2$s $(find %1$s/objects -type f | sort | head -1)",
+         "has 1000 bytes instead of"},
         {"rm $(find %s/objects -type f | sort | tail -1) # %s", "cannot open it"},
-        {"set -- $(find %s/objects -type f | sort); mv $1 $1.x; mv $2 $1; mv $1.x $2 # %s", "object"},
+        {"set -- $(find %s/objects -type f | sort); mv $1 $1.x; mv $2 $1; mv $1.x $2 # %s",
+         "object"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof crimes / sizeof *crimes; i++) {
@@ -299,7 +331,8 @@ static void test_a_damaged_delta_is_refused_when_restoring(void **state)
     struct err err;
     char digest[DIGEST_TEXT];
     (void)state;
-    forge("UPDATE body SET bytes = CAST(substr(bytes, 1, size - 1) || x'7f' AS BLOB) WHERE hash = (SELECT d.content FROM delta d "
+    forge("UPDATE body SET bytes = CAST(substr(bytes, 1, size - 1) || x'7f' AS BLOB) WHERE hash = "
+          "(SELECT d.content FROM delta d "
           "JOIN revision r ON r.delta = d.entry WHERE r.seq = 3)");
     fx_reopen(&world);
     struct revision rev;
@@ -308,7 +341,9 @@ static void test_a_damaged_delta_is_refused_when_restoring(void **state)
     for (int64_t seq = 1; seq <= 19; seq++) {
         sqlite3 *db = plain();
         sqlite3_stmt *s;
-        assert_int_equal(sqlite3_prepare_v2(db, "SELECT id FROM revision WHERE seq = ?", -1, &s, NULL), SQLITE_OK);
+        assert_int_equal(
+            sqlite3_prepare_v2(db, "SELECT id FROM revision WHERE seq = ?", -1, &s, NULL),
+            SQLITE_OK);
         sqlite3_bind_int64(s, 1, seq);
         assert_int_equal(sqlite3_step(s), SQLITE_ROW);
         must(ledger_revision(world.r, (const char *)sqlite3_column_text(s, 0), &rev, &err));
@@ -346,7 +381,8 @@ static void field(struct sha *s, sqlite3_stmt *row, int i)
 {
     sha_field(s, sqlite3_column_blob(row, i), (size_t)sqlite3_column_bytes(row, i));
 }
-static void documented_hash(sqlite3_stmt *row, const uint8_t *record, const uint8_t *prev, uint8_t out[32])
+static void documented_hash(sqlite3_stmt *row, const uint8_t *record, const uint8_t *prev,
+                            uint8_t out[32])
 {
     struct sha *s = sha_new();
     sha_field(s, "engramd.chain.1", 15);
@@ -361,7 +397,8 @@ static void documented_hash(sqlite3_stmt *row, const uint8_t *record, const uint
     sha_end(s, out);
 }
 
-/* Seal every entry anew, as a forger with the manual in hand would; or only check that nothing changes. */
+/* Seal every entry anew, as a forger with the manual in hand would; or only check that nothing
+ * changes. */
 static void reseal(bool write)
 {
     struct err err;
@@ -372,11 +409,20 @@ static void reseal(bool write)
     sqlite3_stmt *q, *u;
     must(r != NULL);
     sqlite3 *db = disarm(both);
-    assert_int_equal(sqlite3_prepare_v2(db, "SELECT seq, format, time_us, author, verified, kind, subject, model, hash "
-                                            "FROM chain ORDER BY seq", -1, &q, NULL), SQLITE_OK);
-    assert_int_equal(sqlite3_prepare_v2(db, "UPDATE chain SET record = ?, prev = ?, hash = ? WHERE seq = ?", -1, &u, NULL), SQLITE_OK);
+    assert_int_equal(
+        sqlite3_prepare_v2(
+            db,
+            "SELECT seq, format, time_us, author, verified, kind, subject, model, hash "
+            "FROM chain ORDER BY seq",
+            -1, &q, NULL),
+        SQLITE_OK);
+    assert_int_equal(
+        sqlite3_prepare_v2(db, "UPDATE chain SET record = ?, prev = ?, hash = ? WHERE seq = ?", -1,
+                           &u, NULL),
+        SQLITE_OK);
     for (; sqlite3_step(q) == SQLITE_ROW; n++) {
-        must(chain_record(&r->s, (const char *)sqlite3_column_text(q, 5), sqlite3_column_int64(q, 0), record, &rows, &err));
+        must(chain_record(&r->s, (const char *)sqlite3_column_text(q, 5),
+                          sqlite3_column_int64(q, 0), record, &rows, &err));
         documented_hash(q, record, prev, hash);
         if (!write) assert_memory_equal(hash, sqlite3_column_blob(q, 8), 32);
         sqlite3_bind_blob(u, 1, record, 32, SQLITE_TRANSIENT);
@@ -405,7 +451,8 @@ static void test_entries_are_hashed_as_documented(void **state)
 static void test_replay_finds_what_hashes_cannot(void **state)
 {
     (void)state;
-    forge("UPDATE delta SET content = (SELECT content FROM delta WHERE entry > 10 LIMIT 1) WHERE entry = "
+    forge("UPDATE delta SET content = (SELECT content FROM delta WHERE entry > 10 LIMIT 1) WHERE "
+          "entry = "
           "(SELECT delta FROM revision WHERE seq = 2)");
     expect_finding("without resealing", "is not what was sealed");
     reseal(true);
@@ -439,18 +486,28 @@ static void test_a_strange_model_is_a_finding(void **state)
 
 static void test_plain_statements_are_refused(void **state)
 {
-    static const struct { const char *sql, *why; } attempts[] = {
+    static const struct {
+        const char *sql, *why;
+    } attempts[] = {
         {"UPDATE chain SET author = 'x'", "append-only"},
         {"DELETE FROM chain", "append-only"},
         {"INSERT OR REPLACE INTO chain SELECT * FROM chain WHERE seq = 2", "next entry"},
-        {"REPLACE INTO chain SELECT seq, format, time_us, 'x', verified, kind, subject, model, record, prev, hash FROM chain WHERE seq = (SELECT max(seq) FROM chain)", "next entry"},
-        {"INSERT INTO chain SELECT seq + 1000, format, time_us, author, verified, kind, subject, model, record, prev, hash FROM chain WHERE seq = 2", "next entry"},
-        {"INSERT INTO chain SELECT 1 + (SELECT max(seq) FROM chain), format, time_us, author, verified, kind, subject, model, record, prev, hash FROM chain WHERE seq = 2", "next entry"},
+        {"REPLACE INTO chain SELECT seq, format, time_us, 'x', verified, kind, subject, model, "
+         "record, prev, hash FROM chain WHERE seq = (SELECT max(seq) FROM chain)",
+         "next entry"},
+        {"INSERT INTO chain SELECT seq + 1000, format, time_us, author, verified, kind, subject, "
+         "model, record, prev, hash FROM chain WHERE seq = 2",
+         "next entry"},
+        {"INSERT INTO chain SELECT 1 + (SELECT max(seq) FROM chain), format, time_us, author, "
+         "verified, kind, subject, model, record, prev, hash FROM chain WHERE seq = 2",
+         "next entry"},
         {"UPDATE OR REPLACE revision SET digest = 'x'", "append-only"},
         {"DELETE FROM revision", "append-only"},
         {"INSERT OR REPLACE INTO revision SELECT * FROM revision WHERE seq = 2", "next one"},
-        {"INSERT OR REPLACE INTO revision_tensor SELECT * FROM revision_tensor LIMIT 1", "not sealed"},
-        {"INSERT INTO revision_tensor SELECT revision, 'zz', hash FROM revision_tensor LIMIT 1", "not sealed"},
+        {"INSERT OR REPLACE INTO revision_tensor SELECT * FROM revision_tensor LIMIT 1",
+         "not sealed"},
+        {"INSERT INTO revision_tensor SELECT revision, 'zz', hash FROM revision_tensor LIMIT 1",
+         "not sealed"},
         {"UPDATE revision_tensor SET hash = zeroblob(32)", "append-only"},
         {"DELETE FROM revision_tensor", "append-only"},
         {"INSERT OR REPLACE INTO run SELECT * FROM run LIMIT 1", "next entry"},
