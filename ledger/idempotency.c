@@ -14,7 +14,7 @@ static bool in_use(const struct idempotency *key)
 
 static bool conflict(struct err *e, const char *why)
 {
-    return err_set(e, ERR_CONFLICT, "%s", why);
+    return err_field(e, ERR_CONFLICT, "Idempotency-Key", "%s", why);
 }
 
 /* What lies under the key now. */
