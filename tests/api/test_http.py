@@ -32,13 +32,15 @@ def problem(answer, status, kind=None, field=None):
 
 
 _unique = iter(range(1, 10**6))
+SLOW_PROMPTS = ",".join(json.dumps({"ids": [(i * 7) % 250 + 10 for i in range(100 + k % 100)]})
+                        for k in range(999))
 
 
 def slow_body():
     """Some seconds of work on the tiny model, never the same twice."""
     n = next(_unique)
-    ids = [(i * 7 + n) % 250 + 10 for i in range(200)]
-    return {"prompts": [{"ids": ids[: 100 + k % 100]} for k in range(1000)], "positions": "all"}
+    first = json.dumps({"ids": [n % 200 + 10, n // 200 % 200 + 10]})
+    return f'{{"positions":"all","prompts":[{first},{SLOW_PROMPTS}]}}'.encode()
 
 
 def start_slow(d, **headers):
@@ -85,7 +87,7 @@ def test_malformed_requests_get_one_refusal_and_a_closed_connection(daemon, name
     m = re.match(rb"HTTP/1\.[01] (\d{3}) ", got)
     assert m, got
     assert int(m[1]) in (expected if isinstance(expected, tuple) else (expected,)), got
-    heads = re.findall(rb"^HTTP/1\.[01] (\d{3}) ", got, re.M)
+    heads = re.findall(rb"HTTP/1\.[01] (\d{3}) ", got)
     # The library answers a malformed length itself, with the head of its page twice.
     assert len(heads) == 1 or (name.startswith("length ") and set(heads) <= {b"400", b"413"}), \
         "a hidden request was served"
@@ -95,13 +97,13 @@ def test_malformed_requests_get_one_refusal_and_a_closed_connection(daemon, name
 def test_well_formed_requests_share_a_connection(daemon):
     one = f"GET /healthz HTTP/1.1\r\nHost: {daemon.authority}\r\n"
     got = daemon.raw(one + "\r\n" + one + "Connection: close\r\n\r\n")
-    assert len(re.findall(rb"^HTTP/1\.1 200 ", got, re.M)) == 2, got
+    assert len(re.findall(rb"HTTP/1\.1 200 ", got)) == 2, got
 
 
 def test_a_body_nobody_asked_for_is_read_and_ignored(daemon):
     get = f"GET /healthz HTTP/1.1\r\nHost: {daemon.authority}\r\n"
     got = daemon.raw(get + "Content-Length: 10\r\n\r\n0123456789" + get + "Connection: close\r\n\r\n")
-    assert len(re.findall(rb"^HTTP/1\.1 200 ", got, re.M)) == 2, got
+    assert len(re.findall(rb"HTTP/1\.1 200 ", got)) == 2, got
 
 
 # ---- names -----------------------------------------------------------------------------------
@@ -457,7 +459,7 @@ def test_streams_are_capped(daemon):
 def test_a_full_queue_says_when_to_come_back(start):
     d = start()
     jobs, refused = [], None
-    for _ in range(70):
+    for _ in range(300):
         a = d.post("/v1/tuco", slow_body(), {"Prefer": "wait=0"})
         if a.status != 202:
             refused = a
