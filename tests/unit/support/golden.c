@@ -72,11 +72,15 @@ float *golden_tensor(const struct golden *g, const char *name, size_t *n)
 
 double relative_error(const float *got, const float *want, size_t n)
 {
-    double worst = 0, top = 0;
+    double worst = 0, top = 0, off_squares = 0, squares = 0;
     for (size_t i = 0; i < n; i++) {
         double off = fabs((double)got[i] - (double)want[i]);
         if (!(off <= worst)) worst = off; /* a NaN is the worst */
         if (fabs((double)want[i]) > top) top = fabs((double)want[i]);
+        off_squares += off * off;
+        squares += (double)want[i] * (double)want[i];
     }
-    return top > 0 ? worst / top : worst;
+    if (!(top > 0)) return worst;
+    double of_norm = sqrt(off_squares / squares);
+    return worst / top > of_norm ? worst / top : of_norm;
 }

@@ -28,7 +28,7 @@ void golden_open(struct golden *g, const char *name, const char *weights);
 void golden_close(struct golden *g);
 /* An expected tensor as float32; NULL when absent. mem_drop it. */
 float *golden_tensor(const struct golden *g, const char *name, size_t *n);
-/* max |a − b| / max(|b|), with the norm compared too: 1 for an all-zero answer. */
+/* The larger of max |got − want| / max |want| and ‖got − want‖ / ‖want‖. 1 for an all-zero answer. */
 double relative_error(const float *got, const float *want, size_t n);
 
 #define must(ok, e)                                                                                \
