@@ -7,8 +7,8 @@
 #include "arch_families.h"
 
 static const struct family families[] = {
-#define FAMILY(id, gguf_word, config_word, qk)                                                     \
-    {#id, gguf_word, config_word, id##_from_gguf, id##_from_config, qk},
+#define FAMILY(id, gguf_word, config_word, config_class, qk)                                       \
+    {#id, gguf_word, config_word, config_class, id##_from_gguf, id##_from_config, qk},
 #include "arch.def"
 #undef FAMILY
 };

@@ -33,6 +33,7 @@ struct family {
     const char *name;        /* our word for it */
     const char *gguf_name;   /* general.architecture */
     const char *config_name; /* config.json's model_type */
+    const char *config_class; /* config.json's architectures, for those who load an export */
     bool (*from_gguf)(const struct gguf *g, struct arch *out, struct err *e);
     bool (*from_config)(const struct json *config, struct arch *out, struct err *e);
     enum row_order gguf_qk_rows;

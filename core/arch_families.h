@@ -5,7 +5,7 @@
 #include "arch.h"
 #include "gguf.h"
 
-#define FAMILY(id, gguf_word, config_word, qk)                                                             \
+#define FAMILY(id, gguf_word, config_word, config_class, qk)                                     \
     bool id##_from_gguf(const struct gguf *g, struct arch *out, struct err *e);                  \
     bool id##_from_config(const struct json *config, struct arch *out, struct err *e);
 #include "arch.def"
