@@ -159,6 +159,7 @@ void daemon_publish(struct daemon *d, const struct revision *rev, struct view *v
     view_drop(old);
 }
 
+const char *daemon_data(struct daemon *d) { return d->config->data; }
 struct model *daemon_model(struct daemon *d) { return d->model; }
 const struct model_row *daemon_model_row(struct daemon *d) { return &d->row; }
 const struct base_digests *daemon_digests(struct daemon *d) { return &d->digests; }

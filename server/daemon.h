@@ -34,6 +34,7 @@ bool daemon_head(struct daemon *d, const char *branch, char revision[ID_TEXT], i
 /* Make `view` the head of that branch, after its revision is durable. */
 void daemon_publish(struct daemon *d, const struct revision *rev, struct view *view);
 
+const char *daemon_data(struct daemon *d); /* the ledger's directory */
 struct model *daemon_model(struct daemon *d);
 const struct model_row *daemon_model_row(struct daemon *d);
 const struct base_digests *daemon_digests(struct daemon *d);
