@@ -1,6 +1,5 @@
 /* Jobs as a resource. Those of this life of the daemon come from memory; older ones, and those
  * that memory let go, from the ledger, which knows every job whose id was ever promised. */
-#include <assert.h>
 #include <string.h>
 
 #include "api.h"
@@ -70,36 +69,42 @@ bool api_job_get(struct call *c, struct reply *r, struct err *e)
     return true;
 }
 
-static bool may_cancel(const struct call *c, const struct job *j, struct err *e)
+static bool may_cancel(const struct call *c, const struct job *j)
 {
-    (void)e;
     return !c->who.verified || c->who.level == LEVEL_ADMIN || strcmp(c->who.name, j->author) == 0;
+}
+
+static void refuse(struct reply *r, enum problem_kind kind, const char *id, const char *why)
+{
+    struct problem p;
+    (void)problem_set(&p, kind, "job %s %s", id, why);
+    r->status = p.status;
+    r->content_type = "application/problem+json";
+    problem_write(&p, &r->body);
+}
+
+static bool cancel_ended(struct call *c, struct reply *r, struct err *e)
+{
+    struct job_row row = {0};
+    if (!ledger_job(c->reader, c->param[0], &row, e)) return false;
+    job_row_release(&row);
+    refuse(r, PROBLEM_TOO_LATE, c->param[0], "has ended");
+    return true;
 }
 
 /* 200: it is cancelled; 202: it will stop after the step that runs. */
 bool api_job_cancel(struct call *c, struct reply *r, struct err *e)
 {
     struct job *j = jobs_find(c->daemon->jobs, c->param[0]);
-    if (!j) {
-        struct job_row row = {0};
-        if (!ledger_job(c->reader, c->param[0], &row, e)) return false;
-        job_row_release(&row);
-        return err_set(e, ERR_CONFLICT, "job %s has ended", c->param[0]);
-    }
-    bool ok = true;
-    if (!may_cancel(c, j, e)) {
-        struct problem p;
-        (void)problem_set(&p, PROBLEM_FORBIDDEN, "job %s is another caller's", j->id);
-        r->status = p.status;
-        r->content_type = "application/problem+json";
-        problem_write(&p, &r->body);
+    if (!j) return cancel_ended(c, r, e);
+    if (!may_cancel(c, j)) {
+        refuse(r, PROBLEM_FORBIDDEN, j->id, "is another caller's");
     } else if (job_state(j) != JOB_CANCELLED && !worker_cancel(c->daemon->worker, j)) {
-        ok = err_set(e, ERR_CONFLICT, "job %s is %s: too late to cancel", j->id,
-                     job_state_word(job_state(j)));
+        refuse(r, PROBLEM_TOO_LATE, j->id, "has gone too far to be cancelled");
     } else {
         r->status = job_ended(j) ? 200 : 202;
         job_write(j, false, &r->body);
     }
     job_drop(j);
-    return ok;
+    return true;
 }

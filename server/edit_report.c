@@ -45,7 +45,7 @@ struct summary summary_of(const struct facts *f, const struct measure *m, enum s
         sum += v * (double)weight;
         out.n += weight;
     }
-    out.mean = out.n ? sum / (double)out.n : NAN;
+    out.mean = out.n ? sum / (double)out.n : (double)NAN;
     return out;
 }
 
@@ -125,7 +125,7 @@ static void mean_interval(const struct facts *f, const struct measure *m, enum s
         squares += (v - mean) * (v - mean);
         n++;
     }
-    double half = n > 1 ? 1.959963984540054 * sqrt(squares / (double)(n - 1) / (double)n) : NAN;
+    double half = n > 1 ? 1.959963984540054 * sqrt(squares / (double)(n - 1) / (double)n) : (double)NAN;
     *low = mean - half;
     *high = mean + half;
 }
@@ -159,7 +159,7 @@ static bool gate_named(const char *word, size_t *out)
 
 bool gates_read(const struct json *v, struct gates *out, struct err *e)
 {
-    for (size_t i = 0; i < SUMMARY_COUNT; i++) out->at[i] = v && v->type == JSON_STRING ? rows[i].initial : NAN;
+    for (size_t i = 0; i < SUMMARY_COUNT; i++) out->at[i] = v && v->type == JSON_STRING ? rows[i].initial : (double)NAN;
     out->any = v != NULL;
     if (!v || v->type == JSON_STRING) return true;
     for (const struct json *g = v->child; g; g = g->next) {

@@ -175,7 +175,7 @@ static bool parse_source(struct look *l, struct tapping *t, struct call *c, cons
         return err_field(e, ERR_UNSUPPORTED, place_field(member, field, "mean_of"), "mean_of is not served yet");
     const struct json *values = json_get(src, "values"), *input = json_get(src, "input");
     if (values) return source_values(l, t, values, place_field(member, field, "values"), w, e);
-    size_t at;
+    size_t at = 0;
     place_field(member, field, "input");
     if (!(texts ? source_text(l, t, input, member, &at, e) : find_input(t, input, member, &at, e))) return false;
     w->from = FROM_RUN;
