@@ -38,6 +38,7 @@ KNOWN = [
     DEFAULT_TEMPLATE.replace("\n", "\\n"),
     DEFAULT_TEMPLATE.replace("You are a helpful AI assistant named SmolLM, trained by Hugging Face",
                              "You\\'re \\\"caf\u00e9\\\" \\\\ assistant <|im_end|> \\t{% x %}"),
+    DEFAULT_TEMPLATE + "\n\n",
     PLAIN,
     PLAIN.replace("\\n", "\n").replace("'", '"').replace("message.role", "message['role']"),
     "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
@@ -51,6 +52,7 @@ KNOWN = [
 ]
 UNKNOWN = [
     "",
+    DEFAULT_TEMPLATE + "\n\n\n",
     "{{ bos_token }}" + PLAIN,
     PLAIN.replace("message.content", "message.content | trim"),
     PLAIN.replace("assistant", "Assistant"),
@@ -75,6 +77,13 @@ CONVERSATIONS = [
 ]
 
 
+# Characters younger than PCRE2's tables inside words, learnt as merges across their borders: a wrong
+# class cuts the word and the merge does not happen.
+YOUNG = ["z\U0001DF25q", "5\U00010D406", "z\u1C89q", "?\u1C89q", "z\U00031350q", "  \u180E", "z\u180Eq",
+         "?\U0001CCF0q", "z\U00011DE0q"]
+UNMERGED = "\u0120xyzzy"  # a token that no merge makes: ignore_merges finds it
+
+
 def tiny():
     """Trained on the torture texts; bytes 0x04 and 0xF1..0xFF have no token, as in real files."""
     tok = Tokenizer(models.BPE(ignore_merges=True))
@@ -85,25 +94,38 @@ def tiny():
     tok.decoder = decoders.ByteLevel()
     alphabet = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set("\u0104" + "".join(map(chr, range(0xF1, 0x100)))))
     trainer = trainers.BpeTrainer(
-        vocab_size=440, show_progress=False, initial_alphabet=alphabet,
+        vocab_size=480, show_progress=False, initial_alphabet=alphabet,
         special_tokens=[AddedToken(t, special=True, normalized=False)
                         for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
-    tok.train_from_iterator([t for t in torture.FIXED if "\U00040000" not in t and "\x04" not in t] * 3, trainer)
+    texts = [t for t in torture.FIXED if "\U00040000" not in t and "\x04" not in t] * 3
+    tok.train_from_iterator(texts + YOUNG * 40, trainer)
+    saved = json.loads(tok.to_str())
+    saved["model"]["vocab"][UNMERGED] = len(saved["model"]["vocab"])
+    tok = Tokenizer.from_str(json.dumps(saved))
     tok.add_special_tokens([AddedToken("<mask>", special=True, normalized=False, lstrip=True)])
     tok.add_tokens([AddedToken("<right>", normalized=False, rstrip=True),
                     AddedToken("wordy", normalized=False, single_word=True),
-                    AddedToken("wordy!", normalized=False), AddedToken("caf\u00e9", normalized=True),
+                    AddedToken("wordy!", normalized=False), AddedToken("\n ", normalized=False),
+                    AddedToken("start|>", normalized=False), AddedToken("caf\u00e9", normalized=True),
                     AddedToken("<both>", normalized=True, lstrip=True, rstrip=True)])
     return tok
 
 
 ADDED = ["wordy", "wordy!", "a", "_", " ", "  ", "\n", "<mask>", "<right>", "<both>", "caf\u00e9", "cafe\u0301", "<",
-         "<|im_end|>", "<|im_start|>", "\u00a0", "\u3000", "1", "\u05b0", "\U0001F600", "-", "\u0897"]
+         "<|im_end|>", "<|im_start|>", "\n ", "\u00a0", "\u3000", "1", "\u05b0", "\U0001F600", "-", "\u0897"]
 
 
 def added_texts(n):
     rng = random.Random(11)
     return ["".join(rng.choice(ADDED) for _ in range(rng.randint(1, 10))) for _ in range(n)]
+
+
+def mark_texts(n):
+    """Combining marks in orders that NFC changes, also young ones that it must leave alone."""
+    rng = random.Random(12)
+    pool = [0x61, 0x65, 0x301, 0x315, 0x323, 0x327, 0x338, 0x898, 0x8CA, 0x1ABF, 0x1AC0, 0x7FD, 0x10EFD, 0x11F41,
+            0x1E4EC, 0x11935, 0x11930, 0xAC00, 0x11A7, 0x11A8, 0x1100, 0x1161, 0x212B, 0x344]
+    return ["".join(chr(rng.choice(pool)) for _ in range(rng.randint(2, 8))) for _ in range(n)]
 
 
 def write(name, value):
@@ -174,7 +196,8 @@ def main():
     texts = torture.FIXED + list(torture.runs()) + list(torture.planes()) + list(torture.class_texts())
     write("model.json", {"cases": cases(model, texts), "chat": model_chat(model, DEFAULT_TEMPLATE)})
     few = torture.FIXED + list(torture.planes())[::4] + list(torture.class_texts())[::5]
-    write("cases.json", {"cases": cases(small, few + added_texts(250))})
+    write("cases.json", {"cases": cases(small, few + added_texts(300) + mark_texts(120) + YOUNG
+                                   + ["a xyzzy xyzzyx", "<right>\n \n  x"])})
     write("chat.json", chat_rows(small, model))
 
 

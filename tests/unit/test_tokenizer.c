@@ -438,7 +438,7 @@ static void companion_files_name_the_special_ids(void **state)
         .tokenizer = golden("tiny.json"),
         .tokenizer_config = parsed("{\"bos_token\":{\"content\":\"<|im_start|>\"},"
                                    "\"eos_token\":\"<|im_end|>\",\"add_bos_token\":true}"),
-        .generation_config = parsed("{\"eos_token_id\":[2,440,100000]}"),
+        .generation_config = parsed("{\"eos_token_id\":[2,481,100000]}"),
     };
     struct tokenizer *t = from_files(&f, &e);
     if (!t) fail_msg("%s", e.text);
@@ -447,22 +447,22 @@ static void companion_files_name_the_special_ids(void **state)
     assert_true(tokenizer_adds_bos(t));
     assert_true(tokenizer_ends_generation(t, 0)); /* <|endoftext|>, by its spelling */
     assert_true(tokenizer_ends_generation(t, 2));
-    assert_true(tokenizer_ends_generation(t, 440)); /* by generation_config */
+    assert_true(tokenizer_ends_generation(t, 481)); /* by generation_config */
     assert_false(tokenizer_ends_generation(t, 1));
     assert_false(tokenizer_ends_generation(t, 100000));
-    assert_true(tokenizer_is_special(t, 440) && !tokenizer_is_special(t, 441));
+    assert_true(tokenizer_is_special(t, 481) && !tokenizer_is_special(t, 482));
     tokenizer_free(t);
     assert_false(tokenizer_bos(fix.small, &id)); /* nobody says */
     assert_false(tokenizer_adds_bos(fix.small));
 }
 
-static void decoding_repairs_broken_characters(void **state)
+static void parts_of_characters_are_served_raw_and_shown_repaired(void **state)
 {
     (void)state;
     struct err e;
     struct ids ids = {0};
     struct buf out = {0};
-    assert_true(tokenizer_encode(fix.small, "\xF0\x90\x8D\x88", 4, false, &ids, &e));
+    assert_true(tokenizer_encode(fix.small, "\xF0\x92\x8D\x85", 4, false, &ids, &e));
     assert_int_equal(ids.n, 4); /* a character of four tokens */
     tokenizer_decode(fix.small, ids.id, 3, false, &out);
     expect_text(&out, "\xEF\xBF\xBD", 3);
@@ -477,10 +477,120 @@ static void decoding_repairs_broken_characters(void **state)
     tokenizer_show(fix.small, ids.id[3], &out);
     expect_text(&out, "\xEF\xBF\xBD", 3);
     size_t len = 9;
+    assert_memory_equal(tokenizer_piece(fix.small, ids.id[3], &len), "\x85", 1);
+    assert_int_equal(len, 1);
     assert_string_equal(tokenizer_piece(fix.small, 1u << 30, &len), "");
     assert_int_equal(len, 0);
     buf_release(&out);
     ids_release(&ids);
+}
+
+/* A tokenizer of the 256 bytes and nothing else. */
+static struct tokenizer *bytes_only(void)
+{
+    struct err e;
+    struct buf b = {0};
+    buf_text(&b, "{" BYTE_LEVEL "\"model\":{\"merges\":[],\"vocab\":{");
+    for (unsigned c = 0x21, n = 0; c <= 0x143; c++)
+        if (c <= 0x7E || (c >= 0xA1 && c != 0xAD))
+            buf_printf(&b, "%s\"\\u%04x\":%u", n ? "," : "", c, n), n++;
+    buf_text(&b, "}}}");
+    struct tokenizer *t = from_text(b.data, &e);
+    if (!t) fail_msg("%s", e.text);
+    buf_release(&b);
+    return t;
+}
+
+static uint32_t token_of_byte(const struct tokenizer *t, char byte)
+{
+    for (uint32_t id = 0; id < tokenizer_size(t); id++) {
+        size_t len;
+        const char *piece = tokenizer_piece(t, id, &len);
+        if (len == 1 && *piece == byte) return id;
+    }
+    fail_msg("no token for byte %02X", (unsigned char)byte);
+    return 0;
+}
+
+/* Tables 3-8 to 3-11 of the Unicode Standard, "?" for U+FFFD. */
+static void broken_characters_are_repaired_as_unicode_recommends(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *bytes, *repaired;
+    } rows[] = {
+        {"\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41", "????????A"},
+        {"\xED\xA0\x80\xED\xBF\xBF\xED\xAF\x41", "????????A"},
+        {"\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42", "?????A??B"},
+        {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41", "????A"},
+    };
+    struct tokenizer *t = bytes_only();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct err e;
+        struct ids ids = {0};
+        struct buf got = {0}, want = {0};
+        for (const char *p = rows[i].bytes; *p; p++) assert_true(ids_push(&ids, token_of_byte(t, *p), &e));
+        for (const char *p = rows[i].repaired; *p; p++)
+            buf_put(&want, *p == '?' ? "\xEF\xBF\xBD" : p, *p == '?' ? 3 : 1);
+        tokenizer_decode(t, ids.id, ids.n, true, &got);
+        expect_text(&got, want.data, want.len);
+        buf_release(&got);
+        buf_release(&want);
+        ids_release(&ids);
+    }
+    tokenizer_free(t);
+}
+
+static void unknown_bytes_become_the_unknown_token(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json, *ids; /* of "aXXb" */
+    } rows[] = {
+        {"{" BYTE_LEVEL MODEL(AB, "[\"a b\"]", "") "}", "2"}, /* dropped, and what is left joins */
+        {"{" BYTE_LEVEL MODEL(AB, "[\"a b\"]", "\"unk_token\":\"ab\",") "}", "0 2 2 1"},
+        {"{" BYTE_LEVEL MODEL(AB, "[\"a b\"]", "\"unk_token\":\"ab\",\"fuse_unk\":true,") "}",
+         "0 2 1"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct err e;
+        struct ids ids = {0};
+        struct buf got = {0};
+        struct tokenizer *t = from_text(rows[i].json, &e);
+        if (!t) fail_msg("%s", e.text);
+        assert_true(tokenizer_encode(t, "aXXb", 4, true, &ids, &e));
+        for (size_t k = 0; k < ids.n; k++) buf_printf(&got, "%s%u", k ? " " : "", ids.id[k]);
+        expect_text(&got, rows[i].ids, strlen(rows[i].ids));
+        buf_release(&got);
+        ids_release(&ids);
+        tokenizer_free(t);
+    }
+}
+
+/* Role and content cannot complete a spelling that the template began, nor begin one. */
+static void special_tokens_never_cross_into_what_people_wrote(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "{" BYTE_LEVEL "\"added_tokens\":[{\"id\":3,\"content\":\"<|im_start|>\",\"special\":true},"
+        "{\"id\":4,\"content\":\"<|im_start|>ab\",\"special\":true},"
+        "{\"id\":5,\"content\":\"a<|im_\",\"special\":true},"
+        "{\"id\":6,\"content\":\"<|im_end|>\",\"special\":true}]," MODEL(AB, "[\"a b\"]", "") "}";
+    struct err e;
+    struct ids ids = {0};
+    const struct message m = {"ab", "ba", 2};
+    struct token_files f = {.tokenizer = parsed(json), .chat_template = NULL};
+    for (const struct json *row = golden("chat.json")->child; row && !f.chat_template; row = row->next)
+        if (!strstr(json_get(row, "template")->text, "loop.first"))
+            f.chat_template = json_get(row, "template")->text;
+    struct tokenizer *t = from_files(&f, &e);
+    if (!t) fail_msg("%s", e.text);
+    if (!tokenizer_chat(t, &m, 1, false, &ids, NULL, &e)) fail_msg("%s", e.text);
+    static const uint32_t want[] = {3, 2, 1, 0, 6}; /* <|im_start|> ab b a <|im_end|> */
+    assert_int_equal(ids.n, 5);
+    assert_memory_equal(ids.id, want, sizeof want);
+    ids_release(&ids);
+    tokenizer_free(t);
 }
 
 /* A megabyte of one thing must not blow up: seconds here would be hours at quadratic cost. */
@@ -550,7 +660,10 @@ int main(void)
         cmocka_unit_test(hostile_files_are_refused_in_a_sentence),
         cmocka_unit_test(hostile_metadata_is_refused_or_has_a_meaning),
         cmocka_unit_test(companion_files_name_the_special_ids),
-        cmocka_unit_test(decoding_repairs_broken_characters),
+        cmocka_unit_test(parts_of_characters_are_served_raw_and_shown_repaired),
+        cmocka_unit_test(broken_characters_are_repaired_as_unicode_recommends),
+        cmocka_unit_test(unknown_bytes_become_the_unknown_token),
+        cmocka_unit_test(special_tokens_never_cross_into_what_people_wrote),
         cmocka_unit_test(long_runs_stay_cheap),
         cmocka_unit_test(default_model_gives_the_reference_ids),
     };
