@@ -22,7 +22,7 @@ WARN := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wdouble-promot
     -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wwrite-strings -Wcast-qual \
     -Wpointer-arith -Wno-psabi -Wvla -Wundef -fno-common -Werror=implicit-function-declaration \
     $(if $(DEVELOPER),-Werror)
-OPT ?= -O3 -g
+OPT ?= $(if $(SAN),-O1,-O3) -g
 HARDEN := $(if $(SAN),,-D_FORTIFY_SOURCE=2 -fstack-protector-strong)
 CFLAGS_ALL = -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fPIE -fno-math-errno -pthread -I. -I$(BUILD)/gen \
     -D_GNU_SOURCE -DENGRAM_VERSION='"$(VERSION)"' \
@@ -40,6 +40,10 @@ MAIN := server/main.c
 OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(MAIN),$(SRC)))
 LIBS_OWN := $(foreach d,server edits probes ledger core,$(BUILD)/lib$(d).a)
 UNIT := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
+UNIT_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/unit/support/*.c))
+LINK_OWN = -Wl,--start-group $(LIBS_OWN) -Wl,--end-group $(LIBS)
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+MODEL = $$(tools/model.sh $(CACHE))
 
 ##@ Build
 help: ## this list
@@ -50,14 +54,50 @@ deps: ## install what the build needs with the distribution's package manager
 
 build: $(BUILD)/engramd ## build/engramd
 
+units: $(UNIT) ## the unit tests' programs, in build/unit
+
 clean: ## remove build/
 	rm -rf build
 
+##@ Use
 model: ## fetch and check the default model; prints its path last
 	@tools/model.sh $(CACHE)
 
+demo: deps ## the whole story on the default model; STAY=1 leaves the daemon running
+	@$(MAKE) --no-print-directory -j$(JOBS) build
+	@model=$(MODEL) && $(PYTHON) tools/demo.py $(BUILD)/engramd "$$model" $(if $(STAY),--stay)
+
+##@ Prove
+test: deps ## all tests; ONLY='unit api …' picks suites, the last line is the sum
+	@$(PYTHON) tools/run_tests.py --cache $(CACHE) --make $(MAKE) $(ONLY)
+
+layers: $(LIBS_OWN) ## who includes whom, headers that stand alone, what the engine may not call
+	@tools/layers.sh $(BUILD)
+
+parity: deps ## live comparison with reference implementations
+	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/tokenize
+	@model=$(MODEL) && tests/parity/run.sh $(CACHE) "$$model" $(BUILD)/engramd
+
+fuzz: ## libFuzzer (clang): T=json TIME=60
+	@tools/fuzz.sh "$(T)" "$(or $(TIME),60)"
+
+bench: deps ## the numbers to reach, each beside its bound
+	@$(MAKE) --no-print-directory -j$(JOBS) build
+	@model=$(MODEL) && $(PYTHON) bench/run.py $(BUILD)/engramd "$$model"
+
+fresh-check: ## demo and test from a clone in a new minimal Debian 12 (root)
+	@tools/fresh_check.sh
+
+# ---- rules ------------------------------------------------------------------------------------
 $(BUILD)/engramd: $(BUILD)/server/main.o $(LIBS_OWN)
-	$(CC) $(LDFLAGS_ALL) -o $@ $< -Wl,--start-group $(LIBS_OWN) -Wl,--end-group $(LIBS)
+	$(CC) $(LDFLAGS_ALL) -o $@ $< $(LINK_OWN)
+
+$(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_SUPPORT) $(LIBS_OWN)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $< $(UNIT_SUPPORT) $(LINK_OWN) -lcmocka
+
+$(BUILD)/tokenize: $(BUILD)/tests/tools/tokenize_main.o $(BUILD)/libcore.a
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 define library
 $(BUILD)/lib$(1).a: $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(MAIN),$(wildcard $(1)/*.c))) $(if $(filter $(1),ledger server),$(BUILD)/gen-$(1).o)
@@ -73,9 +113,10 @@ $(BUILD)/%.o: %.c $(STAMP) | generated
 # Bytes of a delta may not depend on the compiler's taste for fused multiply-add.
 $(BUILD)/core/delta_apply.o: CFLAGS_ALL += -ffp-contract=off
 
--include $(wildcard $(BUILD)/*/*.d)
+-include $(wildcard $(BUILD)/*/*.d $(BUILD)/tests/*/*.d $(BUILD)/tests/unit/support/*.d)
+.SECONDARY:
 
 include schema/generate.mk
 -include ledger/embed.mk
 
-.PHONY: help deps build clean model generated
+.PHONY: help deps build units clean model demo test layers parity fuzz bench fresh-check generated

@@ -57,11 +57,12 @@ static void put_integer(struct buf *out, const char *key, uint32_t v)
     buf_printf(out, "  \"%s\": %" PRIu32 ",\n", key, v);
 }
 
+/* Always with a fraction or an exponent: strict readers tell a float from an integer by it. */
 static void put_number(struct buf *out, const char *key, float v)
 {
     char text[32];
     f32_text(v, text);
-    buf_printf(out, "  \"%s\": %s,\n", key, text);
+    buf_printf(out, "  \"%s\": %s%s,\n", key, text, strpbrk(text, ".e") ? "" : ".0");
 }
 
 static void put_flag(struct buf *out, const char *key, bool v)

@@ -79,7 +79,7 @@ static bool prepare(struct rollback_work *r, struct call *c, struct err *e)
     int64_t seq;
     if (!daemon_head(c->daemon, branch, head, &seq))
         return err_field(e, ERR_NOT_FOUND, "branch", "there is no branch \"%s\"", branch);
-    if (daemon_head(c->daemon, to, head, &seq))
+    if (strcmp(to, "base") != 0 && daemon_head(c->daemon, to, head, &seq))
         return err_field(e, ERR_INVALID, "to", "\"%s\" is a branch; name a revision or \"base\"", to);
     resolved_release(&l->view);
     if (!look_view(l, c, to, &l->view, e)) return place_blame(e, "to");
