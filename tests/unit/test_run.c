@@ -150,6 +150,38 @@ static void test_batch_is_each_alone(void **state)
     }
 }
 
+/* Whatever the number of threads: short spans, long ones, and more threads than rows. */
+static void test_threads(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    struct golden g;
+    golden_open(&g, "gqa_tied", NULL);
+    static const uint32_t lengths[] = {3, 200, 1, 40};
+    struct run_input in[4];
+    float *first[4] = {0};
+    size_t d = g.model->arch.d_model;
+    for (uint32_t i = 0; i < 4; i++)
+        in[i] = (struct run_input){.ids = some_ids(i, lengths[i], g.model), .n = lengths[i], .want = every(), .n_want = lengths[i]};
+    for (int threads = 1; threads <= 4; threads++) {
+        struct session *s = session_new(g.model, threads, &e);
+        must(s, e);
+        struct run *r = run_new(g.view, in, 4, NULL, &e);
+        finish(r, s);
+        for (size_t i = 0; i < 4; i++) {
+            if (threads == 1) first[i] = memcpy(malloc(lengths[i] * d * sizeof(float)), run_final(r, i), lengths[i] * d * sizeof(float));
+            assert_true(relative_error(run_final(r, i), first[i], lengths[i] * d) <= CLOSE);
+        }
+        run_free(r);
+        session_free(s);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        free(first[i]);
+        free((void *)(uintptr_t)in[i].ids);
+    }
+    golden_close(&g);
+}
+
 static void test_long_sequence(void **state)
 {
     (void)state;
@@ -746,6 +778,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference_agrees_with_pytorch),
         cmocka_unit_test(test_batch_is_each_alone),
+        cmocka_unit_test(test_threads),
         cmocka_unit_test(test_long_sequence),
         cmocka_unit_test(test_cache_goes_on),
         cmocka_unit_test(test_fork),
