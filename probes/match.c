@@ -24,17 +24,20 @@ static void trim(const char *text, size_t *from, size_t *to)
     *to = last;
 }
 
+/* A model may well say bytes that are no text: those are repaired first, and match nothing sane. */
 static bool form(const char *text, size_t len, struct buf *out, struct err *e)
 {
-    struct buf folded = {0};
+    struct buf sound = {0}, folded = {0};
     size_t from = 0, to;
-    bool ok = nfc_casefold(text, len, &folded, e);
+    utf8_repair(text, len, &sound);
+    bool ok = buf_ok(&sound, e) && nfc_casefold(sound.data, sound.len, &folded, e);
     to = folded.len;
     if (ok && folded.len) {
         trim(folded.data, &from, &to);
         buf_put(out, folded.data + from, to - from);
         ok = buf_ok(out, e);
     }
+    buf_release(&sound);
     buf_release(&folded);
     return ok;
 }
