@@ -6,8 +6,8 @@
  *     generation_config.json     likewise
  *     config.json                last: until it is there, nobody takes the directory for a model
  *
- * Equal views of equal sources give equal files. The tensors with the widest elements come first,
- * then by name, so that each is aligned to its own width, as readers that map the file expect.
+ * Equal views of equal sources give equal files. The data begins on a cache line and the tensors
+ * with the widest elements come first, so that each is aligned for readers that map the file.
  *
  * The directory must not exist or be empty; after a failure it is as it was (core/outdir.h). Reads
  * the view and the source's small files; any thread.
