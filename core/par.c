@@ -1,6 +1,7 @@
 #include "par.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 #include "mem.h"
@@ -116,5 +117,8 @@ void par_for(struct par *p, size_t n, void (*fn)(void *, size_t, size_t, int), v
     atomic_store(&p->left, p->threads - 1);
     next_round(p);
     run_range(p, 0);
-    while (atomic_load_explicit(&p->left, memory_order_acquire) > 0) pause_cpu();
+    /* On a crowded machine a helper may not be running at all: give way after a while. */
+    for (int spins = 0; atomic_load_explicit(&p->left, memory_order_acquire) > 0; spins++)
+        if (spins < SPINS) pause_cpu();
+        else sched_yield();
 }
