@@ -216,7 +216,7 @@ static void report_grid(struct bench *b, uint32_t first)
 {
     enum { P = 20, SAMPLE = 40 };
     const uint32_t answer[2] = {500, 600};
-    struct patch_grid g;
+    struct patch_grid g = {0};
     struct patch_request q = grid_request(b, P, first, answer);
     double sweep = time_grid(b, &q, &g), naive = time_naive(b, &q, SAMPLE);
     double rate = gemm_rate(b, 768), bound = g.flops / rate;

@@ -1,10 +1,13 @@
 /* What may be named as a method, metric or site: read off the very shapes that requests are checked
- * against, so that the list cannot disagree with what is accepted. */
+ * against, so that the list cannot disagree with what is accepted. An edit method also shows its
+ * parameter table (edits/editor.h), the one its requests are checked against. */
 #include "answer.h"
 #include "api.h"
+#include "edits/editor.h"
 #include "shapes.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 static const struct {
@@ -26,6 +29,35 @@ static const struct shape *member(const struct shape *s, const char *name)
     return s->fields[i].shape;
 }
 
+static void put_param(jout *list, const struct param *p)
+{
+    static const char *const types[] = {[PARAM_INT] = "int", [PARAM_REAL] = "number", [PARAM_BOOL] = "bool"};
+    jout *o = jout_put_object(list, NULL);
+    jout_text(o, "name", p->name);
+    jout_text(o, "type", types[p->kind]);
+    if (isnan(p->initial)) jout_text(o, "default", "auto");
+    else if (p->kind == PARAM_BOOL) jout_bool(o, "default", p->initial != 0);
+    else jout_f64(o, "default", p->initial);
+    if (p->kind != PARAM_BOOL) {
+        jout_f64(o, "min", p->least);
+        jout_f64(o, "max", p->most);
+    }
+    jout_text(o, "description", p->help);
+}
+
+/* The seed is every method's: it draws the order of batches. */
+static void put_editor(jout *o, const char *name)
+{
+    static const struct param seed = {"seed", PARAM_INT, 0, 0, 9007199254740991.0, "of all random choices"};
+    const struct method *method = method_find(name);
+    assert(method);
+    jout_text(o, "summary", method->summary);
+    jout_text(o, "source", method->source);
+    jout *list = jout_put_array(o, "params");
+    for (size_t i = 0; i < method->n_params; i++) put_param(list, &method->params[i]);
+    put_param(list, &seed);
+}
+
 bool api_methods(struct call *c, struct reply *r, struct err *e)
 {
     (void)c;
@@ -36,6 +68,7 @@ bool api_methods(struct call *c, struct reply *r, struct err *e)
             jout *m = jout_put_object(list, NULL);
             jout_text(m, "verb", lists[i].verb);
             jout_text(m, "method", choice->choices[k]);
+            if (i == 0) put_editor(m, choice->choices[k]);
         }
     }
     return answer_reply(r, o, e);

@@ -32,8 +32,8 @@ def problem(answer, status, kind=None, field=None):
 
 
 _unique = iter(range(1, 10**6))
-SLOW_PROMPTS = ",".join(json.dumps({"ids": [(i * 7) % 250 + 10 for i in range(100 + k % 100)]})
-                        for k in range(999))
+SLOW_PROMPTS = ",".join(json.dumps({"ids": [(i * 7) % 250 + 10 for i in range(140 + k)]})
+                        for k in range(60))
 
 
 def slow_body():
