@@ -24,7 +24,7 @@ struct run {
     struct span *span;   /* [n_inputs] */
     struct state **of;   /* [n_inputs] whose span it is */
     size_t n_spans, next_input; /* next_input: first not wholly fed */
-    uint32_t n_rows, layer;
+    uint32_t n_rows, layer, n_layers; /* of the chunk; n_layers: how many are run */
     size_t done, total;
 };
 
@@ -38,6 +38,7 @@ struct run *run_new(struct view *v, const struct run_input *in, size_t n, struct
     r->view = view_retain(v);
     r->taps = taps && taps->n ? taps : NULL;
     r->n_inputs = n;
+    r->n_layers = a->n_layers;
     r->input = mem_take(n, sizeof *r->input, e);
     r->span = mem_take(n, sizeof *r->span, e);
     r->of = mem_take(n, sizeof *r->of, e);
@@ -55,6 +56,13 @@ struct run *run_new(struct view *v, const struct run_input *in, size_t n, struct
     if (r->x) return r;
     run_free(r);
     return NULL;
+}
+
+void run_stop_before(struct run *r, uint32_t layer)
+{
+    assert(r->done == 0 && r->n_rows == 0 && layer > 0 && layer <= r->n_layers);
+    r->total = r->total / r->n_layers * layer;
+    r->n_layers = layer;
 }
 
 void run_free(struct run *r)
@@ -134,7 +142,7 @@ enum step run_step(struct run *r, struct session *s, struct err *e)
     block_rows_place(a, r->n_rows, memory, &b.rows);
     if (!block_forward(&b, e)) return STEP_FAIL;
     r->done += r->n_rows;
-    if (++r->layer == a->n_layers) end_chunk(r);
+    if (++r->layer == r->n_layers) end_chunk(r);
     return r->done == r->total ? STEP_DONE : STEP_MORE;
 }
 

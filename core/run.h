@@ -32,6 +32,8 @@ struct run_input {
 struct run;
 struct run *run_new(struct view *v, const struct run_input *in, size_t n, struct taps *taps,
                     struct err *e) MUST_CHECK;
+/* Before the first step: leave out the layers from `layer` on, when only taps below are wanted. */
+void run_stop_before(struct run *r, uint32_t layer);
 enum step run_step(struct run *r, struct session *s, struct err *e);
 void run_free(struct run *r);
 

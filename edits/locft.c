@@ -107,6 +107,7 @@ static bool begin_frozen(struct editor *ed, struct err *e)
         in[i] = (struct run_input){.ids = x->ids, .n = x->n, .seq = (uint32_t)i};
     }
     if (ok) ed->run = run_new(ed->q.parent, in, ed->q.n, &ed->taps, e);
+    if (ed->run) run_stop_before(ed->run, ed->layer + 1);
     mem_drop(in);
     return ed->run != NULL;
 }

@@ -234,6 +234,7 @@ static struct job *new_job(struct jobs *t, const struct job_request *r)
     ledger_new_id("job", j->id);
     j->work = r->work;
     j->ops = r->work->ops;
+    j->brief = j->ops->brief;
     j->stream = r->work->stream;
     j->key = *r->key;
     j->created_us = wall_us();

@@ -69,6 +69,7 @@ struct job { /* fields without a note are constant after admission */
     int refs;
     struct job *older, *newer;
     struct job *queue_next;   /* the worker's queue lock */
+    bool brief;               /* the worker's: ops->brief until it took too long */
 };
 
 bool job_may_move(enum job_state from, enum job_state to);

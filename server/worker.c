@@ -8,6 +8,9 @@
 #include "daemon_int.h"
 #include "record.h"
 
+/* What a brief work may take before it is treated as a long one. */
+enum { BRIEF_US = US_PER_S / 5 };
+
 struct queue {
     struct job *first, *last;
     size_t n;
@@ -35,6 +38,14 @@ static void push(struct queue *q, struct job *j)
     if (q->last) q->last->queue_next = j;
     else q->first = j;
     q->last = j;
+    q->n++;
+}
+
+static void push_front(struct queue *q, struct job *j)
+{
+    j->queue_next = q->first;
+    q->first = j;
+    if (!q->last) q->last = j;
     q->n++;
 }
 
@@ -123,9 +134,25 @@ static bool may_go_on(struct worker *w, struct job *j, int64_t now)
 
 static void serve_brief(struct worker *w);
 
-static void run(struct worker *w, struct job *j)
+/* Between two steps. A brief work that takes long lets others through like a long one; served
+ * inside a long one (nested) it steps back and waits for its turn. True when it stepped back. */
+static bool give_way(struct worker *w, struct job *j, bool nested, int64_t since)
 {
-    int64_t before = j->work->started_us = monotonic_us();
+    if (j->brief && monotonic_us() - since > BRIEF_US) j->brief = false;
+    if (j->brief) return false;
+    if (!nested) {
+        serve_brief(w);
+        return false;
+    }
+    lock(w);
+    push_front(&w->slow, j);
+    unlock(w);
+    return true;
+}
+
+static void run(struct worker *w, struct job *j, bool nested)
+{
+    int64_t since = monotonic_us(), before = since;
     enum step s = STEP_MORE;
     while (s == STEP_MORE) {
         if (!may_go_on(w, j, before)) return;
@@ -138,17 +165,26 @@ static void run(struct worker *w, struct job *j)
             return;
         }
         job_progress(j, now);
-        if (!j->ops->brief) serve_brief(w);
+        if (s == STEP_MORE && give_way(w, j, nested, since)) return;
         before = monotonic_us();
     }
     record_outcome(w->daemon, j);
 }
 
-static void drive(struct worker *w, struct job *j)
+/* Queued → running at the first turn; a job that stepped back runs already. */
+static bool begin(struct job *j)
+{
+    if (job_state(j) == JOB_RUNNING) return true;
+    if (!job_begin(j)) return false;
+    j->work->started_us = monotonic_us();
+    return true;
+}
+
+static void drive(struct worker *w, struct job *j, bool nested)
 {
     int64_t from = monotonic_us();
     job_retain(j); /* w->running outlives the job's end by a moment */
-    if (job_begin(j)) run(w, j);
+    if (begin(j)) run(w, j, nested);
     int64_t took = monotonic_us() - from, mean = atomic_load(&w->mean_us);
     atomic_store(&w->mean_us, mean + (took - mean) / 8);
     lock(w);
@@ -160,7 +196,7 @@ static void drive(struct worker *w, struct job *j)
 
 static void serve_brief(struct worker *w)
 {
-    for (struct job *j; (j = next_brief(w));) drive(w, j);
+    for (struct job *j; (j = next_brief(w));) drive(w, j, true);
 }
 
 static void *main_of_worker(void *arg)
@@ -175,7 +211,7 @@ static void *main_of_worker(void *arg)
     (void)pthread_cond_broadcast(&w->work);
     unlock(w);
     if (!w->session) return NULL;
-    for (struct job *j; (j = next(w));) drive(w, j);
+    for (struct job *j; (j = next(w));) drive(w, j, false);
     session_free(w->session);
     return NULL;
 }
@@ -225,7 +261,7 @@ void worker_submit(struct worker *w, struct job *j)
 {
     lock(w);
     assert(!w->stop);
-    push(j->ops->brief ? &w->brief : &w->slow, j);
+    push(j->brief ? &w->brief : &w->slow, j);
     (void)pthread_cond_signal(&w->work);
     unlock(w);
 }
