@@ -42,13 +42,13 @@ static bool form(const char *text, size_t len, struct buf *out, struct err *e)
     return ok;
 }
 
-/* The answer goes on with something that is no part of a word, or ends. */
+/* The answer goes on with something that is no part of a word (a symbol, say), or ends. */
 static bool word_ends(const char *text, size_t len)
 {
     uint32_t cp;
     if (len == 0) return true;
     (void)cp_next(text, len, &cp);
-    return is_edge(cp);
+    return is_edge(cp) || !cp_word(cp);
 }
 
 bool answer_match(const char *answer, size_t answer_len, const char *target, size_t target_len,

@@ -29,13 +29,19 @@ bool metric_parse(const char *word, enum metric_kind *out)
     return false;
 }
 
-double log_sum_exp(const float *x, size_t n)
+/* log Σ exp of x[ids[0..n)], or of x[0..n) when ids is NULL. */
+static double log_sum_of(const float *x, const uint32_t *ids, size_t n)
 {
     double top = -INFINITY, sum = 0;
-    for (size_t i = 0; i < n; i++) top = (double)x[i] > top ? (double)x[i] : top;
-    for (size_t i = 0; i < n; i++) sum += exp((double)x[i] - top);
+    for (size_t i = 0; i < n; i++) {
+        double v = (double)x[ids ? ids[i] : i];
+        top = v > top ? v : top;
+    }
+    for (size_t i = 0; i < n; i++) sum += exp((double)x[ids ? ids[i] : i] - top);
     return top + log(sum);
 }
+
+double log_sum_exp(const float *x, size_t n) { return log_sum_of(x, NULL, n); }
 
 double logit_diff(const float *panel, size_t n_answer, size_t n_foil)
 {
@@ -61,7 +67,6 @@ static double kl(const float *logits, uint32_t V, const double *ref)
 double metric_of_logits(const struct metric *m, const float *logits, uint32_t V, const double *ref)
 {
     if (m->kind == METRIC_KL) return kl(logits, V, ref);
-    double total = log_sum_exp(logits, V), sum = 0;
-    for (size_t i = 0; i < m->n_answer; i++) sum += exp((double)logits[m->answer[i]] - total);
-    return m->kind == METRIC_PROB ? sum : log(sum);
+    double logprob = log_sum_of(logits, m->answer, m->n_answer) - log_sum_exp(logits, V);
+    return m->kind == METRIC_PROB ? exp(logprob) : logprob;
 }
