@@ -11,7 +11,7 @@ struct trace {
     size_t n_in;
     const struct trace_write *write;
     size_t n_read, n_write;
-    struct taps taps;      /* reads, then writes, of the main run */
+    struct taps taps;      /* writes, then reads, of the main run: a read sees what was written */
     struct taps source_taps; /* of the source run in hand */
     struct tap *source;    /* one READ tap per write; used where from is FROM_RUN */
     size_t *read_values;
@@ -47,7 +47,7 @@ static bool place_writes(struct trace *t, struct err *e)
 {
     for (size_t i = 0; i < t->n_write; i++) {
         const struct trace_write *w = &t->write[i];
-        struct tap *tap = &t->taps.tap[t->n_read + i];
+        struct tap *tap = &t->taps.tap[i];
         *tap = tap_at(t->in, &w->at);
         tap->op = w->op;
         tap->weight = w->weight;
@@ -84,7 +84,7 @@ struct trace *trace_new(struct view *v, const struct trace_input *in, size_t n_i
     t->logits = mem_take(n_in, sizeof *t->logits, e);
     bool ok = t->taps.tap && t->source && t->read_values && t->logits;
     for (size_t i = 0; ok && i < n_read; i++) {
-        ok = read_tap(t, &read[i], &t->taps.tap[i], e);
+        ok = read_tap(t, &read[i], &t->taps.tap[n_write + i], e);
         t->read_values[i] = trace_place_values(&view_model(v)->arch, in, &read[i]);
     }
     ok = ok && place_writes(t, e);
@@ -100,7 +100,7 @@ void trace_free(struct trace *t)
 {
     if (!t) return;
     run_free(t->run);
-    for (size_t i = 0; t->taps.tap && i < t->n_read; i++) mem_drop(t->taps.tap[i].dst);
+    for (size_t i = 0; t->taps.tap && i < t->n_read; i++) mem_drop(t->taps.tap[t->n_write + i].dst);
     for (size_t i = 0; t->source && i < t->n_write; i++) mem_drop(t->source[i].dst);
     for (size_t i = 0; t->logits && i < t->n_in; i++) mem_drop(t->logits[i]);
     mem_drop(t->taps.tap);
@@ -143,7 +143,7 @@ static bool finish(struct trace *t, struct session *s, struct err *e)
             return false;
     }
     for (size_t i = 0; i < t->n_write; i++)
-        if (t->taps.tap[t->n_read + i].elements == 0)
+        if (t->taps.tap[i].elements == 0)
             return err_set(e, ERR_INVALID, "write %zu touches nothing", i);
     return true;
 }
@@ -178,11 +178,11 @@ const float *trace_logits(const struct trace *t, size_t input) { return t->logit
 const float *trace_values(const struct trace *t, size_t read, size_t *n)
 {
     *n = t->read_values[read];
-    return t->taps.tap[read].dst;
+    return t->taps.tap[t->n_write + read].dst;
 }
 
 void trace_written(const struct trace *t, size_t write, size_t *elements, float *max_change)
 {
-    *elements = t->taps.tap[t->n_read + write].elements;
-    *max_change = t->taps.tap[t->n_read + write].max_change;
+    *elements = t->taps.tap[write].elements;
+    *max_change = t->taps.tap[write].max_change;
 }
