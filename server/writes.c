@@ -146,6 +146,29 @@ static bool source_place(struct look *l, const struct tapping *t, const struct j
     return true;
 }
 
+/* A list that is paired with source values must say its order: ascending, each once. */
+static bool in_order(const struct json *v, const char *list, uint32_t n, const char *field, struct err *e)
+{
+    char name[128];
+    int64_t last = -1;
+    const struct json *member = json_get(v, list);
+    if (!member || member->type != JSON_ARRAY) return true;
+    for (const struct json *x = member->child; x; x = x->next) {
+        int64_t at = x->integer < 0 ? x->integer + n : x->integer;
+        if (at <= last)
+            return err_field(e, ERR_INVALID, place_field(name, field, list),
+                             "values are taken in order, so the list must be ascending without repeats");
+        last = at;
+    }
+    return true;
+}
+
+static bool paired_in_order(const struct tapping *t, const struct json *v, size_t input, const char *field,
+                            struct err *e)
+{
+    return in_order(v, "pos", (uint32_t)t->input[input].in.n, field, e) && in_order(v, "head", 0, field, e);
+}
+
 static bool source_view(struct look *l, struct tapping *t, struct call *c, const struct json *name,
                         const char *field, struct trace_write *w, struct err *e)
 {
@@ -173,13 +196,14 @@ static bool parse_source(struct look *l, struct tapping *t, struct call *c, cons
     }
     if (json_get(src, "mean_of"))
         return err_field(e, ERR_UNSUPPORTED, place_field(member, field, "mean_of"), "mean_of is not served yet");
+    if (!paired_in_order(t, v, w->at.input, write_field, e)) return false;
     const struct json *values = json_get(src, "values"), *input = json_get(src, "input");
     if (values) return source_values(l, t, values, place_field(member, field, "values"), w, e);
     size_t at = 0;
     place_field(member, field, "input");
     if (!(texts ? source_text(l, t, input, member, &at, e) : find_input(t, input, member, &at, e))) return false;
     w->from = FROM_RUN;
-    return source_view(l, t, c, json_get(src, "view"), field, w, e) &&
+    return paired_in_order(t, src, at, field, e) && source_view(l, t, c, json_get(src, "view"), field, w, e) &&
            source_place(l, t, src, at, field, w, e);
 }
 
