@@ -10,6 +10,7 @@
         d = start("--request-timeout", "1", tokens={"ann": ("reader", "secret")})
 
 ENGRAMD names the binary (build/engramd), ENGRAMD_MODEL the model (tests/golden/tiny/gqa_tied).
+ENGRAM_SCALE scales the counts of the long tests (200 edits, 50 kills…); a slow build takes less.
 At the end of each daemon its exit status must be 0 and its stderr free of sanitizer reports.
 """
 import hashlib
@@ -29,7 +30,16 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGRAMD = os.environ.get("ENGRAMD", str(ROOT / "build" / "engramd"))
 MODEL = os.environ.get("ENGRAMD_MODEL", str(ROOT / "tests" / "golden" / "tiny" / "gqa_tied"))
 SLOW = float(os.environ.get("ENGRAMD_SLOW", "1"))  # a sanitizer build needs more time
+SCALE = float(os.environ.get("ENGRAM_SCALE", "1"))
 REPORT = re.compile(r"ERROR: \w*Sanitizer|WARNING: ThreadSanitizer|runtime error:|Assertion .* failed")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "tsan: several threads of the daemon meet here")
+
+
+def scaled(count, least=3):
+    return max(least, round(count * SCALE))
 
 
 class Headers(dict):
