@@ -177,6 +177,7 @@ static void summarise(struct localize *l)
         sum += l->effect[i];
         below += l->effect[i] < l->effect[0];
     }
+    r->control_mean = r->control_sd = r->percentile = NAN; /* unless sets were drawn */
     if (!r->n_control) return;
     r->control_mean = sum / r->n_control;
     for (size_t i = 1; i < n_sets(l); i++) squares += pow(l->effect[i] - r->control_mean, 2);

@@ -2,7 +2,7 @@
  *
  * Method `patch`: each unit's attention output z is patched alone, at all positions, in one sweep;
  * its score is how far that moves the metric from the base run's towards the source run's:
- * score = metric(patched) − metric(base). The region is the k units with the largest scores.
+ * score = ±(metric(patched) − metric(base)), positive towards the source. The region is the k units with the largest scores.
  *
  * Control: n random sets of k other units of the same kind are patched jointly, as is the region,
  * in one ragged run; the percentile says what share of random sets the region's joint effect
@@ -34,7 +34,7 @@ struct localize_result {
     double region_effect;            /* of the k best, patched together */
     double control_mean, control_sd; /* of the random sets' joint effects */
     double percentile;               /* 0..100 */
-    uint32_t n_control;
+    uint32_t n_control;              /* 0: too few units were left; the three above are NaN */
     const struct patch_grid *grid;
 };
 

@@ -108,15 +108,19 @@ static bool choose_grid(struct patch_work *p, const struct json *q, struct err *
                 return err_field(e, ERR_INVALID, "axes", "\"%s\" is named twice", a->text);
     if (strcmp(first->text, "layer") != 0)
         return err_field(e, ERR_INVALID, "axes", "the first axis is \"layer\"");
-    for (size_t i = 0; i < sizeof grids / sizeof *grids; i++)
-        if (strcmp(grids[i].site, site) == 0 && axes->len == 2 && strcmp(grids[i].second, second->text) == 0) {
+    bool known = false;
+    for (size_t i = 0; i < sizeof grids / sizeof *grids; i++) {
+        if (strcmp(grids[i].site, site) != 0) continue;
+        known = true;
+        if (axes->len == 2 && strcmp(grids[i].second, second->text) == 0) {
             p->site = grids[i].hook;
             p->axis = grids[i].axis;
             return true;
         }
+    }
     if (strcmp(site, "hook_resid_pre") == 0 && strcmp(second->text, "head") == 0)
         return err_field(e, ERR_INVALID, "axes", "hook_resid_pre has no heads; its axes are [\"layer\",\"pos\"]");
-    return err_field(e, ERR_UNSUPPORTED, "site",
+    return err_field(e, ERR_UNSUPPORTED, known ? "axes" : "site",
                      "\"%s\" over these axes is not served yet; hook_resid_pre goes by [\"layer\",\"pos\"], "
                      "attn.hook_z by [\"layer\",\"head\"]", site);
 }
