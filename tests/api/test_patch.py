@@ -1,0 +1,210 @@
+"""Patch grids against the loop of full runs that they replace, in numpy; the identities of the metrics;
+and what the contract says about cells, answers and refusals."""
+import numpy as np
+import pytest
+from helpers import committed, edit, keeps, nothing_moves, problem
+from reference import Model, expected, log_softmax, safetensors
+
+FIRST, SECOND = expected("gqa_tied")[0]["sequences"]
+CLEAN = FIRST                                      # 9 tokens
+CORRUPT = FIRST[:3] + [31] + FIRST[4:7] + [90, FIRST[8]]  # differs at 3 and 7
+ANSWER, FOIL = 246, 144
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model("gqa_tied")
+
+
+def ask(d, site="hook_resid_pre", kind="logit_diff", headers=None, **more):
+    axes = ["layer", "pos"] if site == "hook_resid_pre" else ["layer", "head"]
+    metric = {"kind": kind, **({"answer": ANSWER} if kind != "kl" else {}),
+              **({"foil": FOIL} if "diff" in kind else {}), **more.pop("metric", {})}
+    body = {"clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "site": site, "axes": axes, "metric": metric, **more}
+    return d.post("/v1/patch", body, headers)
+
+
+def grid(d, *a, **k):
+    answer = ask(d, *a, **k)
+    assert answer.status == 200, answer
+    return keeps(d, "POST", "/v1/patch", answer)
+
+
+def metric_of(kind, logits, reference, clean=0, corrupt=0, answers=(ANSWER,), foils=(FOIL,)):
+    lse = lambda ids: np.log(np.exp(logits[list(ids)]).sum())
+    p = log_softmax(logits)
+    if kind == "kl":
+        ref = log_softmax(reference)
+        return (np.exp(ref) * (ref - p)).sum()
+    if kind == "prob":
+        return np.exp(p[list(answers)]).sum()
+    if kind == "logprob":
+        return np.log(np.exp(p[list(answers)]).sum())
+    diff = lse(answers) - lse(foils)
+    return (diff - corrupt) / (clean - corrupt) if kind == "norm_logit_diff" else diff
+
+
+def loop(model, site, kind, direction, pos=-1, clean=CLEAN, corrupt=CORRUPT, **ids):
+    """(values, clean's metric, corrupt's): one full run per cell."""
+    runs = {"clean": model.run(clean), "corrupt": model.run(corrupt)}
+    source, base = ("clean", "corrupt") if direction == "denoise" else ("corrupt", "clean")
+    into = corrupt if base == "corrupt" else clean
+    ref = runs[source][1][pos]  # clean when denoising, corrupt when noising
+    diff = {n: metric_of("logit_diff", r[1][pos], None, **ids) for n, r in runs.items()}
+    score = lambda logits: metric_of(kind, logits[pos], ref, diff["clean"], diff["corrupt"], **ids)
+    out = np.zeros((model.L, len(clean) if site == "hook_resid_pre" else model.H))
+    for l in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            name, at = f"blocks.{l}.{site}", np.s_[j] if site == "hook_resid_pre" else np.s_[:, j]
+
+            def put(x, name=name, at=at):
+                x[at] = runs[source][0][name][at]
+                return x
+            out[l, j] = score(model.logits(into, {name: put}))
+    return out, score(runs["clean"][1]), score(runs["corrupt"][1])
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+@pytest.mark.parametrize("site", ["hook_resid_pre", "attn.hook_z"])
+@pytest.mark.parametrize("kind", ["logit_diff", "norm_logit_diff", "prob", "logprob", "kl"])
+def test_a_sweep_is_the_loop_of_full_runs(daemon, model, site, kind, direction):
+    g = grid(daemon, site, kind, direction=direction)
+    want, clean, corrupt = loop(model, site, kind, direction)
+    assert np.abs(np.array(g["values"]) - want).max() <= 1e-4
+    assert abs(g["baseline"]["clean"] - clean) <= 1e-4 and abs(g["baseline"]["corrupt"] - corrupt) <= 1e-4
+    assert g["checks"]["identity"] == 0 or g["checks"]["identity"] <= 1e-4
+    assert g["checks"]["full"] <= 1e-4
+    assert np.ptp(want) > (0.05 if kind == "prob" else 0.5), "this grid shows nothing"
+
+
+def test_the_shape_of_an_answer(daemon):
+    g = grid(daemon)
+    assert g["axes"] == {"layer": [0, 1, 2], "pos": list(range(9))} and list(g["axes"]) == ["layer", "pos"]
+    assert g["answer"]["id"] == ANSWER and g["foil"]["id"] == FOIL and g["answer"]["token"]
+    told = daemon.post("/v1/tokenize", {"input": {"ids": CORRUPT}}).json["tokens"]
+    assert g["tokens"]["corrupt"] == told and len(g["tokens"]["clean"]) == 9
+    assert g["warnings"] == [] and g["cost"]["cells"] == 27 and g["cost"]["seconds"] > 0
+    z = grid(daemon, "attn.hook_z")
+    assert z["axes"] == {"layer": [0, 1, 2], "head": [0, 1, 2, 3]} and z["skipped"] == {"pos": []}
+    assert z["cost"]["cells"] == 12 == z["cost"]["cells_run"]
+
+
+@pytest.mark.parametrize("direction, base", [("denoise", "corrupt"), ("noise", "clean")])
+def test_skipped_cells_hold_the_base_runs_metric(daemon, direction, base):
+    g = grid(daemon, direction=direction)
+    assert g["skipped"] == {"pos": [0, 1, 2]}
+    assert g["cost"]["cells_run"] == 3 * 6
+    for row in g["values"]:
+        assert row[:3] == [g["baseline"][base]] * 3
+    early = grid(daemon, direction=direction, metric={"pos": 5})
+    assert early["skipped"] == {"pos": [0, 1, 2, 6, 7, 8]}
+    for row in early["values"]:
+        assert [row[i] for i in (0, 1, 2, 6, 7, 8)] == [early["baseline"][base]] * 6
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_the_first_layer_at_the_only_difference_is_the_source(daemon, direction):
+    one = FIRST[:3] + [31] + FIRST[4:]
+    g = grid(daemon, direction=direction, corrupt={"ids": one})
+    source = "clean" if direction == "denoise" else "corrupt"
+    assert abs(g["values"][0][3] - g["baseline"][source]) <= 1e-5
+
+
+def test_normalised_is_0_at_corrupt_and_1_at_clean(daemon):
+    for direction in ("denoise", "noise"):
+        g = grid(daemon, kind="norm_logit_diff", direction=direction)
+        assert abs(g["baseline"]["clean"] - 1) < 1e-9 and abs(g["baseline"]["corrupt"]) < 1e-9
+        d = grid(daemon, kind="logit_diff", direction=direction)
+        lo, hi = d["baseline"]["corrupt"], d["baseline"]["clean"]
+        assert np.allclose(np.array(g["values"]), (np.array(d["values"]) - lo) / (hi - lo), atol=1e-5)
+
+
+def test_metrics_at_another_position(daemon, model):
+    for pos in (4, -3):
+        g = grid(daemon, metric={"pos": pos})
+        want, _, _ = loop(model, "hook_resid_pre", "logit_diff", "denoise", pos if pos >= 0 else 9 + pos)
+        assert np.abs(np.array(g["values"]) - want).max() <= 1e-4
+
+
+def test_lists_are_reduced_by_log_sum_exp(daemon, model):
+    for kind in ("logit_diff", "prob", "logprob"):
+        g = grid(daemon, kind=kind, metric={"answer": [5, 246], **({"foil": [144, 7, 8]} if kind == "logit_diff" else {})})
+        want, _, _ = loop(model, "hook_resid_pre", kind, "denoise", answers=(5, 246), foils=(144, 7, 8))
+        assert np.abs(np.array(g["values"]) - want).max() <= 1e-4
+        assert [a["id"] for a in g["answer"]] == [5, 246]
+
+
+def test_a_text_of_several_tokens_is_scored_by_its_first(daemon):
+    ids = daemon.post("/v1/tokenize", {"input": " Lyon"}).json["ids"]
+    g = grid(daemon, metric={"answer": " Lyon"})
+    assert g["answer"]["id"] == ids[0] and len(g["warnings"]) == 1
+    assert str(ids[0]) in g["warnings"][0] and "Lyon" in g["warnings"][0]
+    assert g["values"] == grid(daemon, metric={"answer": ids[0]})["values"]
+
+
+def test_prompts_that_are_the_same_say_so(daemon):
+    g = grid(daemon, corrupt={"ids": CLEAN})
+    assert g["cost"]["cells_run"] == 0 and any("same" in w for w in g["warnings"])
+    assert {v for row in g["values"] for v in row} == {g["baseline"]["clean"]}
+    problem(ask(daemon, kind="norm_logit_diff", corrupt={"ids": CLEAN}), 422)
+
+
+def test_old_revisions_can_be_patched(start, model):
+    d = start()
+    r = committed(edit(d))
+    delta = safetensors(d.get(f"/v1/deltas/{r['delta']}", {"Accept": "application/safetensors"}).body)
+    tuned = model.edited("model.layers.1.mlp.down_proj.weight", delta["model.layers.1.mlp.down_proj.weight.dense"])
+    d.post("/v1/rollback", {"to": "base"})
+    for view, m in ((r["revision"], tuned), ("main", model), ("base", model)):
+        want, _, _ = loop(m, "hook_resid_pre", "logit_diff", "denoise")
+        assert np.abs(np.array(grid(d, view=view)["values"]) - want).max() <= 2e-4
+
+
+def test_grids_are_logged(daemon):
+    once = {"metric": {"answer": 77}}
+    first = grid(daemon, "attn.hook_z", "prob", **once)
+    again = grid(daemon, "attn.hook_z", "prob", **once)
+    assert again == {**first, "cached": True}
+    fresh = grid(daemon, "attn.hook_z", "prob", **once, headers={"Cache-Control": "no-cache"})
+    assert fresh["run"] != first["run"] and fresh["values"] == first["values"] and "cached" not in fresh
+    run = daemon.get(f"/v1/runs/{first['run']}").json
+    assert run["result"] == first and run["kind"] == "patch"
+    assert run["request"]["direction"] == "denoise" and run["request"]["metric"]["pos"] == "last"
+
+
+REFUSED = {
+    "unequal lengths": ({"corrupt": {"ids": CORRUPT[:8]}}, 400, "corrupt", ("9", "8")),
+    "no foil": ({"metric": {"foil": None}}, 400, "metric.foil", "needs"),
+    "no answer": ({"metric": {"answer": None}}, 400, "metric.answer", "needs"),
+    "answer is foil": ({"metric": {"foil": ANSWER}}, 400, "metric.foil", str(ANSWER)),
+    "answer among foils": ({"metric": {"foil": [1, ANSWER]}}, 400, "metric.foil", str(ANSWER)),
+    "answer outside": ({"metric": {"answer": 300}}, 400, "metric.answer", "0..299"),
+    "position outside": ({"metric": {"pos": 9}}, 400, "metric.pos", "-9..8"),
+    "several positions": ({"metric": {"pos": [1, 2]}}, 400, "metric.pos", "one position"),
+    "unknown metric": ({"metric": {"kind": "accuracy"}}, 400, "metric.kind", "kl"),
+    "unknown site": ({"site": "hook_embed", "axes": ["layer", "pos"]}, 400, "site", "hook_resid_pre"),
+    "axis twice": ({"axes": ["layer", "layer"]}, 400, "axes", "twice"),
+    "one axis": ({"axes": ["layer"]}, 400, "axes", "2"),
+    "unknown axis": ({"axes": ["layer", "neuron"]}, 400, "axes[1]", "pos"),
+    "unknown direction": ({"direction": "sideways"}, 400, "direction", "denoise"),
+    "later site": ({"site": "attn.hook_q", "axes": ["layer", "head"]}, 501, "site", "not"),
+    "axes of another site": ({"axes": ["layer", "head"]}, 400, "axes", "no heads"),
+    "layer is not first": ({"axes": ["pos", "layer"]}, 400, "axes", "first"),
+    "three axes": ({"site": "attn.hook_z", "axes": ["layer", "head", "pos"]}, 501, "axes", ""),
+    "pairs": ({"clean": None, "corrupt": None, "pairs": [{"clean": "a", "corrupt": "b"}]}, 501, "pairs", "not"),
+    "metrics": ({"metric": None, "metrics": [{"kind": "kl"}]}, 501, "metrics", "not"),
+    "multi": ({"metric": {"multi": "sequence"}}, 501, "metric.multi", "not"),
+    "unknown view": ({"view": "nowhere"}, 404, "view", "nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_name_the_field(daemon, name):
+    more, status, field, said = REFUSED[name]
+    body = {"clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "site": "hook_resid_pre", "axes": ["layer", "pos"],
+            "metric": {"kind": "logit_diff", "answer": ANSWER, "foil": FOIL}}
+    for key, value in more.items():
+        body[key] = {**body[key], **value} if key == "metric" and value else value
+    with nothing_moves(daemon):
+        a = daemon.post("/v1/patch", body)
+    problem(a, status, field=field, said=said)

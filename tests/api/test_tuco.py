@@ -1,0 +1,111 @@
+"""TuCo against its definition in numpy, and its identities."""
+import numpy as np
+import pytest
+from helpers import LEARN, committed, edit, fact, keeps, problem
+from reference import Model, expected, safetensors, tuco
+
+IDS = expected("gqa_tied")[0]["sequences"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model("gqa_tied")
+
+
+@pytest.fixture(scope="module")
+def edited(daemon, model):
+    """(revision, the model in numpy) after one edit of layer 1; main is rolled back again."""
+    r = committed(edit(daemon))
+    bytes_ = daemon.get(f"/v1/deltas/{r['delta']}", {"Accept": "application/safetensors"}).body
+    name = "model.layers.1.mlp.down_proj.weight"
+    assert daemon.post("/v1/rollback", {"to": "base"}).status == 201
+    return r["revision"], model.edited(name, safetensors(bytes_)[name + ".dense"])
+
+
+def ask(d, **body):
+    a = d.post("/v1/tuco", {"prompts": [{"ids": i} for i in IDS], **body})
+    assert a.status == 200, a
+    return keeps(d, "POST", "/v1/tuco", a)
+
+
+@pytest.mark.parametrize("view, against", [("main", "base"), ("base", "base"), ("main", "main")])
+def test_a_view_against_itself_is_exactly_0(daemon, view, against):
+    a = ask(daemon, view=view, against=against, positions="all")
+    for s in a["scores"]:
+        assert s["tuco"] == 0 and s["ftc"] == 0 and s["ptc"] > 0
+        assert all(layer["ftc"] == 0 for layer in s["by_layer"])
+        assert s["by_position"] == [0] * len(s["tokens"])
+
+
+def test_an_edited_view_against_itself_is_exactly_0(daemon, edited):
+    a = ask(daemon, view=edited[0], against=edited[0])
+    assert all(s["tuco"] == 0 and s["ftc"] == 0 for s in a["scores"])
+
+
+def test_the_base_is_measured_as_the_definition_says(daemon, model):
+    for score, ids in zip(ask(daemon)["scores"], IDS, strict=True):
+        _, ptc, _, layers = tuco(model, model, ids)
+        assert np.isclose(score["ptc"], ptc, rtol=1e-4)
+        assert np.allclose([x["ptc"] for x in score["by_layer"]], [p for p, _ in layers], rtol=1e-4)
+        assert [x["layer"] for x in score["by_layer"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_an_edit_is_measured_as_the_definition_says(daemon, model, edited, swap):
+    revision, tuned = edited
+    views = ("base", revision) if swap else (revision, "base")
+    a = ask(daemon, view=views[0], against=views[1])
+    assert a["view"]["revision"] != a["against"]["revision"]
+    for score, ids in zip(a["scores"], IDS, strict=True):
+        want, ptc, ftc, layers = tuco(*((model, tuned) if swap else (tuned, model)), ids)
+        assert 0.01 < score["tuco"] < 1 and np.isclose(score["tuco"], want, rtol=1e-4)
+        assert np.isclose(score["ptc"], ptc, rtol=1e-4) and np.isclose(score["ftc"], ftc, rtol=1e-4)
+        assert np.isclose(score["tuco"], score["ftc"] / (score["ptc"] + score["ftc"]), rtol=1e-12)
+        assert np.allclose([x["ftc"] for x in score["by_layer"]], [f for _, f in layers], rtol=1e-4)
+        assert np.allclose([x["ptc"] for x in score["by_layer"]], [p for p, _ in layers], rtol=1e-4)
+        # one matrix of layer 1 was changed, and both blocks see the same states
+        assert [x["ftc"] == 0 for x in score["by_layer"]] == [True, False, True]
+
+
+def test_every_position_is_its_own_prefix(daemon, edited):
+    ids = IDS[0]
+    whole = ask(daemon, view=edited[0], prompts=[{"ids": ids}], positions="all")["scores"][0]
+    prefixes = ask(daemon, view=edited[0], prompts=[{"ids": ids[:n]} for n in range(1, 10)])["scores"]
+    assert np.allclose(whole["by_position"], [s["tuco"] for s in prefixes], rtol=1e-5)
+    assert whole["tuco"] == whole["by_position"][-1]
+    assert "by_position" not in prefixes[0]
+
+
+def test_scores_lie_between_0_and_1(daemon, edited):
+    rng = np.random.default_rng(1)
+    prompts = [{"ids": [int(x) for x in rng.integers(3, 300, rng.integers(1, 20))]} for _ in range(200)]
+    a = ask(daemon, view=edited[0], prompts=prompts)
+    assert len(a["scores"]) == 200
+    assert all(0 <= s["tuco"] <= 1 for s in a["scores"])
+
+
+def test_inputs_in_every_form(daemon):
+    a = ask(daemon, prompts=["It is", {"text": "It is", "bos": True}, {"messages": [{"role": "user", "content": "x"}]}])
+    assert a["scores"][0]["tokens"] == ["It", " is"] and len(a["scores"][1]["tokens"]) == 3
+
+
+def test_tuco_is_logged_with_both_views(daemon, edited):
+    first = ask(daemon, view=edited[0])
+    assert ask(daemon, view=edited[0])["cached"] is True
+    assert "cached" not in ask(daemon, view="base", against=edited[0], prompts=["cache"])
+    assert "cached" not in ask(daemon, view="base", against="base", prompts=["cache"])
+    run = daemon.get(f"/v1/runs/{first['run']}").json
+    assert run["result"]["scores"] == first["scores"] and run["request"]["against"] == "base"
+
+
+@pytest.mark.parametrize("body, status, field, said", [
+    ({"prompts": []}, 400, "prompts", "empty"),
+    ({}, 400, "prompts", "required"),
+    ({"prompts": ["x"], "against": "nowhere"}, 404, "against", "nowhere"),
+    ({"prompts": ["x"], "view": "rev_nowhere"}, 404, "view", "nowhere"),
+    ({"prompts": ["x"], "positions": "first"}, 400, "positions", "last"),
+    ({"prompts": ["x", {"ids": [300]}]}, 400, "prompts[1].ids[0]", "299"),
+    ({"prompts": [{"ids": [5] * 257}]}, 400, "prompts[0].ids", "256"),
+])
+def test_refusals_name_the_field(daemon, body, status, field, said):
+    problem(daemon.post("/v1/tuco", body), status, field=field, said=said)
