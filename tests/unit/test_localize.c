@@ -1,0 +1,245 @@
+/* Localization: its ranking against one full float64 run per unit, its region's joint effect and
+ * its random control against runs with several units patched at once. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "probes/localize.h"
+#include "support/golden.h"
+#include "support/numbers.h"
+#include "support/reference.h"
+
+#define CLOSE 2e-4 /* of an effect: two logit differences, each within 1e-4 */
+
+enum { N = 9, MOST_UNITS = 16, MOST_LAYERS = 4 };
+
+/* Runs of the base with the z of any set of units taken from the source. */
+struct bench {
+    struct reference *r;
+    const struct localize_request *q;
+    double *z[MOST_LAYERS];
+    bool capture, unit[MOST_UNITS];
+};
+
+static void bench_hook(void *ctx, enum hook h, uint32_t layer, double *z, size_t n)
+{
+    struct bench *b = ctx;
+    const struct arch *a = &b->r->model->arch;
+    if (h != HOOK_Z) return;
+    if (b->capture) {
+        b->z[layer] = memcpy(zero_doubles(n), z, n * sizeof *z);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        size_t head = i / a->d_head % a->n_heads;
+        if (b->unit[b->q->patch.axis == PATCH_LAYER ? layer : layer * a->n_heads + head]) z[i] = b->z[layer][i];
+    }
+}
+
+/* The logit difference at the metric's position. */
+static double difference(struct bench *b, const uint32_t *ids)
+{
+    const struct metric *m = &b->q->patch.metric;
+    size_t V = b->r->model->arch.d_vocab;
+    double *logits = zero_doubles(N * V);
+    reference_run(b->r, ids, b->q->patch.n, NULL, logits);
+    double d = logits[m->pos * V + m->answer[0]] - logits[m->pos * V + m->foil[0]];
+    free(logits);
+    return d;
+}
+
+static void bench_init(struct bench *b, const struct golden *g, const struct localize_request *q, double *base, double *source)
+{
+    *b = (struct bench){.r = reference_new(g->view), .q = q, .capture = true};
+    *base = difference(b, q->patch.denoise ? q->patch.corrupt : q->patch.clean);
+    b->r->hook = bench_hook;
+    b->r->ctx = b;
+    *source = difference(b, q->patch.denoise ? q->patch.clean : q->patch.corrupt);
+    b->capture = false;
+}
+
+static void bench_release(struct bench *b)
+{
+    for (int l = 0; l < MOST_LAYERS; l++) free(b->z[l]);
+    reference_free(b->r);
+}
+
+static struct localize *localize(const struct golden *g, const struct localize_request *q)
+{
+    struct err e = {0};
+    struct localize *l = localize_new(q, &e);
+    must(l && STEP_ALL(localize_step(l, g->session, &e)), e);
+    return l;
+}
+
+static void near(const char *what, double got, double want)
+{
+    if (!(fabs(got - want) <= CLOSE)) fail_msg("%s is %.7f, %.7f expected", what, got, want);
+}
+
+static const uint32_t answer[] = {42}, foil[] = {7};
+
+static void make(const struct golden *g, struct localize_request *q, uint32_t *clean, uint32_t *corrupt)
+{
+    uint64_t seed = 80;
+    for (int i = 0; i < N; i++) clean[i] = corrupt[i] = below(&seed, g->model->arch.d_vocab);
+    corrupt[2] = (clean[2] + 5) % g->model->arch.d_vocab;
+    corrupt[5] = (clean[5] + 9) % g->model->arch.d_vocab;
+    *q = (struct localize_request){.patch = {.view = g->view, .clean = clean, .corrupt = corrupt, .n = N, .denoise = true, .site = HOOK_Z,
+                                             .axis = PATCH_LAYER_HEAD, .metric = {METRIC_LOGIT_DIFF, answer, foil, 1, 1, N - 1}},
+                                   .k = 3, .n_control = 20, .seed = 1};
+}
+
+/* Scores are effects towards the source; the region is the best k, patched together. */
+static void check_ranking(const struct golden *g, const struct localize_request *q)
+{
+    double base, source;
+    struct bench b;
+    bench_init(&b, g, q, &base, &source);
+    const struct arch *a = &g->model->arch;
+    const uint32_t *ids = q->patch.denoise ? q->patch.corrupt : q->patch.clean;
+    uint32_t heads = q->patch.axis == PATCH_LAYER ? 1 : a->n_heads;
+    double sign = source >= base ? 1 : -1;
+    struct localize *l = localize(g, q);
+    const struct localize_result *r = localize_result(l);
+    bool seen[MOST_UNITS] = {false};
+    assert_int_equal(r->n_units, a->n_layers * heads);
+    assert_int_equal(r->k, q->k);
+    for (size_t i = 0; i < r->n_units; i++) {
+        const struct unit *u = &r->ranking[i];
+        size_t at = u->layer * heads + u->head;
+        assert_true(u->layer < a->n_layers && u->head < heads && !seen[at]);
+        seen[at] = true;
+        memset(b.unit, 0, sizeof b.unit);
+        b.unit[at] = true;
+        near("score", u->score, sign * (difference(&b, ids) - base));
+        if (i) assert_true(r->ranking[i - 1].score >= u->score);
+    }
+    memset(b.unit, 0, sizeof b.unit);
+    for (uint32_t i = 0; i < r->k; i++) b.unit[r->ranking[i].layer * heads + r->ranking[i].head] = true;
+    near("region", r->region_effect, sign * (difference(&b, ids) - base));
+    assert_true(r->grid->check_full < 1e-4 && r->grid->check_identity < 1e-4);
+    localize_free(l);
+    bench_release(&b);
+}
+
+static void test_ranking(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"gqa_tied", "gqa_untied_odd"};
+    for (size_t m = 0; m < 2; m++) {
+        struct golden g;
+        struct localize_request q;
+        uint32_t clean[N], corrupt[N];
+        golden_open(&g, models[m], NULL);
+        make(&g, &q, clean, corrupt);
+        for (int how = 0; how < 8; how++) {
+            q.patch.denoise = how & 1;
+            q.patch.axis = how & 2 ? PATCH_LAYER : PATCH_LAYER_HEAD;
+            q.patch.metric.pos = how & 4 ? 6 : N - 1;
+            q.k = how & 2 ? 1 : 3;
+            check_ranking(&g, &q);
+        }
+        golden_close(&g);
+    }
+}
+
+/* Where as many units are left as the region has, the only random set is the rest of them: its
+ * joint effect is the control's mean, without spread. */
+static void test_control_of_one_set(void **state)
+{
+    (void)state;
+    struct golden g;
+    struct localize_request q;
+    uint32_t clean[N], corrupt[N];
+    double base, source;
+    golden_open(&g, "gqa_tied", NULL);
+    make(&g, &q, clean, corrupt);
+    q.k = 6; /* of 12 */
+    struct bench b;
+    bench_init(&b, &g, &q, &base, &source);
+    struct localize *l = localize(&g, &q);
+    const struct localize_result *r = localize_result(l);
+    for (size_t i = r->k; i < r->n_units; i++) b.unit[r->ranking[i].layer * 4 + r->ranking[i].head] = true;
+    near("control", r->control_mean, (source >= base ? 1 : -1) * (difference(&b, corrupt) - base));
+    assert_int_equal(r->n_control, 20);
+    assert_true(r->control_sd < 1e-6);
+    assert_true(r->percentile == (r->region_effect > r->control_mean ? 100 : 0));
+    localize_free(l);
+    bench_release(&b);
+    golden_close(&g);
+}
+
+/* Random sets: between what any set of units outside the region can do; the same for a seed. */
+static void test_control(void **state)
+{
+    (void)state;
+    struct golden g;
+    struct localize_request q;
+    uint32_t clean[N], corrupt[N];
+    double base, source, least = HUGE_VAL, most = -HUGE_VAL, sum = 0;
+    golden_open(&g, "gqa_tied", NULL);
+    make(&g, &q, clean, corrupt);
+    q.k = 1;
+    q.n_control = 400;
+    struct bench b;
+    bench_init(&b, &g, &q, &base, &source);
+    struct localize *l = localize(&g, &q), *again = localize(&g, &q);
+    const struct localize_result *r = localize_result(l), *s = localize_result(again);
+    for (size_t i = 1; i < r->n_units; i++) { /* sets of one: the other units' own scores, each as likely */
+        least = fmin(least, r->ranking[i].score);
+        most = fmax(most, r->ranking[i].score);
+        sum += r->ranking[i].score;
+    }
+    double mean = sum / 11, squares = 0;
+    for (size_t i = 1; i < r->n_units; i++) squares += pow(r->ranking[i].score - mean, 2);
+    double sd = sqrt(squares / 11);
+    assert_true(r->control_mean > least && r->control_mean < most);
+    assert_true(fabs(r->control_mean - mean) < 5 * sd / sqrt(400));
+    assert_true(fabs(r->control_sd / sd - 1) < 0.3);
+    near("region", r->region_effect, r->ranking[0].score);
+    assert_true(r->percentile == 100); /* the best beats every other */
+    assert_true(r->control_mean == s->control_mean && r->control_sd == s->control_sd && r->percentile == s->percentile);
+    localize_free(again);
+    q.seed = 2;
+    again = localize(&g, &q);
+    assert_true(localize_result(again)->control_mean != r->control_mean);
+    localize_free(again);
+    localize_free(l);
+    bench_release(&b);
+    golden_close(&g);
+}
+
+/* A region of more than half the units leaves nothing to compare with; one of all is all. */
+static void test_large_regions(void **state)
+{
+    (void)state;
+    struct golden g;
+    struct localize_request q;
+    uint32_t clean[N], corrupt[N];
+    golden_open(&g, "gqa_tied", NULL);
+    make(&g, &q, clean, corrupt);
+    static const uint32_t sizes[][2] = {{7, 7}, {12, 12}, {13, 12}, {1000, 12}};
+    for (size_t i = 0; i < 4; i++) {
+        q.k = sizes[i][0];
+        struct localize *l = localize(&g, &q);
+        assert_int_equal(localize_result(l)->k, sizes[i][1]);
+        assert_int_equal(localize_result(l)->n_control, 0);
+        localize_free(l);
+    }
+    golden_close(&g);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ranking),
+        cmocka_unit_test(test_control_of_one_set),
+        cmocka_unit_test(test_control),
+        cmocka_unit_test(test_large_regions),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,272 @@
+/* TuCo (arXiv 2506.23423), definitions 4.1 and the acceptance tests drawn from them: against float64
+ * blocks of both views run on the stream of the tuned one, and on vectors whose answer is known. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "probes/tuco.h"
+#include "support/golden.h"
+#include "support/numbers.h"
+#include "support/reference.h"
+
+static struct tuco *tuco(const struct golden *g, struct view *view, struct view *against, const struct tuco_input *in, size_t n)
+{
+    struct err e = {0};
+    struct tuco *t = tuco_new(view, against, in, n, &e);
+    must(t && STEP_ALL(tuco_step(t, g->session, &e)), e);
+    return t;
+}
+
+/* The base with a random change of one matrix, relative to its own size. */
+static struct view *changed(const struct golden *g, struct view *parent, enum role role, uint32_t layer, double scale)
+{
+    struct err e = {0};
+    size_t t;
+    uint64_t seed = 60 + (uint64_t)role + layer;
+    assert_true(model_role(g->model, role, layer, &t));
+    float *change = random_floats(&seed, g->model->tensors[t].n_elements, scale);
+    struct delta *d = delta_new_dense(g->model, t, change, &e);
+    must(d, e);
+    struct view *v = view_with_delta(parent, d, &e);
+    must(v, e);
+    delta_free(d);
+    free(change);
+    return v;
+}
+
+/* P, F and the layers' own terms at every position, from the formulas: [n][d] each. */
+struct sums {
+    double *P, *F, *layer_p, *layer_f; /* layer_*: [L][n][d] */
+    double *x0, *xL;
+};
+
+static struct sums by_definition(const struct golden *g, struct view *view, struct view *against, const uint32_t *ids, uint32_t n)
+{
+    struct reference *ft = reference_new(view), *pt = reference_new(against);
+    size_t values = (size_t)n * g->model->arch.d_model, L = g->model->arch.n_layers;
+    struct sums s = {zero_doubles(values), zero_doubles(values), zero_doubles(L * values), zero_doubles(L * values),
+                     zero_doubles(values), zero_doubles(values)};
+    double *x = s.xL, *y = zero_doubles(values), *z = zero_doubles(values);
+    reference_embed(ft, ids, n, x);
+    memcpy(s.x0, x, values * sizeof *x);
+    for (uint32_t l = 0; l < L; l++) {
+        memcpy(y, x, values * sizeof *x);
+        memcpy(z, x, values * sizeof *x);
+        reference_block(ft, l, y, n);
+        reference_block(pt, l, z, n); /* the other view's block, on the tuned stream */
+        for (size_t i = 0; i < values; i++) {
+            s.P[i] += s.layer_p[l * values + i] = z[i] - x[i];
+            s.F[i] += s.layer_f[l * values + i] = y[i] - z[i];
+        }
+        memcpy(x, y, values * sizeof *x);
+    }
+    free(y), free(z);
+    reference_free(ft);
+    reference_free(pt);
+    return s;
+}
+
+static void sums_free(struct sums *s) { free(s->P), free(s->F), free(s->layer_p), free(s->layer_f), free(s->x0), free(s->xL); }
+
+static double l1(const double *v, size_t n)
+{
+    double s = 0;
+    for (size_t i = 0; i < n; i++) s += fabs(v[i]);
+    return s;
+}
+
+static void near(const char *what, double got, double want, double tolerance)
+{
+    if (!(fabs(got - want) <= tolerance * fmax(1, fabs(want)))) fail_msg("%s is %.9g, %.9g expected", what, got, want);
+}
+
+static void check_views(const struct golden *g, struct view *view, struct view *against)
+{
+    size_t d = g->model->arch.d_model, L = g->model->arch.n_layers;
+    for (int s = 0; s < 2; s++) {
+        uint32_t n = g->n[s];
+        struct sums want = by_definition(g, view, against, g->ids[s], n);
+        const struct tuco_input in[2] = {{g->ids[s], n, true}, {g->ids[s], n, false}};
+        struct tuco *t = tuco(g, view, against, in, 2);
+        for (int k = 0; k < 2; k++) { /* all positions, or only the last: the same */
+            const struct tuco_score *c = tuco_result(t, (size_t)k);
+            double p = l1(want.P + (n - 1) * d, d), f = l1(want.F + (n - 1) * d, d);
+            near("ptc", c->ptc, p, 1e-5);
+            near("ftc", c->ftc, f, 1e-5);
+            near("tuco", c->tuco, f / (p + f), 1e-5);
+            assert_true(c->check <= 1e-5); /* x_0 + P + F is the stream */
+            for (size_t l = 0; l < L; l++) {
+                near("layer ptc", c->layer_ptc[l], l1(want.layer_p + (l * n + n - 1) * d, d), 1e-5);
+                near("layer ftc", c->layer_ftc[l], l1(want.layer_f + (l * n + n - 1) * d, d), 1e-5);
+            }
+            assert_true(k ? c->position == NULL : c->position[n - 1] == c->tuco);
+            for (uint32_t r = 0; c->position && r < n; r++) {
+                p = l1(want.P + r * d, d), f = l1(want.F + r * d, d);
+                near("position", c->position[r], f / (p + f), 1e-5);
+            }
+        }
+        assert_true(tuco_result(t, 0)->tuco == tuco_result(t, 1)->tuco);
+        tuco_free(t);
+        sums_free(&want);
+    }
+}
+
+static void test_by_definition(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"gqa_tied", "gqa_untied_odd", "wide_head"};
+    for (size_t m = 0; m < 3; m++) {
+        struct golden g;
+        golden_open(&g, models[m], NULL);
+        struct view *attn = changed(&g, g.view, ROLE_V, 0, 0.2), *both = changed(&g, attn, ROLE_GATE, 1, 0.2);
+        check_views(&g, attn, g.view);
+        check_views(&g, both, g.view);
+        check_views(&g, g.view, both); /* the stream is the first view's */
+        check_views(&g, both, attn);
+        view_drop(attn);
+        view_drop(both);
+        golden_close(&g);
+    }
+}
+
+/* TC-1. A view against itself, and against another that holds the same weights elsewhere. */
+static void test_same_is_zero(void **state)
+{
+    (void)state;
+    struct golden g;
+    golden_open(&g, "gqa_tied", NULL);
+    struct view *twin = changed(&g, g.view, ROLE_DOWN, 1, 0), *edited = changed(&g, g.view, ROLE_Q, 1, 0.3);
+    const struct tuco_input in = {g.ids[0], g.n[0], true};
+    struct view *pairs[][2] = {{g.view, g.view}, {twin, g.view}, {g.view, twin}, {edited, edited}};
+    for (size_t i = 0; i < 4; i++) {
+        struct tuco *t = tuco(&g, pairs[i][0], pairs[i][1], &in, 1);
+        const struct tuco_score *c = tuco_result(t, 0);
+        assert_true(c->tuco == 0 && c->ftc == 0 && c->ptc > 0);
+        for (uint32_t l = 0; l < g.model->arch.n_layers; l++) assert_true(c->layer_ftc[l] == 0);
+        for (uint32_t p = 0; p < g.n[0]; p++) assert_true(c->position[p] == 0);
+        tuco_free(t);
+    }
+    view_drop(twin);
+    view_drop(edited);
+    golden_close(&g);
+}
+
+/* TC-7. One down-projection changed: F = ΔW·u at the last token, and no other layer contributes. */
+static void test_single_matrix_edit(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    struct golden g;
+    golden_open(&g, "gqa_tied", NULL);
+    uint32_t layer = 1, d = g.model->arch.d_model, m = g.model->arch.d_mlp, n = g.n[0];
+    double scales[] = {0.1, 0.01, 0.001}, seen[3];
+    for (int k = 0; k < 3; k++) {
+        struct view *v = changed(&g, g.view, ROLE_DOWN, layer, scales[k]);
+        size_t t;
+        assert_true(model_role(g.model, ROLE_DOWN, layer, &t));
+        const float *now = view_tensor(v, t), *was = view_tensor(g.view, t);
+        float *u = random_floats(&(uint64_t){1}, (size_t)n * m, 1);
+        struct tap tap = {.site = {HOOK_MLP_POST, layer}, .op = TAP_READ, .every_pos = true, .dst = u};
+        struct taps taps = {&tap, 1};
+        struct run_input in = {.ids = g.ids[0], .n = n};
+        struct run *r = run_new(v, &in, 1, &taps, &e);
+        must(r && STEP_ALL(run_step(r, g.session, &e)), e);
+        run_free(r);
+        double f = 0;
+        for (uint32_t i = 0; i < d; i++) {
+            double moved = 0;
+            for (uint32_t j = 0; j < m; j++) moved += ((double)now[i * m + j] - (double)was[i * m + j]) * (double)u[(n - 1) * m + j];
+            f += fabs(moved);
+        }
+        const struct tuco_input one = {g.ids[0], n, false};
+        struct tuco *c = tuco(&g, v, g.view, &one, 1);
+        const struct tuco_score *s = tuco_result(c, 0);
+        /* FTC is a small difference of float32 addends: rounding of those, some 1e-7 each */
+        if (!(fabs(s->ftc - f) < 3e-6 * d)) fail_msg("scale %g: ‖F‖ %.9g, %.9g expected", scales[k], s->ftc, f);
+        for (uint32_t l = 0; l < g.model->arch.n_layers; l++) assert_true(l == layer ? s->layer_ftc[l] > 0 : s->layer_ftc[l] == 0);
+        seen[k] = s->tuco;
+        tuco_free(c);
+        free(u);
+        view_drop(v);
+    }
+    assert_true(seen[0] > 0.01); /* and it shrinks with the edit, in proportion once it is small */
+    assert_true(fabs(seen[1] / seen[2] - 10) < 0.5);
+    golden_close(&g);
+}
+
+/* TC-4, TC-5, TC-6, TC-10 on vectors. */
+static void test_ratio(void **state)
+{
+    (void)state;
+    double p1, f1;
+    const double h[3] = {1, -2, 0.5};
+    double P[3] = {0}, F[3] = {0};
+    /* PTC = 0, 0, h, −h/2; FTC = h, −h/2, 0, 0: sums h/2 and h/2 */
+    for (int i = 0; i < 3; i++) P[i] = h[i] - h[i] / 2, F[i] = h[i] - h[i] / 2;
+    assert_true(tuco_ratio(P, F, 3, &p1, &f1) == 0.5);
+    assert_true(p1 == 1.75 && f1 == 1.75);
+    /* f_PT(x,0) = h, f_PT(x,1) = x; f_FT(x,0) = 2h, f_FT(x,1) = 0 from x_0 = 0: P = 3h, F = −h */
+    double x[3] = {0};
+    for (int i = 0; i < 3; i++) {
+        double pt0 = h[i], ft0 = 2 * h[i];
+        x[i] = ft0;
+        P[i] = pt0 + x[i], F[i] = (ft0 - pt0) + (0 - x[i]);
+        assert_true(P[i] == 3 * h[i] && F[i] == -h[i]);
+    }
+    assert_true(tuco_ratio(P, F, 3, NULL, NULL) == 0.25);
+    assert_true(tuco_ratio(F, P, 3, NULL, NULL) == 0.75); /* roles exchanged: 1 − TuCo */
+    for (int i = 0; i < 3; i++) P[i] *= -1024, F[i] *= -1024;
+    assert_true(tuco_ratio(P, F, 3, NULL, NULL) == 0.25);
+    const double none[3] = {0};
+    assert_true(tuco_ratio(none, none, 3, &p1, &f1) == 0 && p1 == 0 && f1 == 0);
+    assert_true(tuco_ratio(none, h, 3, NULL, NULL) == 1);
+    assert_true(tuco_ratio(h, none, 3, NULL, NULL) == 0);
+    /* L1, not L2: of (3, 4) and (5, 0) these differ */
+    assert_true(tuco_ratio((const double[]){3, 4}, (const double[]){5, 0}, 2, NULL, NULL) == 5.0 / 12);
+}
+
+/* TC-11. A thousand random prompts, single tokens among them; and each as if alone. */
+static void test_range(void **state)
+{
+    (void)state;
+    struct golden g;
+    golden_open(&g, "gqa_untied_odd", NULL);
+    enum { N = 1000, MOST = 8 };
+    static uint32_t ids[N][MOST];
+    static struct tuco_input in[N];
+    uint64_t seed = 70;
+    struct view *v = changed(&g, g.view, ROLE_O, 0, 0.1);
+    for (int i = 0; i < N; i++) {
+        in[i] = (struct tuco_input){ids[i], 1 + (uint32_t)i % MOST, i % 3 == 0};
+        for (uint32_t k = 0; k < in[i].n; k++) ids[i][k] = below(&seed, g.model->arch.d_vocab);
+    }
+    struct tuco *t = tuco(&g, v, g.view, in, N);
+    for (size_t i = 0; i < N; i++) {
+        const struct tuco_score *c = tuco_result(t, i);
+        assert_true(c->tuco > 0 && c->tuco < 1 && c->check < 1e-5);
+        for (uint32_t p = 0; c->position && p < in[i].n; p++) assert_true(c->position[p] >= 0 && c->position[p] <= 1);
+        if (i % 100) continue;
+        struct tuco *alone = tuco(&g, v, g.view, &in[i], 1);
+        assert_true(tuco_result(alone, 0)->tuco == c->tuco);
+        tuco_free(alone);
+    }
+    size_t done, total;
+    tuco_progress(t, &done, &total);
+    assert_true(done == total && total == (size_t)N * g.model->arch.n_layers);
+    tuco_free(t);
+    view_drop(v);
+    golden_close(&g);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_by_definition),      cmocka_unit_test(test_same_is_zero),
+        cmocka_unit_test(test_single_matrix_edit), cmocka_unit_test(test_ratio),
+        cmocka_unit_test(test_range),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
