@@ -284,10 +284,18 @@ struct ack {
     char id[ID_TEXT], digest[DIGEST_TEXT];
 };
 
-/* Commit until killed, saying so after each. */
+#ifdef ENGRAM_SANITIZED
+enum { KILL_UNIT_NS = 8 * 1000000 };
+#else
+enum { KILL_UNIT_NS = 1000000 };
+#endif
+
+/* Commit until killed, saying so once it is open and after each. */
 static _Noreturn void commit_for_ever(struct fixture *x, int pipe_end, uint64_t seed)
 {
+    struct ack opened = {0};
     fx_reopen(x);
+    if (write(pipe_end, &opened, sizeof opened) != sizeof opened) _exit(1);
     for (;; seed++) {
         struct ack a = {0};
         if (seed % 5 == 4)
@@ -315,7 +323,8 @@ static struct ack kill_at_random(struct fixture *x, int round)
         commit_for_ever(x, ends[1], (uint64_t)round * 1000);
     }
     (void)close(ends[1]);
-    struct timespec nap = {.tv_nsec = (long)(5 + round * 7919 % 60) * 1000000};
+    assert_int_equal(read(ends[0], &a, sizeof a), sizeof a); /* it is open: the time runs */
+    struct timespec nap = {.tv_nsec = (long)(5 + round * 7919 % 60) * KILL_UNIT_NS};
     (void)nanosleep(&nap, NULL);
     assert_int_equal(kill(child, SIGKILL), 0);
     assert_int_equal(waitpid(child, &status, 0), child);
