@@ -2,8 +2,13 @@
 #
 #   SAN=address,undefined | thread    sanitizer build, in its own folder
 #   STAY=1                            `make demo` leaves the daemon running
+#   V=1                               show every command
+#   DEVELOPER=1                       warnings are errors
 
 .DEFAULT_GOAL := help
+ifndef V
+.SILENT:
+endif
 SHELL := /bin/bash
 VERSION := $(shell cat VERSION)
 BUILD ?= build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
@@ -90,10 +95,12 @@ fresh-check: ## demo and test from a clone in a new minimal Debian 12 (root)
 
 # ---- rules ------------------------------------------------------------------------------------
 $(BUILD)/engramd: $(BUILD)/server/main.o $(LIBS_OWN)
+	@echo "  LINK  $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $< $(LINK_OWN)
 
 $(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_SUPPORT) $(LIBS_OWN)
 	@mkdir -p $(@D)
+	@echo "  LINK  $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $< $(UNIT_SUPPORT) $(LINK_OWN) -lcmocka
 
 $(BUILD)/tokenize: $(BUILD)/tests/tools/tokenize_main.o $(BUILD)/libcore.a
@@ -108,6 +115,7 @@ $(foreach d,$(FOLDERS),$(eval $(call library,$(d))))
 
 $(BUILD)/%.o: %.c $(STAMP) | generated
 	@mkdir -p $(dir $@)
+	@echo "  CC    $@"
 	$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
 # Bytes of a delta may not depend on the compiler's taste for fused multiply-add.
