@@ -241,10 +241,13 @@ static bool read_parts(const struct json *header, const char *data, size_t n_dat
     d->parts = mem_take(header->len, sizeof *d->parts, e);
     if (!d->parts) return false;
     char tensor[192];
+    size_t used = 1; /* the metadata */
     for (const struct json *v = header->child; v; v = v->next) {
         if (strcmp(v->key, "__metadata__") == 0 || ends_with(v->key, ".lowrank_b", tensor)) continue;
         if (!read_part(header, v, data, n_data, m, d, e)) return false;
+        used += d->parts[d->n_parts - 1].kind == DELTA_DENSE ? 1 : 2;
     }
+    if (used != header->len) return bad(e, "a lowrank_b has no lowrank_a");
     qsort(d->parts, d->n_parts, sizeof *d->parts, by_tensor);
     for (size_t i = 1; i < d->n_parts; i++)
         if (d->parts[i].tensor == d->parts[i - 1].tensor) return bad(e, "two parts for one tensor");
