@@ -1,0 +1,3 @@
+#pragma GCC optimize("O0")
+#define delta_apply delta_apply_plain
+#include "core/delta_apply.c"
