@@ -4,13 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "blas.h"
+#include "attention_int.h"
 #include "simd.h"
-
-enum {
-    LONG_SPAN = 48,    /* rows from which matrix products pay */
-    QUERY_BLOCK = 128, /* rows per product: bounds the wasted upper triangle */
-};
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
@@ -43,7 +38,7 @@ INLINE void softmax(float *p, uint32_t n)
     for (uint32_t i = 0; i < n; i++) p[i] *= total;
 }
 
-KERNEL static void softmax_row(float *p, uint32_t n) { softmax(p, n); }
+KERNEL void softmax_row(float *p, uint32_t n) { softmax(p, n); }
 
 /* Consecutive keys (or values) with a common stride: a kv block, or the span's own rows. */
 struct keys {
@@ -67,24 +62,6 @@ KERNEL static void mix(const float *p, const struct keys *s, uint32_t e, float *
     }
     for (; i < e; i++)
         for (uint32_t j = 0; j < s->n; j++) z[i] += p[j] * s->v[j * s->stride + i];
-}
-
-struct shape {
-    uint32_t H, G, e, row; /* row: floats of a qkv row */
-    float scale;
-};
-
-static struct shape shape_of(const struct arch *a)
-{
-    return (struct shape){a->n_heads, a->n_kv_heads, a->d_head,
-                          (a->n_heads + 2 * a->n_kv_heads) * a->d_head, 1.0f / sqrtf((float)a->d_head)};
-}
-
-static uint32_t kv_head(const struct shape *s, uint32_t head) { return head / (s->H / s->G); }
-
-static const float *own_k(const struct attention *a, const struct shape *s, const struct span *sp, uint32_t g)
-{
-    return a->qkv + (size_t)sp->first_row * s->row + (s->H + g) * s->e;
 }
 
 /* One query row and head, by dot products over the past's blocks and the span's own rows. */
@@ -154,73 +131,9 @@ static void head_range(void *ctx, size_t from, size_t to, int thread)
     }
 }
 
-/* ---- long spans: matrix products -------------------------------------------------------------- */
+/* ---- all spans ---------------------------------------------------------------------------------- */
 
-struct soft_job {
-    float *p;
-    size_t stride;
-    uint32_t first; /* keys of row 0, less one */
-    uint32_t width; /* columns: the rest is cleared */
-};
-
-static void soft_range(void *ctx, size_t from, size_t to, int thread)
-{
-    const struct soft_job *j = ctx;
-    (void)thread;
-    for (size_t r = from; r < to; r++) {
-        float *p = j->p + r * j->stride;
-        uint32_t n = j->first + (uint32_t)r + 1;
-        softmax_row(p, n);
-        memset(p + n, 0, (j->width - n) * sizeof *p);
-    }
-}
-
-/* Past keys and values of one head, gathered from blocks, then the own rows: [n][e] each. */
-static void gather(const struct attention *a, const struct shape *s, const struct span *sp, uint32_t g,
-                   float *k, float *v)
-{
-    size_t bytes = s->e * sizeof(float);
-    for (uint32_t i = 0; i < sp->past_len; i++) {
-        memcpy(k + (size_t)i * s->e, kv_key(sp->past, a->layer, i) + g * s->e, bytes);
-        memcpy(v + (size_t)i * s->e, kv_value(sp->past, a->layer, i) + g * s->e, bytes);
-    }
-    const float *own = own_k(a, s, sp, g);
-    for (uint32_t i = 0; i < sp->n_rows; i++) {
-        size_t at = (size_t)(sp->past_len + i) * s->e;
-        memcpy(k + at, own + (size_t)i * s->row, bytes);
-        memcpy(v + at, own + (size_t)i * s->row + (size_t)s->G * s->e, bytes);
-    }
-}
-
-static void long_head(const struct attention *a, const struct shape *s, const struct span *sp,
-                      struct par *par, uint32_t head, const float *k, const float *v, float *p)
-{
-    uint32_t total = sp->past_len + sp->n_rows;
-    for (uint32_t from = 0; from < sp->n_rows; from += QUERY_BLOCK) {
-        uint32_t rows = sp->n_rows - from < QUERY_BLOCK ? sp->n_rows - from : QUERY_BLOCK;
-        uint32_t keys = sp->past_len + from + rows; /* no row of this block sees further */
-        const float *q = a->qkv + (size_t)(sp->first_row + from) * s->row + head * s->e;
-        float *z = a->z + (size_t)(sp->first_row + from) * s->H * s->e + head * s->e;
-        gemm_nt(rows, keys, s->e, q, s->row, k, s->e, p, total, s->scale, false);
-        struct soft_job job = {p, total, sp->past_len + from, keys};
-        par_for(par, rows, soft_range, &job);
-        gemm_nn(rows, s->e, keys, p, total, v, s->e, z, (size_t)s->H * s->e, 1.0f, false);
-    }
-}
-
-static void long_span(const struct attention *a, const struct shape *s, const struct span *sp,
-                      struct par *par, float *scratch)
-{
-    size_t total = sp->past_len + sp->n_rows;
-    float *k = scratch, *v = k + total * s->e, *p = v + total * s->e;
-    for (uint32_t g = 0; g < s->G; g++) {
-        gather(a, s, sp, g, k, v);
-        for (uint32_t h = g * (s->H / s->G); h < (g + 1) * (s->H / s->G); h++)
-            long_head(a, s, sp, par, h, k, v, p);
-    }
-}
-
-static bool scratch_for(struct attention_scratch *s, size_t floats, struct err *e)
+bool attention_scratch_for(struct attention_scratch *s, size_t floats, struct err *e)
 {
     if (floats <= s->floats) return true;
     mem_drop(s->data);
@@ -239,7 +152,7 @@ bool attention_forward(const struct attention *a, struct par *par, struct attent
         const struct span *sp = &a->span[i];
         uint32_t total = sp->past_len + sp->n_rows;
         if (is_long(a, sp)) {
-            size_t floats = (size_t)total * (2 * job.shape.e + QUERY_BLOCK);
+            size_t floats = long_span_floats(&job.shape, sp, par_threads(par));
             if (floats > need) need = floats;
         } else {
             short_rows += sp->n_rows;
@@ -247,7 +160,7 @@ bool attention_forward(const struct attention *a, struct par *par, struct attent
         }
     }
     size_t rows_need = (size_t)job.longest * (size_t)par_threads(par);
-    if (!scratch_for(scratch, need > rows_need ? need : rows_need, e)) return false;
+    if (!attention_scratch_for(scratch, need > rows_need ? need : rows_need, e)) return false;
     job.scratch = scratch->data;
     /* Taps write counters: one thread, so that what they report is exact. */
     if (short_rows && a->taps) head_range(&job, 0, job.shape.H, 0);
@@ -255,49 +168,5 @@ bool attention_forward(const struct attention *a, struct par *par, struct attent
     else if (short_rows) par_for(par, job.shape.H, head_range, &job);
     for (size_t i = 0; i < a->n_spans; i++)
         if (is_long(a, &a->span[i])) long_span(a, &job.shape, &a->span[i], par, scratch->data);
-    return true;
-}
-
-/* ---- backward --------------------------------------------------------------------------------- */
-
-/* p and its gradient dp, [n][n] each, of one head: p from q and k again. */
-static void head_backward(const struct attention *a, const struct shape *s, const struct span *sp,
-                          uint32_t head, const float *dz, float *d_qkv, float *p, float *dp)
-{
-    uint32_t n = sp->n_rows, g = kv_head(s, head);
-    size_t zrow = (size_t)s->H * s->e, base = (size_t)sp->first_row * s->row;
-    const float *q = a->qkv + base + head * s->e, *k = own_k(a, s, sp, g), *v = k + (size_t)s->G * s->e;
-    float *dq = d_qkv + base + head * s->e, *dk = d_qkv + base + (s->H + g) * s->e,
-          *dv = dk + (size_t)s->G * s->e;
-    dz += (size_t)sp->first_row * zrow + head * s->e;
-    gemm_nt(n, n, s->e, q, s->row, k, s->row, p, n, s->scale, false);
-    gemm_nt(n, n, s->e, dz, zrow, v, s->row, dp, n, 1.0f, false);
-    struct soft_job job = {p, n, 0, n};
-    soft_range(&job, 0, n, 0);
-    gemm_tn(n, s->e, n, p, n, dz, zrow, dv, s->row, 1.0f, true);
-    for (uint32_t i = 0; i < n; i++) { /* dp → ds, in place: p ∘ (dp − Σ p·dp) */
-        float *row = dp + (size_t)i * n, *pr = p + (size_t)i * n, inner = 0;
-        if (a->taps) taps_fire_pattern(a->taps, a->layer, sp->seq, i, head, row, i + 1);
-        for (uint32_t j = 0; j <= i; j++) inner += pr[j] * row[j];
-        for (uint32_t j = 0; j <= i; j++) row[j] = pr[j] * (row[j] - inner);
-        memset(row + i + 1, 0, (n - i - 1) * sizeof *row);
-    }
-    gemm_nn(n, s->e, n, dp, n, k, s->row, dq, s->row, s->scale, true);
-    gemm_tn(n, s->e, n, dp, n, q, s->row, dk, s->row, s->scale, true);
-}
-
-bool attention_backward(const struct attention *a, const float *dz, float *d_qkv,
-                        struct attention_scratch *scratch, struct err *e)
-{
-    struct shape s = shape_of(a->arch);
-    for (size_t i = 0; i < a->n_spans; i++) {
-        const struct span *sp = &a->span[i];
-        assert(sp->past_len == 0);
-        size_t square = (size_t)sp->n_rows * sp->n_rows;
-        if (!scratch_for(scratch, 2 * square, e)) return false;
-        memset(d_qkv + (size_t)sp->first_row * s.row, 0, (size_t)sp->n_rows * s.row * sizeof *d_qkv);
-        for (uint32_t h = 0; h < s.H; h++)
-            head_backward(a, &s, sp, h, dz, d_qkv, scratch->data, scratch->data + square);
-    }
     return true;
 }
