@@ -87,8 +87,8 @@ fuzz: ## libFuzzer (clang): T=json TIME=60
 	@tools/fuzz.sh "$(T)" "$(or $(TIME),60)"
 
 bench: deps ## the numbers to reach, each beside its bound
-	@$(MAKE) --no-print-directory -j$(JOBS) build
-	@model=$(MODEL) && $(PYTHON) bench/run.py $(BUILD)/engramd "$$model"
+	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/bench_engine
+	@model=$(MODEL) && $(BUILD)/bench_engine "$$model" && $(PYTHON) bench/bench_http.py $(BUILD)/engramd "$$model"
 
 fresh-check: ## demo and test from a clone in a new minimal Debian 12 (root)
 	@tools/fresh_check.sh
@@ -102,6 +102,10 @@ $(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(UNIT_SUPPORT) $(LIBS_OWN)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $< $(UNIT_SUPPORT) $(LINK_OWN) -lcmocka
+
+$(BUILD)/bench_%: $(BUILD)/bench/bench_%.o $(LIBS_OWN)
+	@echo "  LINK  $@"
+	$(CC) $(LDFLAGS_ALL) -o $@ $< $(LINK_OWN)
 
 $(BUILD)/tokenize: $(BUILD)/tests/tools/tokenize_main.o $(BUILD)/libcore.a
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
