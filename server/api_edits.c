@@ -75,7 +75,8 @@ static bool begin_before(struct edit_work *w, struct err *e)
     struct look *l = &w->look;
     resolved_release(&l->view);
     if (!daemon_view(l->work.daemon, NULL, NULL, json_get(l->request, "view")->text, &l->view, e) ||
-        !daemon_view(l->work.daemon, NULL, NULL, "base", &w->base_view, e))
+        !daemon_view(l->work.daemon, NULL, NULL, "base", &w->base_view, e) ||
+        !look_head_expected(l, &l->view, e))
         return false;
     w->before = measure_new(l->view.view, w->facts.fact, w->facts.n, NULL, e);
     return w->before != NULL;

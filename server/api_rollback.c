@@ -26,7 +26,8 @@ static enum step rollback_step(struct work *w, struct session *s, struct err *e)
     struct rollback_work *r = of(w);
     (void)s;
     const char *branch = json_get(r->look.request, "branch")->text;
-    return daemon_view(w->daemon, NULL, NULL, branch, &r->head, e) ? STEP_DONE : STEP_FAIL;
+    bool ok = daemon_view(w->daemon, NULL, NULL, branch, &r->head, e) && look_head_expected(&r->look, &r->head, e);
+    return ok ? STEP_DONE : STEP_FAIL;
 }
 
 static void answer(void *ctx, const struct revision *rev, struct buf *out)

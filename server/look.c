@@ -24,12 +24,20 @@ bool look_begin(struct look *l, struct call *c, const struct work_ops *ops, stru
     if (!buf_ok(&l->text, e)) return false;
     l->request = json_parse(l->text.data, l->text.len, &l->arena, e);
     ledger_new_id("run", l->run);
+    if (c->if_match) (void)snprintf(l->if_match, sizeof l->if_match, "%s", c->if_match);
     return l->request && look_view(l, c, text_of(l->request, "view"), &l->view, e);
 }
 
 bool look_view(struct look *l, struct call *c, const char *name, struct resolved *out, struct err *e)
 {
     return daemon_view(c->daemon, c->reader, text_of(l->request, "model"), name, out, e);
+}
+
+bool look_head_expected(const struct look *l, const struct resolved *head, struct err *e)
+{
+    if (!l->if_match[0] || strcmp(l->if_match, head->revision) == 0) return true;
+    return err_field(e, ERR_CONFLICT, "If-Match", "the head of %s is %s now, not %s", head->name, head->revision,
+                     l->if_match);
 }
 
 void look_release(struct look *l)

@@ -26,6 +26,7 @@ struct look {
     uint8_t key[SHA256_BYTES];
     char run[ID_TEXT];
     int64_t seed;               /* -1: none */
+    char if_match[ID_TEXT];     /* writes: the head the client expects, "" for any */
     struct run_row cached;      /* id "" when there is none */
     jout *warnings;             /* array, taken by look_close; NULL for none */
 };
@@ -43,6 +44,10 @@ void look_also(struct look *l, const struct resolved *against);
 /* Look in the log. Call after every view is resolved and the seed is known. */
 bool look_find(struct look *l, struct call *c, struct err *e) MUST_CHECK;
 static inline bool look_cached(const struct look *l) { return l->cached.id[0] != '\0'; }
+
+/* Is the head that a write has just pinned the one its If-Match names? It was when the request came,
+ * but other writes may have been served before it. */
+bool look_head_expected(const struct look *l, const struct resolved *head, struct err *e) MUST_CHECK;
 
 const struct model *look_model(const struct look *l);
 void look_warn(struct look *l, const char *word, const char *fmt, ...) PRINTF_LIKE(3, 4);

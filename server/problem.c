@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "quote.h"
 
@@ -53,10 +54,26 @@ int problem_status(enum err_code code)
     return faults[code].status;
 }
 
+/* Conflicts over a header are known by the field they blame. */
+static bool over_header(struct problem *p, const struct err *e)
+{
+    static const struct { const char *field; enum problem_kind kind; } headers[] = {
+        {"Idempotency-Key", PROBLEM_KEY_REUSED},
+        {"If-Match", PROBLEM_PRECONDITION},
+    };
+    for (size_t i = 0; i < sizeof headers / sizeof *headers; i++)
+        if (e->code == ERR_CONFLICT && strcmp(e->field, headers[i].field) == 0) {
+            (void)problem_set(p, headers[i].kind, "%s", e->text);
+            return true;
+        }
+    return false;
+}
+
 bool problem_from(struct problem *p, const struct err *e)
 {
-    *p = (struct problem){.status = problem_status(e->code), .type = err_word(e->code),
-                          .title = faults[e->code].title};
+    if (!over_header(p, e))
+        *p = (struct problem){.status = problem_status(e->code), .type = err_word(e->code),
+                              .title = faults[e->code].title};
     (void)snprintf(p->detail, sizeof p->detail, "%s", e->text);
     (void)snprintf(p->field, sizeof p->field, "%s", e->field);
     return false;

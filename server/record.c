@@ -1,8 +1,6 @@
 #include "record.h"
 
 #include <assert.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "clock.h"
 
@@ -178,18 +176,11 @@ static bool (*const recorders[])(struct daemon *, struct job *, struct outcome *
     [RECORD_COMMIT] = record_commit,
 };
 
-/* A commit conflicts over the branch's head, or over the key (then that is the field to blame). */
-static void conflict(struct problem *p, const struct err *e)
-{
-    bool key = strcmp(e->field, "Idempotency-Key") == 0;
-    (void)problem_set(p, key ? PROBLEM_KEY_REUSED : PROBLEM_BRANCH_MOVED, "%s", e->text);
-    (void)snprintf(p->field, sizeof p->field, "%s", e->field);
-}
-
 static void fail(struct daemon *d, struct job *j, const struct err *e, bool committing)
 {
     struct problem p;
-    if (committing && e->code == ERR_CONFLICT) conflict(&p, e);
+    bool moved = committing && e->code == ERR_CONFLICT && !e->field[0];
+    if (moved) (void)problem_set(&p, PROBLEM_BRANCH_MOVED, "%s", e->text);
     else (void)problem_from(&p, e);
     record_refusal(d, j, JOB_FAILED, &p);
 }
