@@ -124,6 +124,7 @@ bool daemon_view(struct daemon *d, struct ledger_reader *reader, const char *mod
 
 bool daemon_head(struct daemon *d, const char *branch, char revision[ID_TEXT], int64_t *seq)
 {
+    if (strcmp(branch, "base") == 0) return false; /* kept among the heads, but it is no branch */
     lock(d);
     const struct head *h = find_head(d, branch);
     if (h) {
