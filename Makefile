@@ -83,7 +83,10 @@ parity: deps ## live comparison with reference implementations
 	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/tokenize
 	@model=$(MODEL) && tests/parity/run.sh $(CACHE) "$$model" $(BUILD)/engramd
 
-fuzz: ## libFuzzer (clang): T=json TIME=60
+mutants: ## deliberate faults, one at a time: each must turn its test red
+	@$(PYTHON) tools/mutants.py --make $(MAKE)
+
+fuzz: ## libFuzzer (clang): T=json|gguf|safetensors|tokenizer TIME=60
 	@tools/fuzz.sh "$(T)" "$(or $(TIME),60)"
 
 bench: deps ## the numbers to reach, each beside its bound
@@ -131,4 +134,4 @@ $(BUILD)/core/delta_apply.o: CFLAGS_ALL += -ffp-contract=off
 include schema/generate.mk
 -include ledger/embed.mk
 
-.PHONY: help deps build units clean model demo test layers parity fuzz bench fresh-check generated
+.PHONY: help deps build units clean model demo test layers parity mutants fuzz bench fresh-check generated

@@ -1,0 +1,116 @@
+"""Would the tests notice? Deliberate faults, one at a time, each of which must turn its test red.
+
+    tools/mutants.py [--make MAKE] [WORD…]      only mutants whose description has one of the words
+
+Works in a copy of the tree (build/mutants/), so nothing here is touched. A mutant is a row: what goes
+wrong, where, the text and what it becomes, the test that must notice. A test must be green without the
+mutant, and the text must still be there: a row that no longer applies is a failure as well.
+"""
+import argparse
+import collections
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TREE = ROOT / "build" / "mutants"
+Mutant = collections.namedtuple("Mutant", "what file old new test")
+
+MUTANTS = (
+    Mutant("rotary turns one half the other way", "core/rotary.c",
+           "a * cosine[i] - b * s", "a * cosine[i] + b * s", "unit/test_kernels"),
+    Mutant("the norm's gradient has a wrong sign", "core/norm.c",
+           "gain[i] * dy[i] - x[i] * inverse * mean", "gain[i] * dy[i] + x[i] * inverse * mean", "unit/test_kernels"),
+    Mutant("a delta is taken away instead of added", "core/delta_apply.c",
+           "w[i] = w[i] + change[i]", "w[i] = w[i] - change[i]", "unit/test_delta"),
+    Mutant("low-rank products are fused into their sum", "core/delta_apply.c",
+           "acc[j] = acc[j] + product", "acc[j] = __builtin_fmaf(a, b[j], acc[j]) + 0 * product", "unit/test_delta"),
+    Mutant("the digest leaves out element types", "ledger/digest.c",
+           "sha_put(s, type, type_len);", "", "unit/test_ledger"),
+    Mutant("TuCo sums with signs", "probes/tuco.c",
+           "p += fabs(ptc[i])", "p += ptc[i]", "unit/test_tuco"),
+    Mutant("the chain does not look back", "ledger/chain.c",
+           "memcmp(prev, w->last, SHA256_BYTES) != 0", "false && prev", "unit/test_ledger_tamper"),
+    Mutant("two Content-Lengths pass the guard", "server/guard.c",
+           "if (g->lengths > 1)", "if (g->lengths > 9)", "unit/test_guard"),
+    Mutant("every role may do everything", "server/auth.c",
+           "if (who->level >= need) return true", "if (who->level >= need || who) return true", "unit/test_auth"),
+    Mutant("what was looked at is not recorded", "server/look.c",
+           "o->record = RECORD_RUN", "o->record = RECORD_NOTHING", "tests/api/test_trace.py"),
+    Mutant("a commit is answered but not published", "server/record.c",
+           "if (j->ops->published)", "if (j->ops->published && o->status == 0)", "tests/api/test_history.py"),
+)
+
+
+def copy_tree():
+    """Tracked and new files of the work tree; times are kept, so that make rebuilds little."""
+    names = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, check=True,
+                           capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, names):
+        source, copy = ROOT / name, TREE / name
+        if source.is_file() and not (copy.exists() and copy.read_bytes() == source.read_bytes()):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy)
+
+
+def quiet(command, minutes=10):
+    env = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", ENGRAMD=str(TREE / "build/engramd"),
+               ENGRAM_BUILD=str(TREE / "build"))
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+        env.pop(name, None)
+    try:
+        return subprocess.run(command, cwd=TREE, env=env, stdin=subprocess.DEVNULL, timeout=minutes * 60,
+                              capture_output=True).returncode
+    except subprocess.TimeoutExpired:
+        return 1
+
+
+def builds(make, test):
+    target = f"build/{test}" if test.startswith("unit/") else "build/engramd"
+    return quiet([make, f"-j{os.cpu_count()}", target]) == 0
+
+
+def green(test):
+    if test.startswith("unit/"):
+        return quiet([TREE / "build" / test]) == 0
+    return quiet([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test]) == 0
+
+
+def verdict(mutant, make):
+    path = TREE / mutant.file
+    before = path.read_text()
+    if before.count(mutant.old) == 0:
+        return "does not apply any more"
+    path.write_text(before.replace(mutant.old, mutant.new, 1))
+    try:
+        if not builds(make, mutant.test):
+            return "does not build"
+        return "SURVIVED" if green(mutant.test) else "noticed"
+    finally:
+        path.write_text(before)
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--make", default="make")
+    arguments.add_argument("word", nargs="*")
+    wanted = arguments.parse_args()
+    copy_tree()
+    passed = failed = 0
+    base = {}
+    for mutant in MUTANTS:
+        if wanted.word and not any(w in mutant.what for w in wanted.word):
+            continue
+        if mutant.test not in base:
+            base[mutant.test] = builds(wanted.make, mutant.test) and green(mutant.test)
+        said = verdict(mutant, wanted.make) if base[mutant.test] else "its test is red without it"
+        passed, failed = passed + (said == "noticed"), failed + (said != "noticed")
+        print(f"  {mutant.what:46} {mutant.test:28} {said}", flush=True)
+    print(f"\n{passed} passed, {failed} failed")
+    return 0 if passed and not failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
