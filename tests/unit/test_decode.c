@@ -319,6 +319,43 @@ static void test_streaming(void **state)
     golden_close(&g);
 }
 
+/* Of several tails that may begin a stop string the longest is held back: "p q p" before "pqp!" is
+ * not just its last p. */
+static void test_longest_tail_is_held(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    struct golden g;
+    golden_open(&g, "gqa_untied_odd", NULL);
+    uint32_t pair = 0;
+    char text[5] = {0};
+    for (uint32_t id = 3; id < tokenizer_size(g.model->tokenizer) && !text[0]; id++) {
+        size_t len;
+        const char *piece = tokenizer_piece(g.model->tokenizer, id, &len);
+        if (len != 2 || piece[0] == piece[1] || (piece[0] & 0x80)) continue;
+        pair = id;
+        text[0] = text[2] = piece[0], text[1] = piece[1], text[3] = '!';
+    }
+    assert_int_equal(strlen(text), 4);
+    uint32_t p = byte_token(&g, text[0]), end = byte_token(&g, '!');
+    struct view *v = scripted_view(&g, (const struct line[]){{PROMPT, pair, 9}, {pair, p, 9}, {p, end, 9}}, 3);
+    static const uint32_t prompt[] = {PROMPT};
+    const char *const stop[] = {text};
+    struct decode_request q = greedy(prompt, 1, 30);
+    q.stop = stop, q.n_stop = 1;
+    struct decoder *d = decoder_new(v, &q, 1, NULL, &e);
+    must(d, e);
+    for (enum step step = STEP_MORE; step == STEP_MORE;) {
+        step = decoder_step(d, g.session, &e);
+        assert_int_not_equal(step, STEP_FAIL);
+        assert_int_equal(decode_safe(d, 0), 0);
+    }
+    assert_int_equal(decoder_result(d, 0)->finish, FINISH_STOP_STRING);
+    decoder_free(d);
+    view_drop(v);
+    golden_close(&g);
+}
+
 /* Whatever is sampled, bytes once safe stay, and only a broken character or the beginning of a stop
  * string is held back. */
 static void test_safe_bytes_stay(void **state)
@@ -406,6 +443,7 @@ int main(void)
         cmocka_unit_test(test_special_tokens),
         cmocka_unit_test(test_length),
         cmocka_unit_test(test_streaming),
+        cmocka_unit_test(test_longest_tail_is_held),
         cmocka_unit_test(test_safe_bytes_stay),
         cmocka_unit_test(test_writes_go_on),
     };

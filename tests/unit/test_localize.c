@@ -173,6 +173,45 @@ static void test_control_of_one_set(void **state)
     golden_close(&g);
 }
 
+/* Over many prompts: a region usually beats the rest, and where it does not the percentile says so.
+ * Two sets: their effects are scores of single units, and lie at the mean ± sd/√2. */
+static void test_statistics(void **state)
+{
+    (void)state;
+    struct golden g;
+    struct localize_request q;
+    uint32_t clean[N], corrupt[N];
+    int beaten = 0, beats = 0, spread = 0;
+    golden_open(&g, "gqa_untied_odd", NULL);
+    make(&g, &q, clean, corrupt);
+    for (uint32_t i = 0; i < 120; i++) {
+        corrupt[2] = i, corrupt[5] = 299 - i;
+        q.seed = i;
+        q.k = 5; /* of 10: one possible set */
+        q.n_control = 3;
+        struct localize *l = localize(&g, &q);
+        const struct localize_result *r = localize_result(l);
+        bool more = r->region_effect > r->control_mean;
+        assert_true(r->percentile == (more ? 100 : 0));
+        more ? beats++ : beaten++;
+        localize_free(l);
+        if (i >= 20) continue;
+        q.k = 1;
+        q.n_control = 2;
+        l = localize(&g, &q);
+        r = localize_result(l);
+        for (int side = -1; side <= 1; side += 2) {
+            double at = r->control_mean + side * r->control_sd / sqrt(2), off = HUGE_VAL;
+            for (size_t k = 1; k < r->n_units; k++) off = fmin(off, fabs(r->ranking[k].score - at));
+            assert_true(off < 1e-5);
+        }
+        spread += r->control_sd > 1e-2;
+        localize_free(l);
+    }
+    if (!beaten || beats < beaten || spread < 5) fail_msg("beats %d, beaten %d, spread %d", beats, beaten, spread);
+    golden_close(&g);
+}
+
 /* Random sets: between what any set of units outside the region can do; the same for a seed. */
 static void test_control(void **state)
 {
@@ -238,6 +277,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ranking),
         cmocka_unit_test(test_control_of_one_set),
+        cmocka_unit_test(test_statistics),
         cmocka_unit_test(test_control),
         cmocka_unit_test(test_large_regions),
     };
