@@ -27,7 +27,9 @@ struct worker {
     bool stop, started, failed;
     struct err why;         /* of a session that did not start */
     _Atomic int64_t mean_us;
-    struct session *session; /* the compute thread's */
+    struct session *session; /* the compute thread's, as the next */
+    bool long_turn;          /* the last work begun was a brief one */
+    int64_t owed_us;         /* of a long work's time before brief ones are served again */
 };
 
 /* ---- queues (lock held) ------------------------------------------------------------------- */
@@ -76,12 +78,21 @@ static bool remove_job(struct queue *q, struct job *j)
 static void lock(struct worker *w) { (void)pthread_mutex_lock(&w->lock); }
 static void unlock(struct worker *w) { (void)pthread_mutex_unlock(&w->lock); }
 
-/* Waits for work; brief first. NULL at the end. */
+/* Brief and long works in turn: a long one lets the waiting brief ones through after a step. */
+static struct job *pop_in_turn(struct worker *w)
+{
+    struct queue *first = w->long_turn ? &w->slow : &w->brief, *second = w->long_turn ? &w->brief : &w->slow;
+    struct job *j = pop(first);
+    w->long_turn = j ? first == &w->brief : second == &w->brief;
+    return j ? j : pop(second);
+}
+
+/* Waits for work. NULL at the end. */
 static struct job *next(struct worker *w)
 {
     struct job *j = NULL;
     lock(w);
-    while (!(j = pop(&w->brief)) && !(j = pop(&w->slow)) && !w->stop)
+    while (!(j = pop_in_turn(w)) && !w->stop)
         (void)pthread_cond_wait(&w->work, &w->lock);
     if (j) w->running[w->n_running++] = j;
     unlock(w);
@@ -132,7 +143,20 @@ static bool may_go_on(struct worker *w, struct job *j, int64_t now)
     return true;
 }
 
+/* Short works go first between the steps of a long one, but an endless stream of them may not starve
+ * it: before the next turn of theirs it gets a part of the time that the last one took. */
+enum { LONG_SHARE = 4, OWED_MOST_US = US_PER_S / 10 };
+
 static void serve_brief(struct worker *w);
+
+static void take_turns(struct worker *w)
+{
+    if (w->owed_us > 0) return;
+    int64_t from = monotonic_us();
+    serve_brief(w);
+    int64_t owed = (monotonic_us() - from) / LONG_SHARE;
+    w->owed_us = owed < OWED_MOST_US ? owed : OWED_MOST_US;
+}
 
 /* Between two steps. A brief work that takes long lets others through like a long one; served
  * inside a long one (nested) it steps back and waits for its turn. True when it stepped back. */
@@ -141,7 +165,7 @@ static bool give_way(struct worker *w, struct job *j, bool nested, int64_t since
     if (j->brief && monotonic_us() - since > BRIEF_US) j->brief = false;
     if (j->brief) return false;
     if (!nested) {
-        serve_brief(w);
+        take_turns(w);
         return false;
     }
     lock(w);
@@ -160,6 +184,7 @@ static void run(struct worker *w, struct job *j, bool nested)
         s = j->ops->step(j->work, w->session, &e);
         int64_t now = monotonic_us();
         metrics_step(w->daemon->metrics, now - before);
+        if (!nested) w->owed_us -= now - before;
         if (s == STEP_FAIL) {
             fail(w, j, &e);
             return;
@@ -194,9 +219,13 @@ static void drive(struct worker *w, struct job *j, bool nested)
     job_drop(j);
 }
 
+/* Those waiting now; who comes meanwhile waits for the next turn. */
 static void serve_brief(struct worker *w)
 {
-    for (struct job *j; (j = next_brief(w));) drive(w, j, true);
+    lock(w);
+    size_t waiting = w->brief.n;
+    unlock(w);
+    for (struct job *j; waiting > 0 && (j = next_brief(w)); waiting--) drive(w, j, true);
 }
 
 static void *main_of_worker(void *arg)

@@ -1,10 +1,11 @@
 /* The compute thread: runs the jobs, the only caller of sessions and BLAS.
  *
  * Two queues, first come first served: long works, and brief ones (generate, one trace). A long
- * work is driven step by step; between two steps every waiting brief work is served to its end, so
- * a short question waits for one step, not for a batch. There too the cancel flag and the deadline
- * are looked at and progress is published. A brief work that takes longer than brief works may is
- * treated as a long one from then on (a trace of a thousand inputs, say).
+ * work is driven step by step; between two steps the waiting brief works are served to their ends,
+ * so a short question waits for a step, not for a batch; while they keep coming, the long work gets
+ * a fifth of the time. There too the cancel flag and the deadline are looked at and progress is
+ * published. A brief work that takes longer than brief works may is treated as a long one from then
+ * on (a trace of a thousand inputs, say).
  *
  * When a work is done its outcome is recorded through the writer (server/record.h) and only then
  * the job ends, which is what the waiting request sees.
