@@ -76,7 +76,7 @@ static bool twice(const struct parser *p, const struct json *m, size_t open_at)
 {
     size_t n = m->key_len < 64 ? m->key_len : 64;
     while (n < m->key_len && ((unsigned char)m->key[n] & 0xC0) == 0x80) n--; /* whole characters */
-    return err_set(p->e, ERR_INVALID, "JSON, object at byte %zu: the key \"%.*s\" appears twice",
+    return err_field(p->e, ERR_INVALID, m->key, "JSON, object at byte %zu: the key \"%.*s\" appears twice",
                    open_at, (int)n, m->key);
 }
 
