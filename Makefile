@@ -40,7 +40,7 @@ STAMP := $(BUILD)/flags.stamp
 $(shell mkdir -p $(BUILD)/gen; echo '$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL)' | cmp -s - $(STAMP) || echo '$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL)' > $(STAMP))
 
 # ---- sources ----------------------------------------------------------------------------------
-SRC := $(foreach d,$(FOLDERS),$(wildcard $(d)/*.c))
+SRC := $(foreach d,$(FOLDERS),$(wildcard $(d)/*.c $(d)/*/*.c))
 MAIN := server/main.c
 OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(MAIN),$(SRC)))
 LIBS_OWN := $(foreach d,server edits probes ledger core,$(BUILD)/lib$(d).a)
@@ -114,7 +114,7 @@ $(BUILD)/tokenize: $(BUILD)/tests/tools/tokenize_main.o $(BUILD)/libcore.a
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 define library
-$(BUILD)/lib$(1).a: $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(MAIN),$(wildcard $(1)/*.c))) $(if $(filter $(1),ledger server),$(BUILD)/gen-$(1).o)
+$(BUILD)/lib$(1).a: $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(MAIN),$(wildcard $(1)/*.c $(1)/*/*.c))) $(if $(filter $(1),ledger server),$(BUILD)/gen-$(1).o)
 	@rm -f $$@
 	@ar rcs $$@ $$^
 endef
@@ -128,7 +128,7 @@ $(BUILD)/%.o: %.c $(STAMP) | generated
 # Bytes of a delta may not depend on the compiler's taste for fused multiply-add.
 $(BUILD)/core/delta_apply.o: CFLAGS_ALL += -ffp-contract=off
 
--include $(wildcard $(BUILD)/*/*.d $(BUILD)/tests/*/*.d $(BUILD)/tests/unit/support/*.d)
+-include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d $(BUILD)/tests/unit/support/*.d)
 .SECONDARY:
 
 include schema/generate.mk

@@ -14,10 +14,10 @@
 #include <string.h>
 #include <time.h>
 
-#include "core/blas.h"
+#include "core/kernel/blas.h"
 #include "core/decode.h"
 #include "core/head.h"
-#include "core/par.h"
+#include "core/kernel/par.h"
 #include "probes/patch.h"
 
 enum { MOST_REPEATS = 31 };

@@ -8,7 +8,7 @@
 #ifndef ENGRAM_ARCH_H
 #define ENGRAM_ARCH_H
 
-#include "modelfile.h"
+#include "core/file/modelfile.h"
 
 struct arch {
     const char *family;  /* "llama" */

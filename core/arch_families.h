@@ -3,7 +3,7 @@
 #define ENGRAM_ARCH_FAMILIES_H
 
 #include "arch.h"
-#include "gguf.h"
+#include "core/file/gguf.h"
 
 #define FAMILY(id, gguf_word, config_word, config_class, qk)                                     \
     bool id##_from_gguf(const struct gguf *g, struct arch *out, struct err *e);                  \

@@ -3,10 +3,10 @@
 #include <assert.h>
 #include <string.h>
 
-#include "blas.h"
-#include "mlp.h"
-#include "norm.h"
-#include "rotary.h"
+#include "core/kernel/blas.h"
+#include "core/kernel/mlp.h"
+#include "core/kernel/norm.h"
+#include "core/kernel/rotary.h"
 
 /* ---- buffers ---------------------------------------------------------------------------------- */
 

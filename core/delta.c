@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "json.h"
+#include "core/base/json.h"
 #include "model.h"
-#include "safetensors_write.h"
+#include "core/file/safetensors_write.h"
 
 #define DELTA_FORMAT "engramd.delta.1"
 

@@ -16,7 +16,7 @@
 #ifndef ENGRAM_DELTA_H
 #define ENGRAM_DELTA_H
 
-#include "mem.h"
+#include "core/base/mem.h"
 
 struct model;
 struct tensor;

@@ -3,8 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "blas.h"
-#include "norm.h"
+#include "core/kernel/blas.h"
+#include "core/kernel/norm.h"
 
 void embed(const struct view *v, const uint32_t *ids, size_t n, float *x)
 {

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "gguf.h"
+#include "core/file/gguf.h"
 
 enum group {
     GROUP_EMBED, GROUP_ATTN_NORM, GROUP_QKV, GROUP_O, GROUP_MLP_NORM, GROUP_GATE_UP, GROUP_DOWN,

@@ -14,7 +14,7 @@
 #define ENGRAM_MODEL_H
 
 #include "arch.h"
-#include "tokenizer.h"
+#include "core/text/tokenizer.h"
 
 enum role {
 #define ROLE(name, per_layer, hub, gguf, rows, cols, group) ROLE_##name,

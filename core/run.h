@@ -15,7 +15,7 @@
 #define ENGRAM_RUN_H
 
 #include "session.h"
-#include "step.h"
+#include "core/base/step.h"
 #include "view.h"
 
 enum { RUN_ROWS = 512 };

@@ -4,8 +4,8 @@
 #ifndef ENGRAM_SAMPLE_H
 #define ENGRAM_SAMPLE_H
 
-#include "err.h"
-#include "random.h"
+#include "core/base/err.h"
+#include "core/base/random.h"
 
 struct sampling {
     double temperature, top_p;

@@ -5,7 +5,7 @@
 #ifndef ENGRAM_SESSION_H
 #define ENGRAM_SESSION_H
 
-#include "attention.h"
+#include "core/kernel/attention.h"
 #include "model.h"
 
 struct session {

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "blas.h"
+#include "core/kernel/blas.h"
 #include "head.h"
 
 struct tape {

@@ -17,7 +17,7 @@
 #define ENGRAM_TRAIN_H
 
 #include "block.h"
-#include "step.h"
+#include "core/base/step.h"
 
 struct tape;
 

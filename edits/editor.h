@@ -16,7 +16,7 @@
 
 #include "core/delta.h"
 #include "core/session.h"
-#include "core/step.h"
+#include "core/base/step.h"
 #include "core/view.h"
 
 struct example { /* one text to train: prompt, then target; every target token is scored */

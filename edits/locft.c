@@ -14,8 +14,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/adam.h"
-#include "core/random.h"
+#include "core/kernel/adam.h"
+#include "core/base/random.h"
 #include "core/run.h"
 #include "core/train.h"
 #include "methods.h"

@@ -23,7 +23,7 @@
 #ifndef ENGRAM_DB_H
 #define ENGRAM_DB_H
 
-#include "core/mem.h"
+#include "core/base/mem.h"
 
 enum db_mode { DB_WRITER, DB_READER, DB_MEMORY };
 

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/json.h"
+#include "core/base/json.h"
 #include "store.h"
 
 static const char interrupted[] = "{\"type\":\"interrupted\",\"title\":\"Interrupted by a "

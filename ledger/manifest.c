@@ -4,7 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "core/json.h"
+#include "core/base/json.h"
 
 /* ---- from a model ---------------------------------------------------------------------------- */
 

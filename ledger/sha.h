@@ -12,7 +12,7 @@
 #ifndef ENGRAM_SHA_H
 #define ENGRAM_SHA_H
 
-#include "core/mem.h"
+#include "core/base/mem.h"
 
 struct sha;
 struct sha *sha_new(void); /* never NULL */

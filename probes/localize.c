@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/random.h"
+#include "core/base/random.h"
 
 /* Joint patches: each set of units is one sequence of a ragged run, whose z is overwritten by the
  * source's, captured in the same way. */

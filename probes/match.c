@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-#include "core/codepoint.h"
-#include "core/nfc.h"
+#include "core/text/codepoint.h"
+#include "core/text/nfc.h"
 
 static bool is_edge(uint32_t cp) { return is_white_space(cp) || is_punctuation(cp); }
 

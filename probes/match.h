@@ -7,7 +7,7 @@
 #ifndef ENGRAM_MATCH_H
 #define ENGRAM_MATCH_H
 
-#include "core/mem.h"
+#include "core/base/mem.h"
 
 struct match {
     bool match, prefix_match;

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "core/err.h"
+#include "core/base/err.h"
 
 enum metric_kind {
 #define METRIC(name, word, foil, vocab) METRIC_##name,

@@ -15,7 +15,7 @@
 #define ENGRAM_SWEEP_H
 
 #include "core/block.h"
-#include "core/step.h"
+#include "core/base/step.h"
 
 enum { SWEEP_TILE = 768 };
 

@@ -253,7 +253,7 @@ void emit_routes(const struct schema *s, FILE *c)
     static const char *const roles[][2] = {{"open", "NONE"}, {"reader", "READER"},
                                            {"prober", "PROBER"}, {"editor", "EDITOR"},
                                            {"admin", "ADMIN"}};
-    fprintf(c, "%s#include \"server/api.h\"\n#include \"shapes.h\"\n\n"
+    fprintf(c, "%s#include \"server/api/handlers.h\"\n#include \"shapes.h\"\n\n"
                "const struct route routes[] = {\n", head);
     EACH(r, s->routes) {
         const char *how = text_of(r, "serves"), *role = text_of(r, "role"),

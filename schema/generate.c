@@ -135,7 +135,7 @@ static void check_route(const struct schema *s, const cJSON *r)
     if (strcmp(serves, "later") == 0 || strcmp(serves, "events") == 0) {
         if (handler) refuse("%s: a handler that would never be called", where);
     } else if (!handler || !has_prototype(s, handler, strcmp(serves, "work") == 0)) {
-        refuse("%s: no such %s handler in server/api.h: %s", where, serves, handler ? handler : "?");
+        refuse("%s: no such %s handler in server/api/handlers.h: %s", where, serves, handler ? handler : "?");
     }
     if (strcmp(serves, "later") != 0) check_answers(s, r, where);
     EACH(q, member(r, "query")) check_type(s, q, format("%s?%s", where, q->string));

@@ -31,7 +31,7 @@
 struct schema {
     const cJSON *types, *routes; /* types: object; routes: list */
     const char *version;
-    const char *api; /* text of server/api.h */
+    const char *api; /* text of server/api/handlers.h */
 };
 
 #define EACH(item, list) for (const cJSON *item = (list) ? (list)->child : NULL; item; item = item->next)

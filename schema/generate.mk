@@ -10,9 +10,9 @@ $(GENERATE): $(sort $(wildcard schema/*.c)) schema/generate.h $(STAMP)
 	@mkdir -p $(@D)
 	$(CC) -std=gnu11 -O1 -g $(WARN) -D_GNU_SOURCE -I. -o $@ $(filter %.c,$^) -lcjson
 
-$(GEN)/stamp: $(GENERATE) schema/types.json schema/routes.json server/api.h VERSION $(GEN_WEB) schema/generate.mk
+$(GEN)/stamp: $(GENERATE) schema/types.json schema/routes.json server/api/handlers.h VERSION $(GEN_WEB) schema/generate.mk
 	@mkdir -p $(GEN)
-	$(GENERATE) $(GEN) $(VERSION) server/api.h schema/types.json schema/routes.json $(GEN_WEB)
+	$(GENERATE) $(GEN) $(VERSION) server/api/handlers.h schema/types.json schema/routes.json $(GEN_WEB)
 	@touch $@
 
 generated: $(GEN)/stamp

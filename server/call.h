@@ -12,7 +12,7 @@
 #ifndef ENGRAM_CALL_H
 #define ENGRAM_CALL_H
 
-#include "core/json.h"
+#include "core/base/json.h"
 #include "ledger/ledger.h"
 
 struct daemon;

@@ -13,7 +13,7 @@
 #ifndef ENGRAM_CONFIG_H
 #define ENGRAM_CONFIG_H
 
-#include "core/mem.h"
+#include "core/base/mem.h"
 
 enum command { COMMAND_NONE, COMMAND_HELP, COMMAND_VERSION, COMMAND_SERVE, COMMAND_VERIFY,
                COMMAND_EXPORT };

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "clock.h"
-#include "core/blas.h"
+#include "core/kernel/blas.h"
 #include "ledger/sha.h"
 
 /* ---- views -------------------------------------------------------------------------------- */

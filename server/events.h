@@ -18,7 +18,7 @@
 #ifndef ENGRAM_EVENTS_H
 #define ENGRAM_EVENTS_H
 
-#include "core/mem.h"
+#include "core/base/mem.h"
 
 enum event_kind { EVENT_STATE, EVENT_PROGRESS, EVENT_EMITTED, EVENT_RESULT, EVENT_ERROR };
 enum audience { AUDIENCE_JOB, AUDIENCE_STREAM };

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/hub_write.h"
+#include "core/export/hub_write.h"
 #include "ledger/ledger.h"
 
 /* A branch, a revision's id, or base. */

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "answer.h"
+#include "server/api/answer.h"
 #include "clock.h"
 #include "quote.h"
 

@@ -1,6 +1,6 @@
-/* JSON at the door. Reading: the engine's strict reader (core/json.h) gives the request tree, with
+/* JSON at the door. Reading: the engine's strict reader (core/base/json.h) gives the request tree, with
  * exact integers. Writing: a tree of cJSON nodes behind these few calls, with the engine's number
- * writer (core/json_write.h), because cJSON's loses digits. Only server/json.c (and the schema
+ * writer (core/base/json_write.h), because cJSON's loses digits. Only server/json.c (and the schema
  * generator) includes cJSON.h.
  *
  * Numbers: float32 and float64 are written with the fewest digits that read back as exactly the
@@ -13,7 +13,7 @@
 #ifndef ENGRAM_SERVER_JSON_H
 #define ENGRAM_SERVER_JSON_H
 
-#include "core/json_write.h"
+#include "core/base/json_write.h"
 
 typedef struct cJSON jout;
 

@@ -3,7 +3,7 @@
 #include <signal.h>
 #include <uv.h>
 
-#include "core/mem.h"
+#include "core/base/mem.h"
 
 static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
 enum { N_SIGNALS = sizeof signals / sizeof *signals };

@@ -10,7 +10,7 @@
 #ifndef ENGRAM_LOOP_H
 #define ENGRAM_LOOP_H
 
-#include "core/err.h"
+#include "core/base/err.h"
 
 struct loop;
 

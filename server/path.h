@@ -14,7 +14,7 @@
 #ifndef ENGRAM_PATH_H
 #define ENGRAM_PATH_H
 
-#include "core/json.h"
+#include "core/base/json.h"
 
 enum { PATH_SEGMENTS = 8 };
 

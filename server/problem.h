@@ -3,7 +3,7 @@
  *     {"type":"invalid","title":"Invalid request","status":400,"detail":"…","field":"facts[0].prompt"}
  *
  * Two sources, one table (server/problem.def): refusals of the transport (framing, tokens, limits)
- * and errors of the engine and of handlers (core/err.h), which know no HTTP; here each error kind
+ * and errors of the engine and of handlers (core/base/err.h), which know no HTTP; here each error kind
  * gets its status. `type` is stable and public, `detail` is a sentence for people, `field` names
  * the request field to blame and is left out where there is none.
  *
@@ -12,7 +12,7 @@
 #ifndef ENGRAM_PROBLEM_H
 #define ENGRAM_PROBLEM_H
 
-#include "core/mem.h"
+#include "core/base/mem.h"
 
 enum problem_kind {
 #define PROBLEM(name, type, status, title) PROBLEM_##name,

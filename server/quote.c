@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "core/json.h"
+#include "core/base/json.h"
 
 static void put_char(struct buf *out, unsigned char c)
 {

@@ -10,7 +10,7 @@
 #ifndef ENGRAM_QUOTE_H
 #define ENGRAM_QUOTE_H
 
-#include "core/mem.h"
+#include "core/base/mem.h"
 
 void quote(struct buf *out, const char *text);
 void quote_bytes(struct buf *out, const char *text, size_t len);

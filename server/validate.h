@@ -15,7 +15,7 @@
 #ifndef ENGRAM_VALIDATE_H
 #define ENGRAM_VALIDATE_H
 
-#include "core/json.h"
+#include "core/base/json.h"
 
 enum shape_kind {
     SHAPE_BOOL, SHAPE_INT, SHAPE_NUMBER, SHAPE_STRING, SHAPE_LIST, SHAPE_OBJECT,

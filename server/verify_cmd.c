@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "clock.h"
-#include "core/blas.h"
+#include "core/kernel/blas.h"
 #include "ledger/ledger.h"
 #include "quote.h"
 

@@ -18,7 +18,7 @@
 
 #include <stdatomic.h>
 
-#include "core/step.h"
+#include "core/base/step.h"
 #include "ledger/ledger.h"
 
 struct work;

@@ -21,7 +21,7 @@ mkdir -p "$corpus"
 flags="-std=gnu11 -g -O1 -D_GNU_SOURCE -I. -pthread -fno-omit-frame-pointer -w
     -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all"
 # shellcheck disable=SC2086 # flags are words
-for source in core/*.c "tests/fuzz/fuzz_$name.c"; do
+for source in core/*.c core/*/*.c "tests/fuzz/fuzz_$name.c"; do
     object=$out/$(basename "$source" .c).o
     [ -n "$(find "$object" -newer "$source" 2>/dev/null)" ] &&
         [ -z "$(find core -name '*.[hd]*' -newer "$object")" ] || clang $flags -c -o "$object" "$source"

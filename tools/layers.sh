@@ -21,11 +21,18 @@ ledger  core ledger
 server  core probes edits ledger server
 schema  schema
 '
+# Inside the engine: what each of its folders may include of it.
+inner='
+core/base    core/base
+core/file    core/base core/file
+core/text    core/base core/file core/text
+core/kernel  core/base core/file core/kernel core/hook.h core/arch.h
+'
 # A third-party header and the only files that include it.
 doors='
-cblas.h        core/blas.c
-pcre2.h        core/pcre.c
-utf8proc.h     core/nfc.c
+cblas.h        core/kernel/blas.c
+pcre2.h        core/text/pcre.c
+utf8proc.h     core/text/nfc.c
 sqlite3.h      ledger/db.c
 openssl/evp.h  ledger/digest.c
 microhttpd.h   server/http.c
@@ -63,17 +70,17 @@ has() { case "$1" in *"$2"*) true ;; *) false ;; esac; }
 row() { echo "$1" | awk -v key="$2" '$1 == key { $1 = ""; print $0 " " }'; }
 
 includes() { # FOLDER: "file:<header>" or "file:"header"" a line
-    find "$1" -maxdepth 1 \( -name '*.[ch]' -o -name '*.def' \) -exec \
+    find "$1" \( -name '*.[ch]' -o -name '*.def' \) -exec \
         awk 'match($0, /^[ \t]*#[ \t]*include[ \t]*[<"][^>"]*/) {
                  text = substr($0, RSTART, RLENGTH)
                  sub(/^[ \t]*#[ \t]*include[ \t]*/, "", text)
                  print FILENAME ":" text }' {} +
 }
 
-quoted_offender() { # FOLDER HEADER: true when that folder may not include "HEADER"
-    case $2 in
-    */*) ! has "$(row "$may_include" "$1")" " ${2%%/*} " || [ ! -e "$2" ] ;;
-    *) [ ! -e "$1/$2" ] && ! { [ "$1" = server ] && has "$generated" " $2 "; } ;;
+quoted_offender() { # FOLDER FILE HEADER: true when that file may not include "HEADER"
+    case $3 in
+    */*) ! has "$(row "$may_include" "$1")" " ${3%%/*} " || [ ! -e "$3" ] ;;
+    *) [ ! -e "${2%/*}/$3" ] && ! { [ "$1" = server ] && has "$generated" " $3 "; } ;;
     esac
 }
 
@@ -92,7 +99,7 @@ check_includes() { # FOLDER
     local file header bad=
     while IFS=: read -r file header; do
         if case $header in
-            \"*) quoted_offender "$1" "${header#\"}" ;;
+            \"*) quoted_offender "$1" "$file" "${header#\"}" ;;
             *) angled_offender "$file" "${header#<}" ;;
             esac
         then bad+="$file includes ${header#[<\"]}"$'\n'; fi
@@ -100,19 +107,33 @@ check_includes() { # FOLDER
     proven "$1/ includes only:$(row "$may_include" "$1")and its libraries through their doors" "${bad%$'\n'}"
 }
 
+check_inner() { # the engine's folders in order: bytes, files, text, kernels, and above them the model
+    local folder allowed file header bad
+    while read -r folder allowed; do
+        [ -n "$folder" ] || continue
+        bad=
+        while IFS=: read -r file header; do
+            header=${header#\"}
+            case $header in \<* | */*) ;; *) header=$folder/$header ;; esac
+            case $header in core/*) ;; *) continue ;; esac
+            has " $allowed " " ${header%/*} " || has " $allowed " " $header " || bad+="$file includes $header"$'\n'
+        done < <(includes "$folder")
+        proven "$folder/ includes only $allowed" "${bad%$'\n'}"
+    done <<< "$inner"
+}
+
 check_doors() {
     local header files used
     while read -r header files; do
         [ -n "$header" ] || continue
-        used=$(grep -lE "^[ \t]*#[ \t]*include[ \t]*<$header>" {core,probes,edits,ledger,server}/*.[ch] 2>/dev/null | tr '\n' ' ') || true
+        used=$(grep -rlE --include='*.[ch]' "^[ \t]*#[ \t]*include[ \t]*<$header>" core probes edits ledger server | tr '\n' ' ') || true
         proven "$header has one door: ${used:-none}" "$([ "$(echo "$used" | wc -w)" -eq 1 ] || echo "included by: ${used:-no file}")"
     done <<< "$doors"
 }
 
 check_headers() { # FOLDER: every header compiles alone, before anything else
     local header out bad= n=0
-    for header in "$1"/*.h; do
-        [ -e "$header" ] || continue
+    for header in $(find "$1" -name '*.h'); do
         n=$((n + 1))
         out=$(echo "#include \"$header\"" | "${CC:-cc}" -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
             -I. -I"$build/gen" -fsyntax-only -x c - 2>&1) || bad+="$header: $(echo "$out" | grep -m1 error:)"$'\n'
@@ -138,6 +159,7 @@ check_globals() {
 
 folders=$(echo "$may_include" | awk 'NF { print $1 }')
 for folder in $folders; do check_includes "$folder"; done
+check_inner
 check_doors
 for folder in $folders tests/unit/support; do check_headers "$folder"; done
 check_symbols libcore.a "$engine_never" "never prints, exits, or reads the environment or the clock"

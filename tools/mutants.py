@@ -19,9 +19,9 @@ TREE = ROOT / "build" / "mutants"
 Mutant = collections.namedtuple("Mutant", "what file old new test")
 
 MUTANTS = (
-    Mutant("rotary turns one half the other way", "core/rotary.c",
+    Mutant("rotary turns one half the other way", "core/kernel/rotary.c",
            "a * cosine[i] - b * s", "a * cosine[i] + b * s", "unit/test_kernels"),
-    Mutant("the norm's gradient has a wrong sign", "core/norm.c",
+    Mutant("the norm's gradient has a wrong sign", "core/kernel/norm.c",
            "gain[i] * dy[i] - x[i] * inverse * mean", "gain[i] * dy[i] + x[i] * inverse * mean", "unit/test_kernels"),
     Mutant("a delta is taken away instead of added", "core/delta_apply.c",
            "w[i] = w[i] + change[i]", "w[i] = w[i] - change[i]", "unit/test_delta"),
@@ -37,7 +37,7 @@ MUTANTS = (
            "if (g->lengths > 1)", "if (g->lengths > 9)", "unit/test_guard"),
     Mutant("every role may do everything", "server/auth.c",
            "if (who->level >= need) return true", "if (who->level >= need || who) return true", "unit/test_auth"),
-    Mutant("what was looked at is not recorded", "server/look.c",
+    Mutant("what was looked at is not recorded", "server/api/look.c",
            "o->record = RECORD_RUN", "o->record = RECORD_NOTHING", "tests/api/test_trace.py"),
     Mutant("a commit is answered but not published", "server/record.c",
            "if (j->ops->published)", "if (j->ops->published && o->status == 0)", "tests/api/test_history.py"),

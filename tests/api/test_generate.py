@@ -19,7 +19,7 @@ def generate(tmp_path, change=None):
         change(routes, types)
     (tmp_path / "routes.json").write_text(json.dumps(routes))
     (tmp_path / "types.json").write_text(json.dumps(types))
-    return subprocess.run([GENERATE, tmp_path, "0", ROOT / "server/api.h", tmp_path / "types.json",
+    return subprocess.run([GENERATE, tmp_path, "0", ROOT / "server/api/handlers.h", tmp_path / "types.json",
                            tmp_path / "routes.json"], capture_output=True, text=True)
 
 

@@ -12,8 +12,8 @@
 #include <assert.h>
 #include <string.h>
 
-#include "core/infile.h"
-#include "core/tokenizer_int.h"
+#include "core/file/infile.h"
+#include "core/text/tokenizer_int.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -9,7 +9,7 @@ xllamacpp is not installed). Ours must equal `tokenizers` everywhere, and hence 
 the two agree; where they disagree, the code points are listed, and must be ones that
 docs/decisions/unicode-tables.md explains.
 
-A second part runs each pattern of core/pretokenize.def, NFC, and the flags of added tokens, on
+A second part runs each pattern of core/text/pretokenize.def, NFC, and the flags of added tokens, on
 tokenizer.json files made from the same vocabulary; a third each name that a GGUF file may give its
 pre-tokenizer.
 """
@@ -168,7 +168,7 @@ def mark_texts(n, seed):
 
 
 def pattern_rows():
-    """The regular expressions of core/pretokenize.def."""
+    """The regular expressions of core/text/pretokenize.def."""
     with open(os.path.join(ROOT, "core", "pretokenize.def"), encoding="utf-8") as f:
         text = f.read()
     for name, body in re.findall(r'^SPLIT\((\w+), \w+, ((?:\s*"(?:[^"\\]|\\.)*")+)\)', text, re.M):
@@ -271,7 +271,7 @@ def part_variants(tally, tok, tool, quick):
 
 
 def named_rows():
-    """(name, ignore_merges, nfc, splits) of core/pretokenize.def."""
+    """(name, ignore_merges, nfc, splits) of core/text/pretokenize.def."""
     with open(os.path.join(ROOT, "core", "pretokenize.def"), encoding="utf-8") as f:
         for name, ignore, nfc, splits in re.findall(r'^PRE\("([^"]+)", (\w+), (\w+), (.+)\)$', f.read(), re.M):
             yield name, ignore == "true", nfc == "true", splits.replace("SPLIT_", "").split(", ")

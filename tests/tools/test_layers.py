@@ -11,13 +11,13 @@ BUILD = pathlib.Path(os.environ.get("ENGRAM_BUILD", ROOT / "build"))
 CODE = ("core", "probes", "edits", "ledger", "server", "schema", "tests/unit/support")
 
 PLANTED = {  # what is appended to which file, and what the proof says then
-    "up": ("core/kv.c", '#include "probes/trace.h"', "core/kv.c includes probes/trace.h"),
+    "up": ("core/kernel/kv.c", '#include "probes/trace.h"', "core/kernel/kv.c includes probes/trace.h"),
     "back": ("probes/trace.c", '#include "edits/editor.h"', "probes/trace.c includes edits/editor.h"),
     "side": ("ledger/db.c", '#include "probes/trace.h"', "ledger/db.c includes probes/trace.h"),
     "dots": ("ledger/db.c", '#include "../core/kv.h"', "ledger/db.c includes ../core/kv.h"),
     "tests": ("edits/locft.c", '#include "tests/unit/support/golden.h"',
               "edits/locft.c includes tests/unit/support/golden.h"),
-    "clock": ("core/kv.c", " # include  <time.h>", "core/kv.c includes time.h"),
+    "clock": ("core/kernel/kv.c", " # include  <time.h>", "core/kernel/kv.c includes time.h"),
     "stranger": ("server/log.c", "#include <zlib.h>", "server/log.c includes zlib.h"),
     "second door": ("server/log.c", "#include <uv.h>", "included by: server/log.c server/loop.c"),
     "header": ("ledger/sha.h", "struct none x;", "ledger/sha.h: "),

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/tokenizer_int.h"
+#include "core/text/tokenizer_int.h"
 
 static struct tokenizer *from_json_file(const char *path, struct err *e)
 {

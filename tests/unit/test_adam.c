@@ -6,8 +6,8 @@
 
 #include <cmocka.h>
 
-#include "core/adam.h"
-#include "core/mem.h"
+#include "core/kernel/adam.h"
+#include "core/base/mem.h"
 #include "support/golden.h"
 #include "support/numbers.h"
 

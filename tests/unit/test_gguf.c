@@ -12,8 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "core/gguf.h"
-#include "core/modelfile.h"
+#include "core/file/gguf.h"
+#include "core/file/modelfile.h"
 
 /* ---- writing files -------------------------------------------------------------------------- */
 

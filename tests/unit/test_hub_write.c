@@ -2,7 +2,7 @@
  * and token ids that tests/golden/make_tiny.py took from PyTorch, transformers and hashlib, and the
  * configurations that transformers wrote. tests/api/test_export.py and tests/parity/export_parity.py
  * have transformers and docs/digest.py read exports themselves. */
-#include "core/hub_write.h"
+#include "core/export/hub_write.h"
 
 #include <ftw.h>
 #include <setjmp.h>
@@ -16,10 +16,10 @@
 
 #include <cmocka.h>
 
-#include "core/hub_tokenizer.h"
-#include "core/infile.h"
-#include "core/json_write.h"
-#include "core/tokenizer_int.h"
+#include "core/export/hub_tokenizer.h"
+#include "core/file/infile.h"
+#include "core/base/json_write.h"
+#include "core/text/tokenizer_int.h"
 #include "ledger/digest.h"
 #include "tests/unit/support/golden.h"
 
@@ -593,7 +593,7 @@ static void every_named_pre_tokenizer_is_spelled_out(void **state)
     static const char *const names[] = {
 #define SPLIT(id, covers, regex)
 #define PRE(name, ...) name,
-#include "core/pretokenize.def"
+#include "core/text/pretokenize.def"
 #undef SPLIT
 #undef PRE
     };

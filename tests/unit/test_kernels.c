@@ -10,13 +10,13 @@
 
 #include <cmocka.h>
 
-#include "core/attention.h"
-#include "core/blas.h"
+#include "core/kernel/attention.h"
+#include "core/kernel/blas.h"
 #include "core/head.h"
-#include "core/mlp.h"
-#include "core/norm.h"
-#include "core/rotary.h"
-#include "core/simd.h"
+#include "core/kernel/mlp.h"
+#include "core/kernel/norm.h"
+#include "core/kernel/rotary.h"
+#include "core/kernel/simd.h"
 #include "core/train.h"
 #include "support/golden.h"
 #include "support/numbers.h"

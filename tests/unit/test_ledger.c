@@ -1,7 +1,7 @@
 /* The ledger as its callers use it. */
 #include "ledger_fixture.h"
 
-#include "core/json.h"
+#include "core/base/json.h"
 #include "ledger/migrate.h"
 #include "ledger/store.h"
 

@@ -9,8 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/mem.h"
-#include "core/quant.h"
+#include "core/base/mem.h"
+#include "core/file/quant.h"
 
 static const uint32_t roundings = UINT32_MAX;
 

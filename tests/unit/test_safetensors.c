@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "core/modelfile.h"
+#include "core/file/modelfile.h"
 
 struct dir {
     char path[64];

@@ -8,8 +8,8 @@
 
 #include <cmocka.h>
 
-#include "core/infile.h"
-#include "core/tokenizer_int.h"
+#include "core/file/infile.h"
+#include "core/text/tokenizer_int.h"
 
 #define GOLDEN "tests/golden/tokenizer/"
 

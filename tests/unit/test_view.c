@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "core/safetensors.h"
+#include "core/file/safetensors.h"
 #include "core/view.h"
 #include "support/golden.h"
 #include "support/numbers.h"

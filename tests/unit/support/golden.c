@@ -8,8 +8,8 @@
 
 #include <cmocka.h>
 
-#include "core/blas.h"
-#include "core/safetensors.h"
+#include "core/kernel/blas.h"
+#include "core/file/safetensors.h"
 
 static void read_sequences(struct golden *g)
 {

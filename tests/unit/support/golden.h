@@ -2,11 +2,11 @@
 #ifndef ENGRAM_TEST_GOLDEN_H
 #define ENGRAM_TEST_GOLDEN_H
 
-#include "core/infile.h"
-#include "core/json.h"
+#include "core/file/infile.h"
+#include "core/base/json.h"
 #include "core/model.h"
 #include "core/session.h"
-#include "core/tensor_list.h"
+#include "core/file/tensor_list.h"
 #include "core/view.h"
 
 struct golden {

@@ -1,0 +1,139 @@
+#include "hub_config.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/file/gguf.h"
+#include "core/base/json_write.h"
+
+static const struct family *family_of(const struct model *m)
+{
+    const struct family *f = NULL;
+    for (size_t i = 0; (f = family_at(i)) && strcmp(f->name, m->arch.family) != 0; i++) continue;
+    assert(f);
+    return f;
+}
+
+/* What config.json calls the tensors' common type; float32 where they differ. */
+static const char *dtype_word(const struct view *v)
+{
+    static const char *const words[DTYPE_COUNT] = {
+        [DTYPE_F32] = "float32", [DTYPE_F16] = "float16", [DTYPE_BF16] = "bfloat16"};
+    enum dtype common = view_tensor_type(v, 0);
+    for (size_t i = 1; i < view_model(v)->n_tensors; i++)
+        if (view_tensor_type(v, i) != common) common = DTYPE_F32;
+    assert(words[common]);
+    return words[common];
+}
+
+/* ---- a directory's own ---------------------------------------------------------------------- */
+
+static bool is_dtype(const struct json *member)
+{
+    return strcmp(member->key, "torch_dtype") == 0 || strcmp(member->key, "dtype") == 0;
+}
+
+static void copy_config(const struct json *config, const char *dtype, struct buf *out)
+{
+    bool typed = false;
+    buf_text(out, "{");
+    for (const struct json *c = config->child; c; c = c->next) {
+        buf_text(out, c == config->child ? "\n  " : ",\n  ");
+        json_write_text(out, c->key, c->key_len);
+        buf_text(out, ": ");
+        if (is_dtype(c)) buf_printf(out, "\"%s\"", dtype);
+        else json_write(c, out);
+        typed = typed || is_dtype(c);
+    }
+    if (!typed) buf_printf(out, ",\n  \"torch_dtype\": \"%s\"", dtype);
+    buf_text(out, "\n}\n");
+}
+
+/* ---- from the description ------------------------------------------------------------------- */
+
+static void put_integer(struct buf *out, const char *key, uint32_t v)
+{
+    buf_printf(out, "  \"%s\": %" PRIu32 ",\n", key, v);
+}
+
+/* Always with a fraction or an exponent: strict readers tell a float from an integer by it. */
+static void put_number(struct buf *out, const char *key, float v)
+{
+    char text[32];
+    f32_text(v, text);
+    buf_printf(out, "  \"%s\": %s%s,\n", key, text, strpbrk(text, ".e") ? "" : ".0");
+}
+
+static void put_flag(struct buf *out, const char *key, bool v)
+{
+    buf_printf(out, "  \"%s\": %s,\n", key, v ? "true" : "false");
+}
+
+static void write_config(const struct model *m, const char *dtype, struct buf *out)
+{
+    const struct arch *a = &m->arch;
+    const struct family *f = family_of(m);
+    uint32_t id;
+    buf_printf(out, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n",
+               f->config_class, f->config_name);
+    put_integer(out, "hidden_size", a->d_model);
+    put_integer(out, "intermediate_size", a->d_mlp);
+    put_integer(out, "num_hidden_layers", a->n_layers);
+    put_integer(out, "num_attention_heads", a->n_heads);
+    put_integer(out, "num_key_value_heads", a->n_kv_heads);
+    put_integer(out, "head_dim", a->d_head);
+    put_integer(out, "vocab_size", a->d_vocab);
+    put_integer(out, "max_position_embeddings", a->context);
+    put_number(out, "rms_norm_eps", a->norm_eps);
+    put_number(out, "rope_theta", a->rope_theta);
+    put_flag(out, "tie_word_embeddings", a->tied_head);
+    put_flag(out, "attention_bias", false);
+    put_flag(out, "mlp_bias", false);
+    put_flag(out, "use_cache", true);
+    if (tokenizer_bos(m->tokenizer, &id)) put_integer(out, "bos_token_id", id);
+    if (tokenizer_eos(m->tokenizer, &id)) put_integer(out, "eos_token_id", id);
+    buf_printf(out, "  \"hidden_act\": \"silu\",\n  \"torch_dtype\": \"%s\"\n}\n", dtype);
+}
+
+bool hub_config(const struct view *v, struct buf *out, struct err *e)
+{
+    const struct model *m = view_model(v);
+    const struct json *config = modelfile_config(m->file);
+    if (config) copy_config(config, dtype_word(v), out);
+    else write_config(m, dtype_word(v), out);
+    return buf_ok(out, e);
+}
+
+/* ---- generation ----------------------------------------------------------------------------- */
+
+/* The named end token first: some readers take only that one. */
+static void put_enders(const struct tokenizer *t, struct buf *out)
+{
+    uint32_t eos = 0;
+    bool named = tokenizer_eos(t, &eos), any = named;
+    buf_text(out, "  \"eos_token_id\": [");
+    if (named) buf_printf(out, "%" PRIu32, eos);
+    for (uint32_t id = 0; id < tokenizer_size(t); id++) {
+        if ((named && id == eos) || !tokenizer_ends_generation(t, id)) continue;
+        buf_printf(out, any ? ", %" PRIu32 : "%" PRIu32, id);
+        any = true;
+    }
+    buf_text(out, "]");
+}
+
+bool hub_generation_config(const struct model *m, struct buf *out, struct err *e)
+{
+    const struct gguf *g = modelfile_gguf(m->file);
+    uint32_t bos;
+    int64_t pad;
+    assert(g);
+    buf_text(out, "{\n");
+    if (tokenizer_bos(m->tokenizer, &bos)) put_integer(out, "bos_token_id", bos);
+    if (gguf_int(g, "tokenizer.ggml.padding_token_id", &pad) && pad >= 0 &&
+        pad < tokenizer_size(m->tokenizer))
+        put_integer(out, "pad_token_id", (uint32_t)pad);
+    put_enders(m->tokenizer, out);
+    buf_text(out, "\n}\n");
+    return buf_ok(out, e);
+}

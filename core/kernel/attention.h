@@ -1,0 +1,50 @@
+/* Grouped-query causal attention over ragged rows.
+ *
+ * A span is a run of consecutive rows of one sequence. Row i of a span sits at position
+ * past_len + i and attends to the first past_len positions of `past` (shared by any number of
+ * spans) and to the span's own rows 0..i. Query head h reads key/value head h / (H/G).
+ *
+ *     p = softmax(q · kᵀ / sqrt(e)),  z = p · v        (softmax in float32, row maximum removed)
+ *
+ * qkv rows are [q H·e | k G·e | v G·e] after rotary. Long spans go through matrix products per head
+ * and block of queries, short ones through dot products; both are parallel over heads and rows.
+ */
+#ifndef ENGRAM_ATTENTION_H
+#define ENGRAM_ATTENTION_H
+
+#include "core/hook.h"
+#include "kv.h"
+#include "par.h"
+
+struct span {
+    uint32_t seq;            /* which sequence, for taps */
+    uint32_t first_row, n_rows;
+    const struct kv *past;   /* NULL when past_len is 0 */
+    uint32_t past_len;
+    struct kv *keep;         /* where the rows' keys and values are appended, or NULL */
+};
+
+struct attention {
+    const struct arch *arch;
+    const struct span *span;
+    size_t n_spans;
+    uint32_t layer;
+    const float *qkv;        /* [R][(H+2G)e] */
+    float *z;                /* [R][H·e] */
+    const struct taps *taps; /* pattern taps; NULL for none */
+};
+
+/* scratch is grown as needed and belongs to the caller's session. */
+struct attention_scratch {
+    float *data;
+    size_t floats;
+};
+
+bool attention_forward(const struct attention *a, struct par *par, struct attention_scratch *scratch,
+                       struct err *e) MUST_CHECK;
+/* Backward for spans without a past. dz [R][H·e] → d_qkv [R][(H+2G)e] (before rotary is undone,
+ * overwritten). Probabilities are recomputed from qkv. Pattern taps read the gradient of p. */
+bool attention_backward(const struct attention *a, const float *dz, float *d_qkv,
+                        struct attention_scratch *scratch, struct err *e) MUST_CHECK;
+
+#endif

@@ -1,0 +1,69 @@
+/* Text to token ids and back, as the model file defines it.
+ *
+ * Byte-level BPE (GPT-2's alphabet of printable bytes, merges by rank) with the pre-tokenizer
+ * pattern the file names: GGUF's `tokenizer.ggml.pre`, or the `pre_tokenizer` of tokenizer.json.
+ * Special and added tokens are cut out first where they are parsed. Decoding is bytes: a token
+ * may be part of a character, so pieces are served raw and text is repaired with U+FFFD. A byte the
+ * vocabulary has no token for becomes the file's unknown token or is dropped, as the reference does
+ * (docs/decisions/unicode-tables.md). No end-of-sequence token is ever appended.
+ *
+ * The chat template is the file's own. Where it is one we can render exactly (ChatML, with the
+ * default system turn it may inject) it is rendered; any other is ERR_UNSUPPORTED when used,
+ * never a silent wrong prompt. Message content is literal text: special-token spellings inside it
+ * are NOT parsed as special tokens.
+ *
+ * Immutable after creation: any thread may use it. Patterns run on PCRE2 (UTF, UCP, no JIT).
+ */
+#ifndef ENGRAM_TOKENIZER_H
+#define ENGRAM_TOKENIZER_H
+
+#include "core/file/modelfile.h"
+
+struct tokenizer;
+
+struct ids { /* a growing list of token ids */
+    uint32_t *id;
+    size_t n, cap;
+};
+void ids_release(struct ids *v);
+bool ids_push(struct ids *v, uint32_t id, struct err *e) MUST_CHECK;
+
+struct tokenizer *tokenizer_new(const struct modelfile *f, struct err *e) MUST_CHECK;
+void tokenizer_free(struct tokenizer *t);
+
+uint32_t tokenizer_size(const struct tokenizer *t);
+bool tokenizer_adds_bos(const struct tokenizer *t); /* what the file says; false when it is silent */
+/* False when the tokenizer has no such token. */
+bool tokenizer_bos(const struct tokenizer *t, uint32_t *id);
+bool tokenizer_eos(const struct tokenizer *t, uint32_t *id);
+/* Any end-of-generation token: eos, eot, eom, and <|im_end|>, <|endoftext|>, <|eot_id|>, </s>…
+ * where the file marks them special. */
+bool tokenizer_ends_generation(const struct tokenizer *t, uint32_t id);
+bool tokenizer_is_special(const struct tokenizer *t, uint32_t id);
+
+/* Append the ids of text to out. Invalid UTF-8 or NUL is ERR_INVALID with the offset. No BOS is
+ * added here. parse_special: spellings of special tokens become those tokens. */
+bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool parse_special,
+                      struct ids *out, struct err *e) MUST_CHECK;
+
+/* The raw bytes of a token ("" for none). Special tokens give their spelling. Never NULL. */
+const char *tokenizer_piece(const struct tokenizer *t, uint32_t id, size_t *len);
+/* Append the text of ids to out as valid UTF-8, broken bytes as U+FFFD; special tokens are left
+ * out unless keep_special. */
+void tokenizer_decode(const struct tokenizer *t, const uint32_t *id, size_t n, bool keep_special,
+                      struct buf *out);
+/* One token's display text: its piece repaired to valid UTF-8 with U+FFFD. */
+void tokenizer_show(const struct tokenizer *t, uint32_t id, struct buf *out);
+
+struct message {
+    const char *role;
+    const char *content;
+    size_t content_len;
+};
+bool tokenizer_has_chat(const struct tokenizer *t); /* a template that can be rendered */
+/* Append the ids of the rendered conversation to out, and its text to `rendered` (may be NULL). */
+bool tokenizer_chat(const struct tokenizer *t, const struct message *m, size_t n,
+                    bool add_generation_prompt, struct ids *out, struct buf *rendered,
+                    struct err *e) MUST_CHECK;
+
+#endif

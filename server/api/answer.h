@@ -1,0 +1,31 @@
+/* Pieces that many answers share: revisions, runs, views, times; and finishing a reply.
+ *
+ * An answer is a tree of jout nodes (json.h), printed once by answer_reply, which frees it whether
+ * or not it succeeds. Optional columns of a row that are "" become absent members, never "".
+ *
+ * Any thread; no state.
+ */
+#ifndef ENGRAM_ANSWER_H
+#define ENGRAM_ANSWER_H
+
+#include "server/daemon.h"
+#include "server/json.h"
+
+/* The body of a reply, application/json. Takes root. */
+bool answer_reply(struct reply *r, jout *root, struct err *e) MUST_CHECK;
+/* Give the reply that ETag (with quotes); true when the client already has it: status 304, done. */
+bool answer_unchanged(const struct call *c, struct reply *r, const char *etag);
+/* The `model` a query or body names is the served one (or none is named). */
+bool answer_model(struct call *c, const struct json *request, struct err *e) MUST_CHECK;
+
+/* "2026-03-01T12:00:00.000000Z" */
+void time_text(int64_t utc_us, char out[32]);
+
+/* Members of a revision, added to o. `model` is the served name. */
+void answer_revision(jout *o, const struct revision *rev, const char *model);
+/* Members of a run; request and result only where the row has them. */
+void answer_run(jout *o, const struct run_row *run, const char *model);
+/* "view": {"model","name","revision","digest"} */
+void answer_view(jout *o, const char *key, const struct resolved *v);
+
+#endif

@@ -1,0 +1,216 @@
+/* POST /v1/generate: continue a prompt, with writes into the stream if asked, whole or streamed. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "handlers.h"
+#include "core/text/codepoint.h"
+#include "core/decode.h"
+#include "writes.h"
+
+struct generate_work {
+    struct look look;        /* pinned view and own copy of the request; generation is not a look */
+    struct tapping taps;     /* input 0 is the prompt, further ones are texts that writes read from */
+    struct trace **source;   /* one per write whose values come from a run */
+    size_t next_source;
+    struct trace_input *source_in;
+    struct taps writes;
+    struct decode_request q;
+    struct decoder *decoder;
+    size_t told_tokens, told_text; /* streamed so far */
+};
+
+static struct generate_work *of(struct work *w) { return (struct generate_work *)w; }
+
+static void generate_free(struct work *w)
+{
+    struct generate_work *g = of(w);
+    decoder_free(g->decoder);
+    for (size_t i = 0; g->source && i < g->taps.n_writes; i++) trace_free(g->source[i]);
+    mem_drop(g->source);
+    mem_drop(g->writes.tap);
+    tapping_release(&g->taps);
+    look_release(&g->look);
+    mem_drop(w);
+}
+
+/* ---- steps ------------------------------------------------------------------------------------- */
+
+/* Run the sources first; their values become the taps' sources. */
+static enum step run_sources(struct generate_work *g, struct session *s, struct err *e)
+{
+    struct trace *t = g->source[g->next_source];
+    enum step step = t ? trace_step(t, s, e) : STEP_DONE;
+    if (step != STEP_DONE) return step;
+    size_t n;
+    if (t) g->writes.tap[g->next_source].src = trace_values(t, 0, &n);
+    g->next_source++;
+    return STEP_MORE;
+}
+
+static void tell_token(struct generate_work *g)
+{
+    const struct decode_result *r = decoder_result(g->decoder, 0);
+    if (!g->look.work.stream || r->ids.n == g->told_tokens) return;
+    size_t safe = decode_safe(g->decoder, 0);
+    jout *o = jout_object();
+    struct buf text = {0}, data = {0};
+    struct err e = {0};
+    if (safe > g->told_text) utf8_repair(r->text.data + g->told_text, safe - g->told_text, &text);
+    jout_int(o, "id", r->ids.id[r->ids.n - 1]);
+    jout_text(o, "text", text.data ? text.data : "");
+    jout_f64(o, "logprob", r->last_logprob);
+    if (jout_print(o, &data, &e)) work_emit(&g->look.work, "token", data.data);
+    jout_free(o);
+    buf_release(&text);
+    buf_release(&data);
+    g->told_tokens = r->ids.n;
+    if (safe > g->told_text) g->told_text = safe;
+}
+
+static enum step generate_step(struct work *w, struct session *s, struct err *e)
+{
+    struct generate_work *g = of(w);
+    if (g->next_source < g->taps.n_writes) return run_sources(g, s, e);
+    if (!g->decoder) g->decoder = decoder_new(g->look.view.view, &g->q, 1, &g->writes, e);
+    if (!g->decoder) return STEP_FAIL;
+    enum step step = decoder_step(g->decoder, s, e);
+    w->done = (int64_t)decoder_tokens(g->decoder);
+    w->total = g->q.max_tokens;
+    if (step != STEP_FAIL) tell_token(g);
+    return step;
+}
+
+static bool generate_finish(struct work *w, struct outcome *o, struct err *e)
+{
+    struct generate_work *g = of(w);
+    const struct decode_result *r = decoder_result(g->decoder, 0);
+    const struct model *m = look_model(&g->look);
+    const struct input *prompt = &g->taps.input[0].in;
+    struct buf text = {0};
+    jout *root = jout_object();
+    if (r->text.len) utf8_repair(r->text.data, r->text.len, &text);
+    jout_text(root, "text", text.data ? text.data : "");
+    jout_u32s(root, "ids", r->ids.id, r->ids.n);
+    input_tokens(root, "tokens", m, r->ids.id, r->ids.n);
+    jout_u32s(root, "prompt_ids", prompt->ids, prompt->n);
+    jout_bool(root, "bos_added", prompt->bos_added);
+    jout_text(root, "finish_reason", r->finish == FINISH_LENGTH ? "length" : "stop");
+    if (g->look.seed >= 0) jout_int(root, "seed", g->look.seed);
+    else jout_null(root, "seed");
+    jout *usage = jout_put_object(root, "usage");
+    jout_int(usage, "prompt_tokens", (int64_t)prompt->n);
+    jout_int(usage, "completion_tokens", (int64_t)r->ids.n);
+    answer_view(root, "view", &g->look.view);
+    o->status = 200;
+    o->record = RECORD_NOTHING;
+    bool ok = jout_print(root, &o->body, e);
+    jout_free(root);
+    buf_release(&text);
+    return ok;
+}
+
+static const struct work_ops ops = {
+    .kind = "generate", .unit = "tokens", .brief = true,
+    .step = generate_step, .finish = generate_finish, .free = generate_free,
+};
+
+/* ---- checks ------------------------------------------------------------------------------------ */
+
+static double number_or(const struct json *q, const char *name, double otherwise)
+{
+    const struct json *v = json_get(q, name);
+    return v ? v->number : otherwise;
+}
+
+static int64_t drawn_seed(void)
+{
+    uint64_t seed = 0;
+    ssize_t n = getrandom(&seed, sizeof seed, 0);
+    (void)n;
+    return (int64_t)(seed >> 11); /* 53 bits: exact in any JSON reader */
+}
+
+static bool read_sampling(struct generate_work *g, const struct json *q, struct err *e)
+{
+    struct look *l = &g->look;
+    const struct json *seed = json_get(q, "seed"), *stop = json_get(q, "stop");
+    g->q.max_tokens = (uint32_t)json_get(q, "max_tokens")->integer;
+    g->q.sampling = (struct sampling){.temperature = json_get(q, "temperature")->number,
+                                      .top_p = number_or(q, "top_p", 1),
+                                      .top_k = (uint32_t)number_or(q, "top_k", 0)};
+    bool sampled = g->q.sampling.temperature > 0;
+    l->seed = seed ? seed->integer : sampled ? drawn_seed() : -1;
+    g->q.seed = (uint64_t)l->seed;
+    const char **list = arena_take(&l->arena, stop->len, sizeof *list, e);
+    if (!list) return false;
+    for (const struct json *v = stop->child; v; v = v->next) list[g->q.n_stop++] = v->text;
+    g->q.stop = list;
+    return true;
+}
+
+static bool read_prompt(struct generate_work *g, const struct json *q, struct err *e)
+{
+    struct look *l = &g->look;
+    const struct json *prompt = json_get(q, "prompt"), *writes = json_get(q, "writes");
+    struct named_input *in = arena_take(&l->arena, 1 + writes->len, sizeof *in, e);
+    if (!in) return false;
+    g->taps.input = in;
+    in->id = "prompt";
+    /* {"messages"} beside no prompt is an INPUT itself: the body has the same members. */
+    if (!input_resolve(look_model(l), prompt ? prompt : q, prompt ? "prompt" : "", &in->in, e)) return false;
+    g->taps.n_inputs = g->taps.n_named = 1;
+    g->q.prompt = in->in.ids;
+    g->q.n_prompt = (uint32_t)in->in.n;
+    return true;
+}
+
+/* "all" is written to generated positions too. */
+static bool wants_every_pos(const struct json *pos)
+{
+    return !pos || (pos->type == JSON_STRING && strcmp(pos->text, "all") == 0);
+}
+
+static bool place_writes(struct generate_work *g, const struct json *writes, struct err *e)
+{
+    struct tapping *t = &g->taps;
+    g->writes.tap = mem_take(t->n_writes, sizeof(struct tap), e);
+    g->source = mem_take(t->n_writes, sizeof *g->source, e);
+    g->source_in = arena_take(&g->look.arena, t->n_inputs, sizeof *g->source_in, e);
+    if (!g->writes.tap || !g->source || !g->source_in) return false;
+    for (size_t i = 0; i < t->n_inputs; i++)
+        g->source_in[i] = (struct trace_input){.ids = t->input[i].in.ids, .n = (uint32_t)t->input[i].in.n};
+    const struct json *v = writes->child;
+    for (size_t i = 0; i < t->n_writes; i++, v = v->next) {
+        const struct trace_write *w = &t->write[i];
+        g->writes.tap[g->writes.n++] = (struct tap){
+            .site = w->at.site, .op = w->op, .pos = w->at.pos, .n_pos = w->at.n_pos,
+            .every_pos = wants_every_pos(json_get(v, "pos")), .head = w->at.head, .n_head = w->at.n_head,
+            .n_source = t->input[0].in.n ? (uint32_t)t->input[0].in.n : 0, .weight = w->weight,
+            .src = w->from == FROM_VALUES ? w->values : NULL,
+            .n_src_pos = w->from == FROM_VALUES ? w->n_value_pos : w->from == FROM_RUN ? w->source.n_pos : 1};
+        if (w->from != FROM_RUN) continue;
+        g->source[i] = trace_new(w->source_view ? w->source_view : g->look.view.view, g->source_in,
+                                 t->n_inputs, &w->source, 1, NULL, 0, e);
+        if (!g->source[i]) return false;
+    }
+    return true;
+}
+
+static bool prepare(struct generate_work *g, struct call *c, struct err *e)
+{
+    struct look *l = &g->look;
+    if (!look_begin(l, c, &ops, e)) return false;
+    const struct json *q = l->request, *writes = json_get(q, "writes");
+    l->work.stream = json_get(q, "stream")->boolean;
+    return read_prompt(g, q, e) && read_sampling(g, q, e) &&
+           tapping_writes(&g->taps, l, c, writes, true, e) && place_writes(g, writes, e);
+}
+
+struct work *api_generate(struct call *c, struct err *e)
+{
+    struct generate_work *g = mem_new(sizeof *g);
+    if (prepare(g, c, e)) return &g->look.work;
+    generate_free(&g->look.work);
+    return NULL;
+}

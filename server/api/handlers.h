@@ -1,0 +1,52 @@
+/* The handlers behind the routes: one prototype per handler, nothing else.
+ *
+ * schema/routes.json names a handler per route; the generator looks for its prototype here (its
+ * line must read `bool NAME(struct call *…` for a synchronous handler, `struct work *NAME(struct
+ * call *…` for compute) and refuses a name it does not find. Synchronous handlers run on HTTP
+ * threads: short indexed reads, no forward pass. Compute handlers check and prepare; see call.h.
+ */
+#ifndef ENGRAM_API_H
+#define ENGRAM_API_H
+
+#include "server/call.h"
+
+/* Models and text: api_models.c, api_methods.c, api_text.c, api_generate.c */
+bool api_models(struct call *c, struct reply *r, struct err *e);
+bool api_hooks(struct call *c, struct reply *r, struct err *e);
+bool api_methods(struct call *c, struct reply *r, struct err *e);
+bool api_tokenize(struct call *c, struct reply *r, struct err *e);
+struct work *api_generate(struct call *c, struct err *e);
+
+/* Look: api_trace.c, api_patch.c, api_localize.c, api_tuco.c */
+struct work *api_trace(struct call *c, struct err *e);
+struct work *api_patch(struct call *c, struct err *e);
+struct work *api_localize(struct call *c, struct err *e);
+struct work *api_tuco(struct call *c, struct err *e);
+
+/* Change: api_edits.c, api_rollback.c, api_edits_get.c */
+struct work *api_edits(struct call *c, struct err *e);
+struct work *api_rollback(struct call *c, struct err *e);
+bool api_edit_get(struct call *c, struct reply *r, struct err *e);
+bool api_delta_get(struct call *c, struct reply *r, struct err *e);
+
+/* History: api_history.c, api_verify.c */
+bool api_revisions(struct call *c, struct reply *r, struct err *e);
+bool api_revision_get(struct call *c, struct reply *r, struct err *e);
+bool api_branches(struct call *c, struct reply *r, struct err *e);
+bool api_runs(struct call *c, struct reply *r, struct err *e);
+bool api_run_get(struct call *c, struct reply *r, struct err *e);
+struct work *api_verify(struct call *c, struct err *e); /* GET waits; POST starts a job */
+
+/* Jobs: api_jobs.c. The event stream is the transport's own (SERVES_EVENTS). */
+bool api_jobs(struct call *c, struct reply *r, struct err *e);
+bool api_job_get(struct call *c, struct reply *r, struct err *e);
+bool api_job_cancel(struct call *c, struct reply *r, struct err *e);
+
+/* The daemon itself: api_health.c, api_static.c */
+bool api_healthz(struct call *c, struct reply *r, struct err *e);
+bool api_readyz(struct call *c, struct reply *r, struct err *e);
+bool api_metrics(struct call *c, struct reply *r, struct err *e);
+bool api_openapi(struct call *c, struct reply *r, struct err *e);
+bool api_page(struct call *c, struct reply *r, struct err *e); /* "/" and the files it asks for */
+
+#endif

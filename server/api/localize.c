@@ -1,0 +1,107 @@
+/* POST /v1/localize: rank heads or layers of heads by patching, beside a random control. */
+#include <string.h>
+
+#include "handlers.h"
+#include "server/clock.h"
+#include "pair.h"
+#include "probes/localize.h"
+
+struct localize_work {
+    struct look look;
+    struct pair pair;
+    struct localize *localize;
+    bool heads; /* the unit is the head */
+};
+
+static struct localize_work *of(struct work *w) { return (struct localize_work *)w; }
+
+static void localize_work_free(struct work *w)
+{
+    localize_free(of(w)->localize);
+    pair_release(&of(w)->pair);
+    look_release(&of(w)->look);
+    mem_drop(w);
+}
+
+static enum step localize_work_step(struct work *w, struct session *s, struct err *e)
+{
+    struct localize_work *p = of(w);
+    if (look_cached(&p->look)) return STEP_DONE;
+    enum step step = localize_step(p->localize, s, e);
+    size_t done, total;
+    localize_progress(p->localize, &done, &total);
+    w->done = (int64_t)done;
+    w->total = (int64_t)total;
+    return step;
+}
+
+static void put_unit(const struct localize_work *p, jout *o, const struct unit *u)
+{
+    jout_int(o, "layer", u->layer);
+    if (p->heads) jout_int(o, "head", u->head);
+}
+
+static bool localize_work_finish(struct work *w, struct outcome *o, struct err *e)
+{
+    struct localize_work *p = of(w);
+    if (look_cached(&p->look)) return look_answer_cached(&p->look, o, e);
+    const struct localize_result *r = localize_result(p->localize);
+    jout *root = look_open(&p->look), *region = jout_put_object(root, "region");
+    jout_text(region, "unit", p->heads ? "head" : "layer");
+    jout *members = jout_put_array(region, "members");
+    for (uint32_t i = 0; i < r->k; i++) put_unit(p, jout_put_object(members, NULL), &r->ranking[i]);
+    jout_f64(region, "effect", r->region_effect);
+    jout *ranking = jout_put_array(root, "ranking");
+    for (size_t i = 0; i < r->n_units; i++) {
+        jout *one = jout_put_object(ranking, NULL);
+        put_unit(p, one, &r->ranking[i]);
+        jout_f64(one, "score", r->ranking[i].score);
+    }
+    jout *control = jout_put_object(root, "control");
+    jout_text(control, "kind", "random sets of the same size, patched together");
+    jout_int(control, "n", r->n_control);
+    jout_f64(control, "mean", r->control_mean);
+    jout_f64(control, "sd", r->control_sd);
+    jout_f64(control, "percentile", r->percentile);
+    jout_int(control, "seed", p->look.seed);
+    if (!r->n_control)
+        look_warn(&p->look, "no-control", "fewer units are left than the region has: no random sets were drawn");
+    pair_echo(&p->pair, &p->look, r->grid, root);
+    jout *cost = jout_put_object(root, "cost");
+    jout_f64(cost, "seconds", (double)(monotonic_us() - w->started_us) / 1e6);
+    return look_close(&p->look, root, o, e);
+}
+
+static const struct work_ops ops = {
+    .kind = "localize", .unit = "cells",
+    .step = localize_work_step, .finish = localize_work_finish, .free = localize_work_free,
+};
+
+static bool prepare(struct localize_work *p, struct call *c, struct err *e)
+{
+    struct look *l = &p->look;
+    if (!look_begin(l, c, &ops, e)) return false;
+    const char *method = json_get(l->request, "method")->text;
+    if (strcmp(method, "patch") != 0)
+        return err_field(e, ERR_UNSUPPORTED, "method", "\"%s\" is not served yet", method);
+    const struct json *seed = json_get(l->request, "seed");
+    l->seed = seed ? seed->integer : 0;
+    p->heads = strcmp(json_get(l->request, "unit")->text, "head") == 0;
+    if (!pair_read(&p->pair, l, e) || !look_find(l, c, e)) return false;
+    if (look_cached(l)) return true;
+    struct localize_request q = {.patch = pair_request(&p->pair, l), .seed = (uint64_t)l->seed,
+                                 .k = (uint32_t)json_get(l->request, "k")->integer,
+                                 .n_control = (uint32_t)json_get(l->request, "n_control")->integer};
+    q.patch.site = HOOK_Z;
+    q.patch.axis = p->heads ? PATCH_LAYER_HEAD : PATCH_LAYER;
+    p->localize = localize_new(&q, e);
+    return p->localize != NULL;
+}
+
+struct work *api_localize(struct call *c, struct err *e)
+{
+    struct localize_work *p = mem_new(sizeof *p);
+    if (prepare(p, c, e)) return &p->look.work;
+    localize_work_free(&p->look.work);
+    return NULL;
+}
