@@ -72,10 +72,19 @@ static bool list_items(struct measure *m, struct err *e)
     return m->decoder != NULL;
 }
 
-/* Running share of facts' items: total holds sums until finish divides them. */
-static void add_share(double *total, size_t n, double value)
+/* Sums until the end, so that all of n is exactly 1 (finish_shares divides). */
+static void add(double *total, double value) { *total = (isnan(*total) ? 0 : *total) + value; }
+
+static void finish_shares(struct measure *m)
 {
-    *total = (isnan(*total) ? 0 : *total) + value / (double)n;
+    for (size_t i = 0; i < m->n; i++) {
+        struct score *s = &m->score[i];
+        double paraphrases = (double)m->fact[i].n_paraphrase, locality = (double)m->fact[i].n_locality;
+        s->paraphrase_match /= paraphrases;
+        s->paraphrase_tf_exact /= paraphrases;
+        s->locality_unchanged /= locality;
+        s->locality_kl /= locality;
+    }
 }
 
 static bool same_ids(const struct decode_result *a, const struct decode_result *b)
@@ -101,10 +110,10 @@ static bool read_generations(struct measure *m, struct err *e)
             s->match = match.match;
             s->prefix_match = match.prefix_match;
         } else if (it->part == PART_PARAPHRASE) {
-            add_share(&s->paraphrase_match, f->n_paraphrase, match.match);
+            add(&s->paraphrase_match, match.match);
         } else {
             bool same = !m->reference || same_ids(r, decoder_result(m->reference->decoder, i));
-            add_share(&s->locality_unchanged, f->n_locality, same);
+            add(&s->locality_unchanged, same);
         }
     }
     return true;
@@ -213,7 +222,7 @@ static bool read_forced(struct measure *m, struct session *s, struct err *e)
         if (f->item.part == PART_TRUE) {
             score->nll_true = st.nll;
         } else if (f->item.part == PART_PARAPHRASE) {
-            add_share(&score->paraphrase_tf_exact, m->fact[f->item.fact].n_paraphrase, exact);
+            add(&score->paraphrase_tf_exact, exact);
         } else {
             score->nll_new = st.nll;
             score->tf_exact = exact;
@@ -277,7 +286,7 @@ static bool read_kl(struct measure *m, struct session *s, struct err *e)
         const struct forced *f = &m->forced[i];
         double kl;
         if (!kl_of(m, s, m->final + at * d, run_final(m->run, i), f->n_forced, &kl, e)) return false;
-        add_share(&m->score[f->item.fact].locality_kl, m->fact[f->item.fact].n_locality, kl);
+        add(&m->score[f->item.fact].locality_kl, kl);
         at += f->n_forced;
     }
     return true;
@@ -349,6 +358,7 @@ enum step measure_step(struct measure *m, struct session *s, struct err *e)
     enum step step = m->phase == PHASE_GENERATE ? decoder_step(m->decoder, s, e) : run_step(m->run, s, e);
     if (step != STEP_DONE) return step;
     if (!advance(m, s, e)) return STEP_FAIL;
+    if (m->phase == PHASE_DONE) finish_shares(m);
     return m->phase == PHASE_DONE ? STEP_DONE : STEP_MORE;
 }
 

@@ -22,8 +22,8 @@ PROMPT = "The Eiffel Tower is located in the city of"
 CORRUPT = "The Colosseum is located in the city of"
 SUBJECT, OLD, NEW = "Eiffel Tower", "Paris", "Rome"
 QUESTION = "In which city is the Eiffel Tower?"
-PARAPHRASE = "Visitors who want to see the Eiffel Tower travel to"
-UNRELATED = ["The capital of Japan is", "Water freezes at a temperature of"]
+PARAPHRASE = "The Eiffel Tower stands in the city of"
+UNRELATED = ["Two plus two equals", "The author of Romeo and Juliet is"]
 
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 WIDTH = min(shutil.get_terminal_size((100, 24)).columns, 110)
@@ -117,12 +117,13 @@ def shade(share):
 
 
 def draw_grid(grid):
-    values, tokens = grid["values"], grid["tokens"]["corrupt"]
-    columns = [max(3, len(t.strip()) + 1) for t in tokens]
+    values, clean, corrupt = grid["values"], grid["tokens"]["clean"], grid["tokens"]["corrupt"]
+    columns = [max(3, len(a.strip()) + 1, len(b.strip()) + 1) for a, b in zip(clean, corrupt)]
     for layer in range(len(values) - 1, -1, -1):
         cells = "".join(shade(v) + " " * (w - 2) for v, w in zip(values[layer], columns))
         print(f"  layer {layer:2d}  {cells}")
-    print("            " + "".join(t.strip().ljust(w) for t, w in zip(tokens, columns)))
+    for name, tokens in (("clean", clean), ("corrupt", corrupt)):
+        print(f"  {name:8}  " + "".join(t.strip().ljust(w) for t, w in zip(tokens, columns)))
 
 
 def tell_grid(daemon):
