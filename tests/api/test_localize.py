@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 from helpers import keeps, nothing_moves, problem
-from reference import Model, expected
+from reference import Model
 from test_patch import ANSWER, CLEAN, CORRUPT, FOIL, loop
 
 METRIC = {"kind": "logit_diff", "answer": ANSWER, "foil": FOIL}

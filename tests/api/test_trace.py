@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import Daemon
 from helpers import edit, committed, keeps, problem, state
-from reference import TINY, Model, close, expected, log_softmax, safetensors, softmax
+from reference import TINY, Model, close, expected, safetensors, softmax
 
 SOURCES = {"gqa_tied": "gqa_tied", "gqa_tied f32 gguf": "gqa_tied/gqa_tied.f32.gguf",
            "gqa_tied f16 gguf": "gqa_tied/gqa_tied.f16.gguf", "gqa_untied_odd": "gqa_untied_odd",

@@ -1,7 +1,7 @@
 """TuCo against its definition in numpy, and its identities."""
 import numpy as np
 import pytest
-from helpers import LEARN, committed, edit, fact, keeps, problem
+from helpers import committed, edit, keeps, problem
 from reference import Model, expected, safetensors, tuco
 
 IDS = expected("gqa_tied")[0]["sequences"]
