@@ -8,8 +8,9 @@
 #include "daemon_int.h"
 #include "record.h"
 
-/* What a brief work may take before it is treated as a long one. */
-enum { BRIEF_US = US_PER_S / 5 };
+/* What a brief work may take before it is treated as a long one, and what it may take at a time
+ * between the steps of another. */
+enum { BRIEF_US = US_PER_S / 5, SLICE_US = US_PER_S / 20 };
 
 struct queue {
     struct job *first, *last;
@@ -40,14 +41,6 @@ static void push(struct queue *q, struct job *j)
     if (q->last) q->last->queue_next = j;
     else q->first = j;
     q->last = j;
-    q->n++;
-}
-
-static void push_front(struct queue *q, struct job *j)
-{
-    j->queue_next = q->first;
-    q->first = j;
-    if (!q->last) q->last = j;
     q->n++;
 }
 
@@ -159,17 +152,16 @@ static void take_turns(struct worker *w)
 }
 
 /* Between two steps. A brief work that takes long lets others through like a long one; served
- * inside a long one (nested) it steps back and waits for its turn. True when it stepped back. */
+ * inside a long one (nested) it steps back after a slice and goes on when the others have had
+ * theirs, so that it ends long before the long one does. True when it stepped back. */
 static bool give_way(struct worker *w, struct job *j, bool nested, int64_t since)
 {
-    if (j->brief && monotonic_us() - since > BRIEF_US) j->brief = false;
-    if (j->brief) return false;
-    if (!nested) {
-        take_turns(w);
-        return false;
-    }
+    int64_t took = monotonic_us() - since;
+    if (took > (nested ? SLICE_US : BRIEF_US)) j->brief = false;
+    if (!nested && !j->brief) take_turns(w);
+    if (!nested || took <= SLICE_US) return false;
     lock(w);
-    push_front(&w->slow, j);
+    push(&w->brief, j);
     unlock(w);
     return true;
 }
@@ -310,14 +302,23 @@ bool worker_cancel(struct worker *w, struct job *j)
     return true;
 }
 
+/* One that is long, or that has turned out to be. */
+static struct job *pop_long(struct worker *w)
+{
+    struct job *j = pop(&w->slow);
+    for (struct job *b = w->brief.first; b && !j; b = b->queue_next)
+        if (!b->brief && remove_job(&w->brief, b)) j = b;
+    return j;
+}
+
 void worker_drain(struct worker *w)
 {
     for (;;) {
         lock(w);
-        struct job *j = pop(&w->slow);
+        struct job *j = pop_long(w);
         unlock(w);
         if (!j) return;
-        refuse(w, j, PROBLEM_INTERRUPTED, "the daemon shut down before the job began");
+        refuse(w, j, PROBLEM_INTERRUPTED, "the daemon shut down before its turn came");
     }
 }
 

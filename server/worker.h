@@ -4,8 +4,8 @@
  * work is driven step by step; between two steps the waiting brief works are served to their ends,
  * so a short question waits for a step, not for a batch; while they keep coming, the long work gets
  * a fifth of the time. There too the cancel flag and the deadline are looked at and progress is
- * published. A brief work that takes longer than brief works may is treated as a long one from then
- * on (a trace of a thousand inputs, say).
+ * published. A brief work that takes longer than brief works may (a trace of a thousand inputs, say)
+ * lets others through from then on; inside a long work it is served by slices.
  *
  * When a work is done its outcome is recorded through the writer (server/record.h) and only then
  * the job ends, which is what the waiting request sees.
