@@ -66,6 +66,27 @@ def test_a_reader_is_served_between_the_steps_of_an_edit(fresh_daemon):
 
 
 @pytest.mark.tsan
+def test_long_answers_do_not_wait_for_the_edit_either(fresh_daemon):
+    """Longer than what is served at a time between two steps."""
+    d = fresh_daemon
+    job = long_edit(d)
+    prompts = [{"ids": [10 + (i * 7 + k) % 200 for i in range(200)]} for k in range(30)]
+    answers = []
+    together = [threading.Thread(target=lambda: answers.append(say(d, PROMPT, n=240))) for _ in range(2)]
+    for t in together:
+        t.start()
+    tuco = d.post("/v1/tuco", {"prompts": prompts, "positions": "all"})
+    assert tuco.status == 200 and len(tuco.json["scores"]) == 30
+    for t in together:
+        t.join()
+    assert d.job(job)["state"] == "running", "the edit was too short to tell"
+    assert len(answers) == 2 and answers[0] == answers[1]
+    assert d.delete(job).status in (200, 202)
+    assert d.finished(job)["state"] == "cancelled"
+    assert say(d, PROMPT, n=240) == answers[0]
+
+
+@pytest.mark.tsan
 def test_writers_that_come_together_are_served_one_after_another(fresh_daemon):
     d, got = fresh_daemon, []
     threads = [threading.Thread(target=lambda i=i: got.append(edit(d, fact(f"number {i}", f"It is {i}"), {"lr": 0.01, "epochs": 3})))
