@@ -23,14 +23,18 @@
 enum { P_LAYER, P_LR, P_EPOCHS, P_BATCH, P_LOSS_FLOOR, P_APPEND_EOS, P_COUNT };
 
 static const struct param params[] = {
-    [P_LAYER] = {"layer", PARAM_INT, NAN, 0, 1023, "layer whose down-projection is trained; auto: 0.7 of the depth"},
+    [P_LAYER] = {"layer", PARAM_INT, NAN, 0, 1023, "layer whose down-projection is trained; auto: 24 of 30, the same share of other depths"},
     [P_LR] = {"lr", PARAM_REAL, 5e-4, 1e-7, 1, "Adam's learning rate"},
-    [P_EPOCHS] = {"epochs", PARAM_INT, 25, 1, 1000, "most passes over the facts"},
+    [P_EPOCHS] = {"epochs", PARAM_INT, NAN, 1, 1000, "most passes over the facts; auto: 25, or as many as give 100 updates"},
     [P_BATCH] = {"batch", PARAM_INT, NAN, 1, 1000, "facts per update; auto: a tenth of them, 4 to 100"},
     [P_LOSS_FLOOR] = {"loss_floor", PARAM_REAL, 0.01, 0, 10, "nats per token under which a batch is left alone and an epoch ends training"},
     [P_APPEND_EOS] = {"append_eos", PARAM_BOOL, 1, 0, 1, "score the end token after the target, so that answers stop"},
 };
 static_assert(sizeof params / sizeof *params == P_COUNT && (int)P_COUNT <= (int)MAX_PARAMS, "one row per parameter");
+
+/* Where to train and for how long when the request is silent (docs/decisions/locft-defaults.md): the
+ * paper's batches of thousands need 25 passes, a single fact needs about as many updates as they give. */
+enum { MEASURED_LAYER = 24, MEASURED_DEPTH = 30, PAPER_EPOCHS = 25, LEAST_UPDATES = 100 };
 
 struct sample {
     float *mid, *post; /* [n][d], [n][m] at the trained layer */
@@ -61,7 +65,7 @@ struct editor {
 static const struct model *model_of(const struct editor *ed) { return view_model(ed->q.parent); }
 static size_t weight_floats(const struct editor *ed) { return model_of(ed)->tensors[ed->tensor].n_elements; }
 
-/* The paper's carry-over: keep the relative depth, 22 of 32 (Llama-3-8B). */
+/* The paper's carry-over rule: keep the relative depth. */
 uint32_t locft_layer(uint32_t n_layers, uint32_t ref_index, uint32_t ref_layers)
 {
     double at = floor((double)n_layers * (ref_index + 1) / ref_layers + 0.5) - 1;
@@ -73,8 +77,9 @@ static bool resolve(struct editor *ed, struct err *e)
     double *v = ed->out.resolved.value;
     uint32_t L = model_of(ed)->arch.n_layers;
     ed->out.resolved = ed->q.params;
-    if (isnan(v[P_LAYER])) v[P_LAYER] = locft_layer(L, 22, 32);
+    if (isnan(v[P_LAYER])) v[P_LAYER] = locft_layer(L, MEASURED_LAYER, MEASURED_DEPTH);
     if (isnan(v[P_BATCH])) v[P_BATCH] = fmin(100, fmax(4, floor((double)ed->q.n / 10)));
+    if (isnan(v[P_EPOCHS])) v[P_EPOCHS] = fmax(PAPER_EPOCHS, ceil(LEAST_UPDATES / ceil((double)ed->q.n / v[P_BATCH])));
     if (v[P_LAYER] >= L)
         return err_field(e, ERR_INVALID, "params.layer", "layer %g is outside 0..%u", v[P_LAYER], L - 1);
     ed->layer = (uint32_t)v[P_LAYER];

@@ -11,7 +11,7 @@ from conftest import ENGRAMD, MODEL, ROOT
 from helpers import LEARN, TOUCH, committed, edit, fact, keeps, nothing_moves, problem, say
 from reference import Model, log_softmax, safetensors
 
-DOWN = "model.layers.1.mlp.down_proj.weight"
+DOWN = "model.layers.2.mlp.down_proj.weight"
 RICH = fact(subject="France", target_true="Paris", paraphrases=["It is the capital", "The city of Paris"],
             locality=[{"prompt": "It is the river"}, {"prompt": "the bridge", "answer": "x"}, {"prompt": "one"}])
 
@@ -51,7 +51,7 @@ def test_an_edit_commits(d):
     r = committed(a)
     keeps(d, "POST", "/v1/edits", a)
     assert r["seq"] == 2 and r["digest"]["before"] == base["digest"] != r["digest"]["after"]
-    assert r["params"] == {"layer": 1, "lr": 0.05, "epochs": 30, "batch": 4, "loss_floor": 0.01, "append_eos": True,
+    assert r["params"] == {"layer": 2, "lr": 0.05, "epochs": 30, "batch": 4, "loss_floor": 0.01, "append_eos": True,
                            "seed": 0}
     assert r["cost"]["steps"] == 30 and r["cost"]["seconds"] > 0 and r["warnings"] == []
     head, was = d.revisions()
@@ -102,7 +102,7 @@ def test_what_is_published_is_base_plus_delta(d):
 
 def test_defaults_are_resolved_and_listed(lasting):
     a = edit(lasting, params={}, mode="dry_run").json
-    assert a["params"] == {"layer": 1, "lr": 5e-4, "epochs": 25, "batch": 4, "loss_floor": 0.01, "append_eos": True,
+    assert a["params"] == {"layer": 2, "lr": 5e-4, "epochs": 100, "batch": 4, "loss_floor": 0.01, "append_eos": True,
                            "seed": 0}
     auto = edit(lasting, params={"layer": "auto", "batch": None, "lr": 5e-4}, mode="dry_run").json
     assert auto["params"] == a["params"] and auto["digest"] == a["digest"]

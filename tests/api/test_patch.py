@@ -153,7 +153,7 @@ def test_old_revisions_can_be_patched(start, model):
     d = start()
     r = committed(edit(d))
     delta = safetensors(d.get(f"/v1/deltas/{r['delta']}", {"Accept": "application/safetensors"}).body)
-    tuned = model.edited("model.layers.1.mlp.down_proj.weight", delta["model.layers.1.mlp.down_proj.weight.dense"])
+    tuned = model.edited("model.layers.2.mlp.down_proj.weight", delta["model.layers.2.mlp.down_proj.weight.dense"])
     d.post("/v1/rollback", {"to": "base"})
     for view, m in ((r["revision"], tuned), ("main", model), ("base", model)):
         want, _, _ = loop(m, "hook_resid_pre", "logit_diff", "denoise")
