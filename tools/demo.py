@@ -195,8 +195,10 @@ def story(daemon):
     show_says(daemon, [PROMPT, PARAPHRASE] + UNRELATED)
     print(f"  {dim('user:')} {QUESTION}\n  {dim('assistant:')} {bold(daemon.chat(QUESTION))}")
     heading("TuCo of the edit: high where it acts, low elsewhere")
-    for prompt, score in zip([PROMPT, PARAPHRASE] + UNRELATED, daemon.tuco([PROMPT, PARAPHRASE] + UNRELATED)):
-        print(f"  {score:.4f} {'█' * round(score * 300):30.30} {prompt}")
+    prompts = [PROMPT, PARAPHRASE] + UNRELATED
+    scores = daemon.tuco(prompts)
+    for prompt, score in zip(prompts, scores):
+        print(f"  {score:.4f} {'█' * max(1, round(30 * score / max(scores))):30} {prompt}")
     heading("And back, to the last bit")
     back = daemon.post("/v1/rollback", branch="main", to="base", message="that was a joke", author="demo")
     show_says(daemon, [PROMPT])
