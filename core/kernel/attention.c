@@ -9,15 +9,6 @@
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
-INLINE float dot(const float *a, const float *b, uint32_t n)
-{
-    v16 s = {0};
-    uint32_t i = 0;
-    for (; i + LANES <= n; i += LANES) s += load16(a + i) * load16(b + i);
-    if (i < n) s += load_tail(a + i, n - i, 0) * load_tail(b + i, n - i, 0);
-    return sum16(s);
-}
-
 INLINE void softmax(float *p, uint32_t n)
 {
     float top = -INFINITY, total = 0;

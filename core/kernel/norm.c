@@ -4,15 +4,6 @@
 
 #include "simd.h"
 
-INLINE float dot(const float *a, const float *b, uint32_t n)
-{
-    v16 s = {0};
-    uint32_t i = 0;
-    for (; i + LANES <= n; i += LANES) s += load16(a + i) * load16(b + i);
-    if (i < n) s += load_tail(a + i, n - i, 0) * load_tail(b + i, n - i, 0);
-    return sum16(s);
-}
-
 KERNEL void norm_forward(const float *x, const float *gain, float eps, float *y, size_t rows, uint32_t d)
 {
     for (size_t r = 0; r < rows; r++, x += d, y += d) {

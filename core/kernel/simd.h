@@ -78,4 +78,13 @@ INLINE void store_tail(float *p, v16 v, uint32_t n)
     memcpy(p, t, n * sizeof *p);
 }
 
+INLINE float dot(const float *a, const float *b, uint32_t n)
+{
+    v16 s = {0};
+    uint32_t i = 0;
+    for (; i + LANES <= n; i += LANES) s += load16(a + i) * load16(b + i);
+    if (i < n) s += load_tail(a + i, n - i, 0) * load_tail(b + i, n - i, 0);
+    return sum16(s);
+}
+
 #endif
