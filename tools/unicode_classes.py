@@ -144,7 +144,7 @@ def nfc_cuts():
 
 
 def write(name, head, lines):
-    with open(os.path.join(ROOT, "core", name), "w", encoding="ascii") as f:
+    with open(os.path.join(ROOT, "core", "text", name), "w", encoding="ascii") as f:
         f.write(f"/* Written by tools/unicode_classes.py; do not edit. {head} */\n")
         f.write("\n".join(lines) + "\n")
 

@@ -10,26 +10,26 @@
 
 #include "server/call.h"
 
-/* Models and text: api_models.c, api_methods.c, api_text.c, api_generate.c */
+/* Models and text: models.c, methods.c, text.c, generate.c */
 bool api_models(struct call *c, struct reply *r, struct err *e);
 bool api_hooks(struct call *c, struct reply *r, struct err *e);
 bool api_methods(struct call *c, struct reply *r, struct err *e);
 bool api_tokenize(struct call *c, struct reply *r, struct err *e);
 struct work *api_generate(struct call *c, struct err *e);
 
-/* Look: api_trace.c, api_patch.c, api_localize.c, api_tuco.c */
+/* Look: trace.c, patch.c, localize.c, tuco.c */
 struct work *api_trace(struct call *c, struct err *e);
 struct work *api_patch(struct call *c, struct err *e);
 struct work *api_localize(struct call *c, struct err *e);
 struct work *api_tuco(struct call *c, struct err *e);
 
-/* Change: api_edits.c, api_rollback.c, api_edits_get.c */
+/* Change: edits.c, rollback.c, edits_get.c */
 struct work *api_edits(struct call *c, struct err *e);
 struct work *api_rollback(struct call *c, struct err *e);
 bool api_edit_get(struct call *c, struct reply *r, struct err *e);
 bool api_delta_get(struct call *c, struct reply *r, struct err *e);
 
-/* History: api_history.c, api_verify.c */
+/* History: history.c, verify.c */
 bool api_revisions(struct call *c, struct reply *r, struct err *e);
 bool api_revision_get(struct call *c, struct reply *r, struct err *e);
 bool api_branches(struct call *c, struct reply *r, struct err *e);
@@ -37,12 +37,12 @@ bool api_runs(struct call *c, struct reply *r, struct err *e);
 bool api_run_get(struct call *c, struct reply *r, struct err *e);
 struct work *api_verify(struct call *c, struct err *e); /* GET waits; POST starts a job */
 
-/* Jobs: api_jobs.c. The event stream is the transport's own (SERVES_EVENTS). */
+/* Jobs: jobs.c. The event stream is the transport's own (SERVES_EVENTS). */
 bool api_jobs(struct call *c, struct reply *r, struct err *e);
 bool api_job_get(struct call *c, struct reply *r, struct err *e);
 bool api_job_cancel(struct call *c, struct reply *r, struct err *e);
 
-/* The daemon itself: api_health.c, api_static.c */
+/* The daemon itself: health.c, static.c */
 bool api_healthz(struct call *c, struct reply *r, struct err *e);
 bool api_readyz(struct call *c, struct reply *r, struct err *e);
 bool api_metrics(struct call *c, struct reply *r, struct err *e);

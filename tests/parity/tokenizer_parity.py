@@ -169,7 +169,7 @@ def mark_texts(n, seed):
 
 def pattern_rows():
     """The regular expressions of core/text/pretokenize.def."""
-    with open(os.path.join(ROOT, "core", "pretokenize.def"), encoding="utf-8") as f:
+    with open(os.path.join(ROOT, "core", "text", "pretokenize.def"), encoding="utf-8") as f:
         text = f.read()
     for name, body in re.findall(r'^SPLIT\((\w+), \w+, ((?:\s*"(?:[^"\\]|\\.)*")+)\)', text, re.M):
         yield name, "".join(json.loads(s) for s in re.findall(r'"(?:[^"\\]|\\.)*"', body))
@@ -272,7 +272,7 @@ def part_variants(tally, tok, tool, quick):
 
 def named_rows():
     """(name, ignore_merges, nfc, splits) of core/text/pretokenize.def."""
-    with open(os.path.join(ROOT, "core", "pretokenize.def"), encoding="utf-8") as f:
+    with open(os.path.join(ROOT, "core", "text", "pretokenize.def"), encoding="utf-8") as f:
         for name, ignore, nfc, splits in re.findall(r'^PRE\("([^"]+)", (\w+), (\w+), (.+)\)$', f.read(), re.M):
             yield name, ignore == "true", nfc == "true", splits.replace("SPLIT_", "").split(", ")
 
