@@ -80,7 +80,7 @@ def first_token(address):
     c.request("POST", "/v1/generate", json.dumps({"prompt": "Hello", "max_tokens": 4, "stream": True}),
               {"Content-Type": "application/json"})
     reply = c.getresponse()
-    while b"event: token" not in reply.fp.readline():
+    while b"event: token" not in reply.readline():
         pass
     seconds = time.perf_counter() - start
     reply.read()

@@ -5,8 +5,8 @@
  * call *…` for compute) and refuses a name it does not find. Synchronous handlers run on HTTP
  * threads: short indexed reads, no forward pass. Compute handlers check and prepare; see call.h.
  */
-#ifndef ENGRAM_API_H
-#define ENGRAM_API_H
+#ifndef ENGRAM_HANDLERS_H
+#define ENGRAM_HANDLERS_H
 
 #include "server/call.h"
 
