@@ -28,6 +28,8 @@ struct patch {
     size_t *group, n_groups, next_group; /* group[g]: first cell; group[n_groups] the end */
     struct sweep_base sweep_base;
     struct sweep *sweep;
+    bool swept;              /* the group's cells are through the layers, their metrics are due */
+    size_t n_evaluated;
     double *reference;       /* kl: log-probabilities of the source at the metric's position */
     double ld_clean, ld_corrupt;
     uint32_t n_used;         /* rows that matter: metric.pos + 1 */
@@ -237,22 +239,30 @@ static void record(struct patch *p, const struct cell *c, double value)
     else if (!(off <= *check)) *check = off;
 }
 
-static bool end_group(struct patch *p, struct session *s, struct err *e)
+static void drop_sweep(struct patch *p)
 {
-    const struct cell *cells = p->cell + p->group[p->next_group];
-    size_t n = p->group[p->next_group + 1] - p->group[p->next_group];
-    double *values = mem_take(n, sizeof *values, e);
-    bool ok = values && evaluate(p, s, sweep_final(p->sweep), n, values, e);
-    for (size_t i = 0; ok && i < n; i++) record(p, &cells[i], values[i]);
-    mem_drop(values);
     struct sweep_cost cost = sweep_cost(p->sweep);
     p->grid.rows += cost.rows;
     p->grid.flops += cost.flops;
     sweep_free(p->sweep);
     p->sweep = NULL;
-    p->done += n;
+    p->swept = false;
+    p->n_evaluated = 0;
     p->next_group++;
-    return ok;
+}
+
+/* The metric of the group's next few cells; the last ones end the group. */
+static bool evaluate_some(struct patch *p, struct session *s, struct err *e)
+{
+    size_t first = p->group[p->next_group], n = p->group[p->next_group + 1] - first, at = p->n_evaluated;
+    size_t k = n - at < METRIC_ROWS ? n - at : METRIC_ROWS;
+    double values[METRIC_ROWS];
+    if (!evaluate(p, s, sweep_final(p->sweep) + at * arch_of(p)->d_model, k, values, e)) return false;
+    for (size_t i = 0; i < k; i++) record(p, &p->cell[first + at + i], values[i]);
+    p->n_evaluated += k;
+    p->done += k;
+    if (p->n_evaluated == n) drop_sweep(p);
+    return true;
 }
 
 /* ---- the job ----------------------------------------------------------------------------------- */
@@ -292,13 +302,17 @@ enum step patch_step(struct patch *p, struct session *s, struct err *e)
         return step == STEP_FAIL ? STEP_FAIL : STEP_MORE;
     }
     if (p->next_group == p->n_groups) return STEP_DONE;
+    if (p->swept) {
+        if (!evaluate_some(p, s, e)) return STEP_FAIL;
+        return p->next_group == p->n_groups ? STEP_DONE : STEP_MORE;
+    }
     size_t first = p->group[p->next_group];
     if (!p->sweep &&
         !(p->sweep = sweep_new(&p->sweep_base, p->cell + first, p->group[p->next_group + 1] - first, fill, p, e)))
         return STEP_FAIL;
     enum step step = sweep_step(p->sweep, s, e);
-    if (step == STEP_FAIL || (step == STEP_DONE && !end_group(p, s, e))) return STEP_FAIL;
-    return p->next_group == p->n_groups ? STEP_DONE : STEP_MORE;
+    p->swept = step == STEP_DONE;
+    return step == STEP_FAIL ? STEP_FAIL : STEP_MORE;
 }
 
 void patch_free(struct patch *p)
