@@ -151,8 +151,6 @@ static const struct work_ops ops = {
 
 /* ---- checks that need no forward pass ----------------------------------------------------------- */
 
-enum { MOST_VALUES = 1 << 26 }; /* floats that one answer may hold as JSON */
-
 static bool parse_inputs(struct trace_work *t, const struct json *inputs, const struct json *top_pos, struct err *e)
 {
     struct look *l = &t->look;
@@ -183,11 +181,10 @@ static bool parse_inputs(struct trace_work *t, const struct json *inputs, const 
 static bool bounded(const struct trace_work *t, struct err *e)
 {
     const struct arch *a = &look_model(&t->look)->arch;
-    size_t n = 0;
-    for (size_t i = 0; i < t->taps.n_reads; i++) n += trace_place_values(a, t->in, &t->taps.read[i]);
+    size_t n = t->taps.n_values;
     for (size_t i = 0; i < t->taps.n_inputs; i++) n += t->in[i].n_top * a->d_vocab;
     return n <= MOST_VALUES ||
-           err_field(e, ERR_TOO_LARGE, "reads", "%zu values are asked for, %d at most; narrow pos, head or top_pos",
+           err_field(e, ERR_TOO_LARGE, "top_pos", "%zu values are asked for, %d at most; narrow pos, head or top_pos",
                      n, MOST_VALUES);
 }
 

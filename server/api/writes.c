@@ -37,6 +37,27 @@ static bool parse_place(struct look *l, const struct tapping *t, const struct js
     return true;
 }
 
+static size_t place_heads(const struct look *l, const struct trace_place *p)
+{
+    return p->head ? p->n_head : hook_heads(arch_of(l), p->site.hook);
+}
+
+static size_t place_width(const struct look *l, const struct tapping *t, const struct trace_place *p)
+{
+    uint32_t width = hook_width(arch_of(l), p->site.hook);
+    return width ? width : t->input[p->input].in.n;
+}
+
+/* Refused as soon as it is too much: the lists of places alone could fill the memory. */
+static bool count(struct tapping *t, const struct look *l, const struct trace_place *p, const char *field,
+                  struct err *e)
+{
+    t->n_values += p->n_pos * place_heads(l, p) * place_width(l, t, p);
+    return t->n_values <= MOST_VALUES ||
+           err_field(e, ERR_TOO_LARGE, field, "%d values are served at once, at most; narrow pos or head",
+                     MOST_VALUES);
+}
+
 /* The inputs a member speaks of: [*from, *to). */
 static bool inputs_of(const struct tapping *t, const struct json *v, const char *field, size_t *from,
                       size_t *to, struct err *e)
@@ -60,24 +81,15 @@ bool tapping_reads(struct tapping *t, struct look *l, const struct json *reads, 
         char field[64];
         (void)snprintf(field, sizeof field, "reads[%zu]", k);
         if (!inputs_of(t, v, field, &from, &to, e)) return false;
-        for (size_t i = from; i < to; i++)
-            if (!parse_place(l, t, v, i, field, &t->read[t->n_reads++], e)) return false;
+        for (size_t i = from; i < to; i++) {
+            struct trace_place *p = &t->read[t->n_reads++];
+            if (!parse_place(l, t, v, i, field, p, e) || !count(t, l, p, "reads", e)) return false;
+        }
     }
     return true;
 }
 
 /* ---- sources ----------------------------------------------------------------------------------- */
-
-static size_t place_heads(const struct look *l, const struct trace_place *p)
-{
-    return p->head ? p->n_head : hook_heads(arch_of(l), p->site.hook);
-}
-
-static size_t place_width(const struct look *l, const struct tapping *t, const struct trace_place *p)
-{
-    uint32_t width = hook_width(arch_of(l), p->site.hook);
-    return width ? width : t->input[p->input].in.n;
-}
 
 static bool source_values(struct look *l, const struct tapping *t, const struct json *values,
                           const char *field, struct trace_write *w, struct err *e)
@@ -233,7 +245,8 @@ bool tapping_writes(struct tapping *t, struct look *l, struct call *c, const str
                 return err_field(e, ERR_INVALID, place_field(name, field, "weight"), "outside float32");
             }
             t->write_of[t->n_writes++] = k;
-            if (!parse_place(l, t, v, i, field, &w->at, e) || !parse_source(l, t, c, v, field, texts, w, e))
+            if (!parse_place(l, t, v, i, field, &w->at, e) || !parse_source(l, t, c, v, field, texts, w, e) ||
+                !count(t, l, w->from == FROM_RUN ? &w->source : &w->at, "writes", e))
                 return false;
         }
     }

@@ -11,6 +11,8 @@
 #include "place.h"
 #include "probes/trace.h"
 
+enum { MOST_VALUES = 1 << 26 }; /* floats that one request may read (and have as JSON) and write */
+
 struct named_input {
     const char *id;
     struct input in;
@@ -27,6 +29,7 @@ struct tapping {
     size_t n_writes;
     struct resolved *view;    /* views that sources name, counted */
     size_t n_views;
+    size_t n_values;          /* floats read and written so far */
 };
 
 /* Room for all of a request's reads and writes, given its inputs. */

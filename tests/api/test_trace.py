@@ -2,6 +2,7 @@
 forward in numpy, and the record of what was asked."""
 import json
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -379,3 +380,14 @@ def test_captures_are_bounded(daemon):
     inputs = [{"ids": [5] * 256} for _ in range(1024)]
     a = daemon.post("/v1/trace", {"inputs": inputs, "reads": [{"site": f"blocks.{l}.attn.hook_pattern"} for l in range(3)]})
     problem(a, 413, field="reads", said="at most")
+
+
+@pytest.mark.parametrize("what", ["reads", "writes"])
+def test_lists_of_places_are_bounded(daemon, what):
+    """Few bytes name many places: refused while counting, not after all of them were laid out."""
+    inputs = [{"id": "a", "ids": [5] * 256}] + [{"ids": [5] * 256} for _ in range(1023)]
+    one = {"site": "blocks.0.hook_resid_pre", **({"from": {"input": "a"}} if what == "writes" else {})}
+    started = time.monotonic()
+    a = daemon.post("/v1/trace", {"inputs": inputs, what: [one] * 4096})
+    problem(a, 413, field=what, said="at most")
+    assert time.monotonic() - started < 5
