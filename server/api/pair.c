@@ -30,9 +30,10 @@ static bool one_token(struct look *l, const struct json *v, const char *field, u
         return true;
     }
     struct ids ids = {0};
-    if (!tokenizer_encode(m->tokenizer, v->text, v->len, true, &ids, e) || ids.n == 0) {
+    bool ok = tokenizer_encode(m->tokenizer, v->text, v->len, true, &ids, e);
+    if (!ok || ids.n == 0) {
         ids_release(&ids);
-        return ids.n ? place_blame(e, field) : err_field(e, ERR_INVALID, field, "it has no tokens");
+        return ok ? err_field(e, ERR_INVALID, field, "it has no tokens") : place_blame(e, field);
     }
     *id = ids.id[0];
     if (ids.n > 1)
@@ -50,8 +51,13 @@ static bool token_list(struct look *l, const struct json *v, const char *field, 
     uint32_t *ids = arena_take(&l->arena, many ? v->len : 1, sizeof *ids, e);
     if (!ids) return false;
     *n = 0;
-    for (const struct json *x = many ? v->child : v; x; x = many ? x->next : NULL)
-        if (!one_token(l, x, field, &ids[(*n)++], e)) return false;
+    for (const struct json *x = many ? v->child : v; x; x = many ? x->next : NULL) {
+        if (!one_token(l, x, field, &ids[*n], e)) return false;
+        for (size_t i = 0; i < *n; i++) /* summed over: each token once, or a probability passes 1 */
+            if (ids[i] == ids[*n])
+                return err_field(e, ERR_INVALID, field, "two of the list are the same token, id %u", ids[i]);
+        ++*n;
+    }
     *out = ids;
     return true;
 }

@@ -179,6 +179,7 @@ REFUSED = {
     "answer is foil": ({"metric": {"foil": ANSWER}}, 400, "metric.foil", str(ANSWER)),
     "answer among foils": ({"metric": {"foil": [1, ANSWER]}}, 400, "metric.foil", str(ANSWER)),
     "answer outside": ({"metric": {"answer": 300}}, 400, "metric.answer", "0..299"),
+    "answer twice": ({"metric": {"kind": "prob", "answer": [ANSWER, 1, ANSWER]}}, 400, "metric.answer", "same token"),
     "position outside": ({"metric": {"pos": 9}}, 400, "metric.pos", "-9..8"),
     "several positions": ({"metric": {"pos": [1, 2]}}, 400, "metric.pos", "one position"),
     "unknown metric": ({"metric": {"kind": "accuracy"}}, 400, "metric.kind", "kl"),
