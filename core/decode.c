@@ -1,6 +1,7 @@
 #include "decode.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 #include "head.h"
@@ -108,6 +109,8 @@ static bool take_token(struct decoder *d, size_t i, struct err *e)
         !ids_push(&r->ids, id, e))
         return false;
     r->last_logprob = log_prob(r->logits, m->arch.d_vocab, id);
+    if (!isfinite(r->last_logprob))
+        return err_set(e, ERR_NONFINITE, "the logits after token %zu are not finite", q->n_prompt + r->ids.n - 1);
     d->last[i] = id;
     d->tokens++;
     size_t len, old = r->text.len;

@@ -254,6 +254,12 @@ def test_writes_that_cannot_be_are_refused(daemon):
 # ---- many at once ----------------------------------------------------------------------------
 
 @pytest.mark.tsan
+def test_logits_that_are_no_numbers_say_so(daemon):
+    a = daemon.post("/v1/generate", {"prompt": "hello", "max_tokens": 4, "writes": [
+        {"site": "blocks.2.hook_resid_post", "op": "scale", "weight": 1e38}]})
+    problem(a, 422, "nonfinite", said="not finite")
+
+
 def test_many_at_once_say_what_each_says_alone(daemon):
     prompts = [{"ids": [10 + i, 200 - i, 30 + 7 * i]} for i in range(8)]
     alone = [ask(daemon, p, 20, temperature=0.8, seed=i) for i, p in enumerate(prompts)]
