@@ -11,7 +11,8 @@ struct decoder {
     struct taps *taps;
     const struct decode_request *q;
     struct decode_result *result;
-    size_t n, tokens;
+    size_t n, tokens, next;  /* next: first that has not begun */
+    bool prefill;
     struct run *run;         /* the prefill, or the newest token of every live sequence */
     struct run_input *input;
     size_t *live, n_live;    /* which sequence each input of the run is */
@@ -32,17 +33,18 @@ struct decoder *decoder_new(struct view *v, const struct decode_request *q, size
     d->live = mem_take(n, sizeof *d->live, e);
     d->last = mem_take(n, sizeof *d->last, e);
     d->final_pos = mem_take(n, sizeof *d->final_pos, e);
-    if (d->result && d->input && d->live && d->last && d->final_pos) {
-        for (size_t i = 0; i < n; i++) {
-            d->live[d->n_live++] = i;
-            d->result[i].kv = kv_new(&view_model(v)->arch);
-            random_init(&d->result[i].random, q[i].seed);
-            if (!(d->result[i].logits = mem_floats(view_model(v)->arch.d_vocab, e))) break;
-        }
-        if (n == 0 || d->result[n - 1].logits) return d;
-    }
+    if (d->result && d->input && d->live && d->last && d->final_pos) return d;
     decoder_free(d);
     return NULL;
+}
+
+/* What only a sequence that goes on needs. */
+static void end_sequence(struct decode_result *r)
+{
+    kv_free(r->kv);
+    mem_drop(r->logits);
+    r->kv = NULL;
+    r->logits = NULL;
 }
 
 void decoder_free(struct decoder *d)
@@ -52,8 +54,7 @@ void decoder_free(struct decoder *d)
     for (size_t i = 0; d->result && i < d->n; i++) {
         ids_release(&d->result[i].ids);
         buf_release(&d->result[i].text);
-        kv_free(d->result[i].kv);
-        mem_drop(d->result[i].logits);
+        end_sequence(&d->result[i]);
     }
     mem_drop(d->result);
     mem_drop(d->input);
@@ -64,9 +65,24 @@ void decoder_free(struct decoder *d)
     mem_drop(d);
 }
 
+/* The next group, once the one before has ended. */
+static bool admit(struct decoder *d, struct err *e)
+{
+    d->prefill = d->n_live == 0;
+    while (d->prefill && d->next < d->n && d->n_live < DECODE_GROUP) {
+        struct decode_result *r = &d->result[d->next];
+        r->kv = kv_new(&view_model(d->view)->arch);
+        random_init(&r->random, d->q[d->next].seed);
+        if (!(r->logits = mem_floats(view_model(d->view)->arch.d_vocab, e))) return false;
+        d->live[d->n_live++] = d->next++;
+    }
+    return true;
+}
+
 static bool begin(struct decoder *d, struct err *e)
 {
-    bool prefill = d->tokens == 0;
+    if (!admit(d, e)) return false;
+    bool prefill = d->prefill;
     for (size_t k = 0; k < d->n_live; k++) {
         size_t i = d->live[k];
         const struct decode_request *q = &d->q[i];
@@ -137,6 +153,7 @@ static bool end(struct decoder *d, struct session *s, struct err *e)
         memcpy(d->result[i].logits, logits + k * V, V * sizeof *logits);
         ok = take_token(d, i, e);
         if (d->result[i].finish == FINISH_NOT_YET) d->live[n_live++] = i;
+        else end_sequence(&d->result[i]);
     }
     d->n_live = n_live;
     mem_drop(rows);
@@ -147,12 +164,12 @@ static bool end(struct decoder *d, struct session *s, struct err *e)
 
 enum step decoder_step(struct decoder *d, struct session *s, struct err *e)
 {
-    if (d->n_live == 0) return STEP_DONE;
+    if (d->n_live == 0 && d->next == d->n) return STEP_DONE;
     if (!d->run && !begin(d, e)) return STEP_FAIL;
     enum step step = run_step(d->run, s, e);
     if (step != STEP_DONE) return step;
     if (!end(d, s, e)) return STEP_FAIL;
-    return d->n_live ? STEP_MORE : STEP_DONE;
+    return d->n_live || d->next < d->n ? STEP_MORE : STEP_DONE;
 }
 
 const struct decode_result *decoder_result(const struct decoder *d, size_t i) { return &d->result[i]; }

@@ -2,7 +2,8 @@
  *
  * Each sequence has its own sampling, seed, length limit and stop strings, and ends at any
  * end-of-generation token of the file, at a stop string (which is not part of the text), at its
- * limit, or when the context is full. Steps are those of the underlying runs: one layer.
+ * limit, or when the context is full. Steps are those of the underlying runs: one layer. Caches and
+ * logits are held by DECODE_GROUP sequences at a time: a group goes to its end before the next begins.
  *
  * Text is the bytes of the generated tokens without special ones. It may end inside a character
  * while running; decode_safe says how much of it will not change any more, for streaming.
@@ -14,6 +15,8 @@
 
 #include "run.h"
 #include "sample.h"
+
+enum { DECODE_GROUP = 64 };
 
 struct decode_request {
     const uint32_t *prompt;
@@ -33,7 +36,7 @@ struct decode_result {
     size_t stop;             /* FINISH_STOP_STRING: which */
     double last_logprob;     /* of the newest token, at temperature 1 */
     struct random random;
-    struct kv *kv;
+    struct kv *kv;           /* while it goes on, as the next */
     float *logits;           /* next-token logits */
 };
 

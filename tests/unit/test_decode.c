@@ -127,6 +127,30 @@ static void test_batch_is_each_alone(void **state)
     }
 }
 
+/* More than go at a time: what a group's member says does not depend on the groups around it. */
+static void test_groups(void **state)
+{
+    (void)state;
+    enum { MANY = 2 * DECODE_GROUP + 3 };
+    struct golden g;
+    struct decode_request q[MANY], few[BATCH];
+    uint32_t prompt[BATCH][80];
+    size_t tokens = 0;
+    golden_open(&g, "gqa_tied", NULL);
+    make_batch(&g, few, prompt);
+    for (size_t i = 0; i < MANY; i++) q[i] = few[i % BATCH];
+    struct decoder *all = decode(g.view, g.session, q, MANY, NULL), *one = decode(g.view, g.session, few, BATCH, NULL);
+    for (size_t i = 0; i < MANY; i++) {
+        const struct decode_result *a = decoder_result(all, i), *b = decoder_result(one, i % BATCH);
+        same_ids(a, b->ids.id, b->ids.n);
+        assert_int_equal(a->finish, b->finish);
+        tokens += a->ids.n;
+    }
+    assert_int_equal(decoder_tokens(all), tokens);
+    decoder_free(all), decoder_free(one);
+    golden_close(&g);
+}
+
 static void test_seeds(void **state)
 {
     (void)state;
@@ -437,6 +461,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_greedy_continuations),
         cmocka_unit_test(test_batch_is_each_alone),
+        cmocka_unit_test(test_groups),
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_stop_strings),
         cmocka_unit_test(test_prompt_is_not_searched),
