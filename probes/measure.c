@@ -8,17 +8,8 @@
 #include "match.h"
 #include "metric.h"
 
-/* generate (in batches) ─► force targets ─► read scores ─┬─► done
- *                                                       └─► force the reference's continuations on its
- *                                                           view, then on this one ─► read kl ─► done */
-enum phase {
-    PHASE_GENERATE, PHASE_FORCE, PHASE_READ_FORCED, PHASE_KL_REFERENCE, PHASE_KL_VIEW, PHASE_READ_KL,
-    PHASE_DONE
-};
-enum {
-    ROWS = 64,  /* logits rows in hand at a time */
-    BATCH = 32, /* texts generated together: bounds caches, and what a step does */
-};
+enum phase { PHASE_GENERATE, PHASE_FORCE, PHASE_KL_REFERENCE, PHASE_KL_VIEW, PHASE_DONE };
+enum { ROWS = 64 }; /* logits rows in hand at a time */
 
 static const char *const stops[] = {"\n", "."};
 
@@ -28,13 +19,6 @@ struct item {
     size_t fact, index;
     enum part part;
     const struct prompt *prompt;
-};
-
-struct generation {
-    struct ids ids;
-    struct buf text;
-    enum finish finish;
-    size_t stop;
 };
 
 /* Prompt plus forced tokens, and the positions that predict them. */
@@ -53,16 +37,15 @@ struct measure {
     struct score *score;
     struct item *item;       /* generated: prompts, paraphrases, locality */
     size_t n_items;
-    struct generation *generation; /* [n_items], kept: later measures compare with it */
     struct decode_request *request;
-    struct decoder *decoder; /* of the batch in hand */
-    size_t n_generated;
+    struct decoder *decoder; /* kept: locality of later measures compares with it */
     struct forced *forced;
-    size_t n_forced, n_read; /* n_read: of the forced, whose scores have been read */
+    size_t n_forced;
     struct run_input *input;
     struct run *run;
+    bool ran;                /* the phase's decoder or run has ended; */
+    size_t next, read_rows;  /* its rows are read: the next prompt, and rows of `final` behind it */
     float *final;            /* KL: the reference's final residual rows, [rows][d] */
-    size_t final_row;        /* of the next item read */
 };
 
 static const struct model *model_of(const struct measure *m) { return view_model(m->view); }
@@ -75,7 +58,6 @@ static bool list_items(struct measure *m, struct err *e)
     for (size_t i = 0; i < m->n; i++) n += 1 + m->fact[i].n_paraphrase + m->fact[i].n_locality;
     m->item = mem_take(n, sizeof *m->item, e);
     m->request = mem_take(n, sizeof *m->request, e);
-    m->generation = mem_take(n, sizeof *m->generation, e);
     for (size_t i = 0; i < m->n; i++) {
         const struct fact *f = &m->fact[i];
         m->item[m->n_items++] = (struct item){i, 0, PART_PROMPT, &f->prompt};
@@ -88,29 +70,8 @@ static bool list_items(struct measure *m, struct err *e)
         m->request[i] = (struct decode_request){.prompt = m->item[i].prompt->ids, .n_prompt = m->item[i].prompt->n,
                                                 .max_tokens = MEASURE_TOKENS, .stop = stops,
                                                 .n_stop = sizeof stops / sizeof *stops};
-    return true;
-}
-
-static enum step generate(struct measure *m, struct session *s, struct err *e)
-{
-    size_t left = m->n_items - m->n_generated, n = left < BATCH ? left : BATCH;
-    if (!m->decoder) m->decoder = decoder_new(m->view, m->request + m->n_generated, n, NULL, e);
-    if (!m->decoder) return STEP_FAIL;
-    enum step step = decoder_step(m->decoder, s, e);
-    if (step != STEP_DONE) return step;
-    for (size_t i = 0; i < n; i++) {
-        const struct decode_result *r = decoder_result(m->decoder, i);
-        struct generation *g = &m->generation[m->n_generated++];
-        for (size_t k = 0; k < r->ids.n; k++)
-            if (!ids_push(&g->ids, r->ids.id[k], e)) return STEP_FAIL;
-        buf_put(&g->text, r->text.data ? r->text.data : "", r->text.len);
-        g->finish = r->finish;
-        g->stop = r->stop;
-        if (!buf_ok(&g->text, e)) return STEP_FAIL;
-    }
-    decoder_free(m->decoder);
-    m->decoder = NULL;
-    return m->n_generated < m->n_items ? STEP_MORE : STEP_DONE;
+    m->decoder = decoder_new(m->view, m->request, m->n_items, NULL, e);
+    return m->decoder != NULL;
 }
 
 /* Sums until the end, so that all of n is exactly 1 (finish_shares divides). */
@@ -128,7 +89,7 @@ static void finish_shares(struct measure *m)
     }
 }
 
-static bool same_ids(const struct generation *a, const struct generation *b)
+static bool same_ids(const struct decode_result *a, const struct decode_result *b)
 {
     return a->ids.n == b->ids.n && memcmp(a->ids.id, b->ids.id, a->ids.n * sizeof *a->ids.id) == 0;
 }
@@ -138,12 +99,13 @@ static bool read_generations(struct measure *m, struct err *e)
     for (size_t i = 0; i < m->n_items; i++) {
         const struct item *it = &m->item[i];
         const struct fact *f = &m->fact[it->fact];
-        const struct generation *r = &m->generation[i];
+        const struct decode_result *r = decoder_result(m->decoder, i);
         struct score *s = &m->score[it->fact];
         struct match match;
-        if (!answer_match(r->text.data, r->text.len, f->target_text, f->target_len, &match, e)) return false;
+        const char *text = r->text.data ? r->text.data : "";
+        if (!answer_match(text, r->text.len, f->target_text, f->target_len, &match, e)) return false;
         if (it->part == PART_PROMPT) {
-            s->text = r->text.data;
+            s->text = text;
             s->text_len = r->text.len;
             s->finish = r->finish;
             s->stop = r->stop;
@@ -152,7 +114,7 @@ static bool read_generations(struct measure *m, struct err *e)
         } else if (it->part == PART_PARAPHRASE) {
             add(&s->paraphrase_match, match.match);
         } else {
-            bool same = !m->reference || same_ids(r, &m->reference->generation[i]);
+            bool same = !m->reference || same_ids(r, decoder_result(m->reference->decoder, i));
             add(&s->locality_unchanged, same);
         }
     }
@@ -188,7 +150,7 @@ static void drop_forced(struct measure *m)
     m->forced = NULL;
     m->input = NULL;
     m->run = NULL;
-    m->n_forced = m->n_read = 0;
+    m->n_forced = 0;
 }
 
 static bool begin_run(struct measure *m, struct view *v, struct err *e)
@@ -251,29 +213,23 @@ static bool forced_stats(struct measure *m, struct session *s, size_t i, struct 
     return ok;
 }
 
-static void record_forced(struct measure *m, const struct forced *f, const struct forced_stats *st)
+static bool read_forced(struct measure *m, struct session *s, size_t i, struct err *e)
 {
+    const struct forced *f = &m->forced[i];
     struct score *score = &m->score[f->item.fact];
-    bool exact = st->right == f->n_forced;
+    struct forced_stats st;
+    if (!forced_stats(m, s, i, &st, e)) return false;
+    bool exact = st.right == f->n_forced;
     if (f->item.part == PART_TRUE) {
-        score->nll_true = st->nll;
+        score->nll_true = st.nll;
     } else if (f->item.part == PART_PARAPHRASE) {
         add(&score->paraphrase_tf_exact, exact);
     } else {
-        score->nll_new = st->nll;
+        score->nll_new = st.nll;
         score->tf_exact = exact;
-        score->tf_token_acc = (double)st->right / f->n_forced;
+        score->tf_token_acc = (double)st.right / f->n_forced;
     }
-}
-
-/* One item a step. */
-static enum step read_forced(struct measure *m, struct session *s, struct err *e)
-{
-    struct forced_stats st;
-    if (m->n_read == m->n_forced) return STEP_DONE;
-    if (!forced_stats(m, s, m->n_read, &st, e)) return STEP_FAIL;
-    record_forced(m, &m->forced[m->n_read++], &st);
-    return m->n_read < m->n_forced ? STEP_MORE : STEP_DONE;
+    return true;
 }
 
 /* ---- how far unrelated prompts moved ------------------------------------------------------------ */
@@ -285,7 +241,7 @@ static bool force_continuations(struct measure *m, struct err *e)
     if (!m->forced) return false;
     for (size_t i = 0; i < m->n_items; i++) {
         if (m->item[i].part != PART_LOCALITY) continue;
-        const struct ids *ids = &m->reference->generation[i].ids;
+        const struct ids *ids = &decoder_result(m->reference->decoder, i)->ids;
         uint32_t n = ids->n < MEASURE_KL_TOKENS ? (uint32_t)ids->n : MEASURE_KL_TOKENS;
         if (!add_forced(m, m->item[i], ids->id, n, e)) return false;
     }
@@ -323,15 +279,15 @@ static bool kl_of(struct measure *m, struct session *s, const float *was, const 
     return ok;
 }
 
-static enum step read_kl(struct measure *m, struct session *s, struct err *e)
+static bool read_kl(struct measure *m, struct session *s, size_t i, struct err *e)
 {
-    const struct forced *f = &m->forced[m->n_read];
+    const struct forced *f = &m->forced[i];
     double kl;
-    if (!kl_of(m, s, m->final + m->final_row * model_of(m)->arch.d_model, run_final(m->run, m->n_read), f->n_forced, &kl, e))
-        return STEP_FAIL;
+    if (!kl_of(m, s, m->final + m->read_rows * model_of(m)->arch.d_model, run_final(m->run, i), f->n_forced, &kl, e))
+        return false;
     add(&m->score[f->item.fact].locality_kl, kl);
-    m->final_row += f->n_forced;
-    return ++m->n_read < m->n_forced ? STEP_MORE : STEP_DONE;
+    m->read_rows += f->n_forced;
+    return true;
 }
 
 /* ---- the job ----------------------------------------------------------------------------------- */
@@ -361,11 +317,6 @@ void measure_free(struct measure *m)
     if (!m) return;
     drop_forced(m);
     decoder_free(m->decoder);
-    for (size_t i = 0; m->generation && i < m->n_items; i++) {
-        ids_release(&m->generation[i].ids);
-        buf_release(&m->generation[i].text);
-    }
-    mem_drop(m->generation);
     mem_drop(m->score);
     mem_drop(m->item);
     mem_drop(m->request);
@@ -385,38 +336,40 @@ static bool has_locality(const struct measure *m)
 static bool advance(struct measure *m, struct err *e)
 {
     switch (m->phase) {
-    case PHASE_GENERATE: m->phase = PHASE_FORCE; return read_generations(m, e) && force_targets(m, e);
-    case PHASE_FORCE: m->phase = PHASE_READ_FORCED; return true;
-    case PHASE_READ_FORCED:
+    case PHASE_GENERATE:
+        m->phase = PHASE_FORCE;
+        return read_generations(m, e) && force_targets(m, e);
+    case PHASE_FORCE:
         m->phase = m->reference && has_locality(m) ? PHASE_KL_REFERENCE : PHASE_DONE;
         return m->phase == PHASE_DONE || force_continuations(m, e);
     case PHASE_KL_REFERENCE: m->phase = PHASE_KL_VIEW; return keep_reference_rows(m, e);
-    case PHASE_KL_VIEW: m->phase = PHASE_READ_KL; return true;
-    case PHASE_READ_KL: m->phase = PHASE_DONE; return true;
+    case PHASE_KL_VIEW: m->phase = PHASE_DONE; break;
     case PHASE_DONE: break;
     }
     return true;
 }
 
-static enum step run_phase(struct measure *m, struct session *s, struct err *e)
+/* The head over the forced tokens of one prompt, once their run has ended. */
+static bool read_one(struct measure *m, struct session *s, struct err *e)
 {
-    switch (m->phase) {
-    case PHASE_GENERATE: return generate(m, s, e);
-    case PHASE_READ_FORCED: return read_forced(m, s, e);
-    case PHASE_READ_KL: return read_kl(m, s, e);
-    case PHASE_FORCE:
-    case PHASE_KL_REFERENCE:
-    case PHASE_KL_VIEW: return run_step(m->run, s, e);
-    case PHASE_DONE: break;
-    }
-    return STEP_DONE;
+    size_t i = m->next++;
+    return m->phase == PHASE_FORCE ? read_forced(m, s, i, e) : read_kl(m, s, i, e);
 }
+
+static bool reads_rows(const struct measure *m) { return m->phase == PHASE_FORCE || m->phase == PHASE_KL_VIEW; }
 
 enum step measure_step(struct measure *m, struct session *s, struct err *e)
 {
     if (m->phase == PHASE_DONE) return STEP_DONE;
-    enum step step = run_phase(m, s, e);
-    if (step != STEP_DONE) return step;
+    if (!m->ran) {
+        enum step step = m->phase == PHASE_GENERATE ? decoder_step(m->decoder, s, e) : run_step(m->run, s, e);
+        if (step != STEP_DONE) return step;
+        m->ran = true;
+        m->next = 0;
+        return STEP_MORE;
+    }
+    if (reads_rows(m) && m->next < m->n_forced) return read_one(m, s, e) ? STEP_MORE : STEP_FAIL;
+    m->ran = false;
     if (!advance(m, e)) return STEP_FAIL;
     if (m->phase == PHASE_DONE) finish_shares(m);
     return m->phase == PHASE_DONE ? STEP_DONE : STEP_MORE;
