@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "attention.h"
+#include "softmax.h"
 
 enum { LONG_SPAN = 48 }; /* rows from which packing keys and values pays */
 
@@ -28,9 +29,6 @@ static inline const float *own_k(const struct attention *a, const struct shape *
 {
     return a->qkv + (size_t)sp->first_row * s->row + (s->H + g) * s->e;
 }
-
-/* p ← softmax(p), n values. */
-void softmax_row(float *p, uint32_t n);
 
 bool attention_scratch_for(struct attention_scratch *s, size_t floats, struct err *e) MUST_CHECK;
 
