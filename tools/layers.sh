@@ -126,7 +126,7 @@ check_doors() {
     local header files used
     while read -r header files; do
         [ -n "$header" ] || continue
-        used=$(grep -rlE --include='*.[ch]' "^[ \t]*#[ \t]*include[ \t]*<$header>" core probes edits ledger server | tr '\n' ' ') || true
+        used=$(grep -rlE --include='*.[ch]' "^[ \t]*#[ \t]*include[ \t]*<$header>" core probes edits ledger server | sort | tr '\n' ' ') || true
         proven "$header has one door: ${used:-none}" "$([ "$(echo "$used" | wc -w)" -eq 1 ] || echo "included by: ${used:-no file}")"
     done <<< "$doors"
 }

@@ -289,7 +289,7 @@ def test_values_of_another_view(start, model):
     delta = safetensors(d.get(f"/v1/deltas/{r['delta']}", {"Accept": "application/safetensors"}).body)
     [part] = d.get(f"/v1/deltas/{r['delta']}").json["parts"]
     tuned = model.edited(part["tensor"], delta[part["tensor"] + ".dense"])
-    site = "blocks.1.hook_mlp_out"
+    site = "blocks.2.hook_mlp_out"
     assert close(all_logits(d)[0], tuned.logits(CLEAN))
     assert close(all_logits(d, view="base")[0], model.logits(CLEAN))
     write = {"site": site, "pos": "last", "from": {"input": "a", "view": "base"}}
