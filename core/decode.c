@@ -12,12 +12,11 @@ struct decoder {
     const struct decode_request *q;
     struct decode_result *result;
     size_t n, tokens, next;  /* next: first that has not begun */
-    bool prefill;
-    struct run *run;         /* the prefill, or the newest token of every live sequence */
+    struct run *run;         /* of every live sequence: its prompt, or its newest token */
     struct run_input *input;
     size_t *live, n_live;    /* which sequence each input of the run is */
     uint32_t *last, zero;    /* newest token of each; the position wanted of a one-token run */
-    uint32_t *final_pos;     /* prefill: the last position of each prompt */
+    uint32_t *final_pos;     /* of a prompt: its last position */
 };
 
 struct decoder *decoder_new(struct view *v, const struct decode_request *q, size_t n,
@@ -65,11 +64,10 @@ void decoder_free(struct decoder *d)
     mem_drop(d);
 }
 
-/* The next group, once the one before has ended. */
+/* New sequences take the places of those that have ended. */
 static bool admit(struct decoder *d, struct err *e)
 {
-    d->prefill = d->n_live == 0;
-    while (d->prefill && d->next < d->n && d->n_live < DECODE_GROUP) {
+    while (d->next < d->n && d->n_live < DECODE_ROWS) {
         struct decode_result *r = &d->result[d->next];
         r->kv = kv_new(&view_model(d->view)->arch);
         random_init(&r->random, d->q[d->next].seed);
@@ -82,10 +80,10 @@ static bool admit(struct decoder *d, struct err *e)
 static bool begin(struct decoder *d, struct err *e)
 {
     if (!admit(d, e)) return false;
-    bool prefill = d->prefill;
     for (size_t k = 0; k < d->n_live; k++) {
         size_t i = d->live[k];
         const struct decode_request *q = &d->q[i];
+        bool prefill = d->result[i].ids.n == 0;
         d->final_pos[i] = prefill ? q->n_prompt - 1 : 0;
         d->input[k] = (struct run_input){.ids = prefill ? q->prompt : &d->last[i],
                                          .n = prefill ? q->n_prompt : 1,

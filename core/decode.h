@@ -2,8 +2,8 @@
  *
  * Each sequence has its own sampling, seed, length limit and stop strings, and ends at any
  * end-of-generation token of the file, at a stop string (which is not part of the text), at its
- * limit, or when the context is full. Steps are those of the underlying runs: one layer. Caches and
- * logits are held by DECODE_GROUP sequences at a time: a group goes to its end before the next begins.
+ * limit, or when the context is full. Steps are those of the underlying runs: one layer. At most
+ * DECODE_ROWS sequences hold caches and logits at a time: the next begins where one has ended.
  *
  * Text is the bytes of the generated tokens without special ones. It may end inside a character
  * while running; decode_safe says how much of it will not change any more, for streaming.
@@ -16,7 +16,7 @@
 #include "run.h"
 #include "sample.h"
 
-enum { DECODE_GROUP = 64 };
+enum { DECODE_ROWS = 64 };
 
 struct decode_request {
     const uint32_t *prompt;

@@ -127,11 +127,11 @@ static void test_batch_is_each_alone(void **state)
     }
 }
 
-/* More than go at a time: what a group's member says does not depend on the groups around it. */
-static void test_groups(void **state)
+/* More than go at a time: who begins late says the same. */
+static void test_more_than_fit(void **state)
 {
     (void)state;
-    enum { MANY = 2 * DECODE_GROUP + 3 };
+    enum { MANY = 2 * DECODE_ROWS + 3 };
     struct golden g;
     struct decode_request q[MANY], few[BATCH];
     uint32_t prompt[BATCH][80];
@@ -461,7 +461,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_greedy_continuations),
         cmocka_unit_test(test_batch_is_each_alone),
-        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_more_than_fit),
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_stop_strings),
         cmocka_unit_test(test_prompt_is_not_searched),
