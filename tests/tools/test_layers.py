@@ -14,7 +14,7 @@ PLANTED = {  # what is appended to which file, and what the proof says then
     "up": ("core/kernel/kv.c", '#include "probes/trace.h"', "core/kernel/kv.c includes probes/trace.h"),
     "back": ("probes/trace.c", '#include "edits/editor.h"', "probes/trace.c includes edits/editor.h"),
     "side": ("ledger/db.c", '#include "probes/trace.h"', "ledger/db.c includes probes/trace.h"),
-    "dots": ("ledger/db.c", '#include "../core/kv.h"', "ledger/db.c includes ../core/kv.h"),
+    "dots": ("ledger/db.c", '#include "../core/kernel/kv.h"', "ledger/db.c includes ../core/kernel/kv.h"),
     "tests": ("edits/locft.c", '#include "tests/unit/support/golden.h"',
               "edits/locft.c includes tests/unit/support/golden.h"),
     "clock": ("core/kernel/kv.c", " # include  <time.h>", "core/kernel/kv.c includes time.h"),
