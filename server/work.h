@@ -6,8 +6,8 @@
  *
  * prepare (HTTP thread) makes it; the worker calls step until STEP_DONE; finish (worker) writes the
  * answer and says what must be recorded; the writer thread commits that; only then is the answer
- * sent. Between two steps of a long work the worker serves waiting short works (`brief`) to their
- * end, looks at `cancel` and the deadline, and publishes progress.
+ * sent. Between two steps of a long work the worker serves waiting short works (`brief`), long ones by
+ * slices, looks at `cancel` and the deadline, and publishes progress.
  *
  * Ownership: a work belongs to its job from the moment it is queued and is freed by the job's last
  * holder through ops->free. Between prepare and free only one thread touches it at a time, except
