@@ -240,7 +240,7 @@ int main(int argc, char **argv)
     double start = now();
     if (!blas_start(b.threads, &b.e) || !(b.m = model_open(argv[1], NULL, NULL, NULL, &b.e))) die(&b.e);
     b.v = view_base(b.m);
-    if (!(b.s = session_new(b.m, b.threads, &b.e))) die(&b.e);
+    if (!(b.s = session_new(b.threads, &b.e))) die(&b.e);
     printf("%s, %d threads, %s: loaded in %.2f s\n", blas_kernel(), b.threads, b.m->name, now() - start);
     for (uint32_t i = 0; i < 1024; i++) b.ids[i] = (i * 7919 + 13) % (b.m->arch.d_vocab - 2);
 

@@ -93,7 +93,7 @@ bool taps_any(const struct taps *t, enum hook h, uint32_t layer)
 static void change(struct tap *t, float *x, float to)
 {
     float moved = fabsf(to - *x);
-    if (moved > t->max_change) t->max_change = moved;
+    if (!(moved <= t->max_change)) t->max_change = moved; /* a NaN stays to be seen */
     t->elements++;
     *x = to;
 }

@@ -1,8 +1,7 @@
 #include "session.h"
 
-struct session *session_new(const struct model *m, int threads, struct err *e)
+struct session *session_new(int threads, struct err *e)
 {
-    (void)m;
     struct session *s = mem_new(sizeof *s);
     s->par = par_new(threads, e);
     if (s->par) return s;

@@ -15,7 +15,7 @@ struct session {
     size_t scratch_floats;
 };
 
-struct session *session_new(const struct model *m, int threads, struct err *e) MUST_CHECK;
+struct session *session_new(int threads, struct err *e) MUST_CHECK;
 void session_free(struct session *s);
 /* At least `floats` floats, contents undefined; valid until the next call. */
 float *session_scratch(struct session *s, size_t floats, struct err *e) MUST_CHECK;

@@ -67,6 +67,8 @@ struct method {
     void (*free)(struct editor *ed);
 };
 
+/* Every method takes a seed besides its own parameters. */
+extern const struct param method_seed;
 const struct method *method_at(size_t i); /* NULL past the end */
 const struct method *method_find(const char *name);
 size_t method_param(const struct method *m, const char *name); /* n_params when unknown */

@@ -9,6 +9,8 @@ static const struct method *const methods[] = {
 };
 enum { N_METHODS = sizeof methods / sizeof *methods };
 
+const struct param method_seed = {"seed", PARAM_INT, 0, 0, 9007199254740991.0, "of all random choices"};
+
 const struct method *method_at(size_t i) { return i < N_METHODS ? methods[i] : NULL; }
 
 const struct method *method_find(const char *name)

@@ -139,6 +139,9 @@ static bool start(struct ledger *l, const char *path, struct err *e)
     if (!create_file(l->s.dir, path, e) || !(l->s.db = db_open(path, DB_WRITER, e))) return false;
     if (!quick_check(l->s.db, e) || !migrate(l->s.db, migrations, n_migrations, path, e))
         return false;
+    char problem[512] = "";
+    if (!migrate_schema(l->s.db, migrations, n_migrations, problem, e)) return false;
+    if (*problem) return err_set(e, ERR_CORRUPT, "%s", problem);
     db_guard(l->s.db, append_only);
     return objects_prepare(l->s.dir, e) && check_tail(&l->s, e) && begin_chain(&l->s, e);
 }

@@ -12,7 +12,7 @@ struct localize {
     struct localize_request q;
     struct patch *patch;
     struct run *run;         /* the source's, then (joint) the sets' */
-    bool joint;
+    bool joint, summed;
     struct taps taps;
     float *source_z;         /* [L][H][n][e]: head-major, so that one head is one block */
     struct run_input *input; /* the source first, then region and random sets */
@@ -195,6 +195,7 @@ static bool end_joint(struct localize *l, struct session *s, struct err *e)
     for (size_t i = 0; ok && i < n; i++) l->effect[i] = towards_source(l, l->effect[i]);
     mem_drop(x);
     if (ok) summarise(l);
+    l->summed = ok;
     return ok;
 }
 
@@ -219,7 +220,7 @@ enum step localize_step(struct localize *l, struct session *s, struct err *e)
 void localize_progress(const struct localize *l, size_t *done, size_t *total)
 {
     patch_progress(l->patch, done, total);
-    *total += 1 + l->q.n_control;
+    if (l->summed) *done = *total;
 }
 
 const struct localize_result *localize_result(const struct localize *l) { return &l->result; }

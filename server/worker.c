@@ -224,7 +224,7 @@ static void *main_of_worker(void *arg)
 {
     struct worker *w = arg;
     struct err e = {0};
-    w->session = session_new(w->daemon->model, w->daemon->threads, &e);
+    w->session = session_new(w->daemon->threads, &e);
     lock(w);
     w->started = true;
     w->failed = !w->session;

@@ -230,10 +230,8 @@ static void put_parts(const struct edit_work *w, jout *o)
     for (size_t i = 0; i < d->n_parts; i++) {
         const struct tensor *t = &m->tensors[d->parts[i].tensor];
         jout *one = jout_put_object(list, NULL);
-        struct delta_part weight = {.kind = DELTA_DENSE};
-        double norm = delta_norm(&d->parts[i], t->rows, t->cols), was;
-        memcpy(&weight.a, &(const float *){view_tensor(w->look.view.view, d->parts[i].tensor)}, sizeof weight.a);
-        was = delta_norm(&weight, t->rows, t->cols);
+        double norm = delta_norm(&d->parts[i], t->rows, t->cols);
+        double was = matrix_norm(view_tensor(w->look.view.view, d->parts[i].tensor), t->n_elements);
         jout_text(one, "tensor", t->name);
         jout_text(one, "kind", delta_kind_word(d->parts[i].kind));
         jout_f64(one, "norm", norm);
@@ -367,8 +365,7 @@ static bool read_params(struct edit_work *w, const struct json *q, struct err *e
         if (!seed && k == w->method->n_params)
             return err_field(e, ERR_INVALID, field, "%s has no such parameter; /v1/methods lists them", w->method->name);
         if (v->type == JSON_NULL || (v->type == JSON_STRING && strcmp(v->text, "auto") == 0)) continue;
-        const struct param whole = {"seed", PARAM_INT, 0, 0, 9007199254740991.0, ""};
-        const struct param *row = seed ? &whole : &w->method->params[k];
+        const struct param *row = seed ? &method_seed : &w->method->params[k];
         double value = v->type == JSON_BOOL ? v->boolean : v->number;
         bool fits = row->kind == PARAM_BOOL ? v->type == JSON_BOOL
                     : row->kind == PARAM_INT ? v->type == JSON_NUMBER && v->is_int : v->type == JSON_NUMBER;
@@ -391,13 +388,6 @@ static bool append_eos(const struct edit_work *w)
     return k < w->method->n_params && w->params.value[k] != 0;
 }
 
-static void name_author(struct edit_work *w, const struct call *c, const struct json *q)
-{
-    const struct json *author = json_get(q, "author");
-    if (c->who.verified || !author) return;
-    (void)snprintf(w->look.work.author.name, sizeof w->look.work.author.name, "%s", author->text);
-}
-
 static bool prepare(struct edit_work *w, struct call *c, struct err *e)
 {
     struct look *l = &w->look;
@@ -411,7 +401,7 @@ static bool prepare(struct edit_work *w, struct call *c, struct err *e)
     w->method = method_find(json_get(q, "method")->text);
     if (!w->method) return err_field(e, ERR_UNSUPPORTED, "method", "not served");
     w->apply = strcmp(json_get(q, "mode")->text, "apply") == 0;
-    name_author(w, c, q);
+    look_author(l, c);
     ledger_new_id("edit", w->edit);
     return read_params(w, q, e) && gates_read(json_get(q, "gates"), &w->gates, e) &&
            facts_read(&w->facts, look_model(l), json_get(q, "facts"), append_eos(w), &l->arena, e);

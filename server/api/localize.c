@@ -77,6 +77,18 @@ static const struct work_ops ops = {
     .step = localize_work_step, .finish = localize_work_finish, .free = localize_work_free,
 };
 
+/* Each unit of each set is a write into the joint run. */
+static bool bounded(const struct localize_work *p, const struct json *q, struct err *e)
+{
+    enum { MOST_WRITES = 20000 };
+    const struct arch *a = &look_model(&p->look)->arch;
+    int64_t units = (int64_t)a->n_layers * (p->heads ? a->n_heads : 1), k = json_get(q, "k")->integer;
+    int64_t each = (k < units ? k : units) * (p->heads ? 1 : a->n_heads), n = json_get(q, "n_control")->integer;
+    return (n + 1) * each <= MOST_WRITES ||
+           err_field(e, ERR_INVALID, "n_control", "%lld sets of %lld heads are too many; k heads times n_control + 1 sets is at most %d",
+                     (long long)n + 1, (long long)each, MOST_WRITES);
+}
+
 static bool prepare(struct localize_work *p, struct call *c, struct err *e)
 {
     struct look *l = &p->look;
@@ -89,6 +101,7 @@ static bool prepare(struct localize_work *p, struct call *c, struct err *e)
     p->heads = strcmp(json_get(l->request, "unit")->text, "head") == 0;
     if (!pair_read(&p->pair, l, e) || !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
+    if (!bounded(p, l->request, e)) return false;
     struct localize_request q = {.patch = pair_request(&p->pair, l), .seed = (uint64_t)l->seed,
                                  .k = (uint32_t)json_get(l->request, "k")->integer,
                                  .n_control = (uint32_t)json_get(l->request, "n_control")->integer};

@@ -40,6 +40,13 @@ bool look_head_expected(const struct look *l, const struct resolved *head, struc
                      l->if_match);
 }
 
+void look_author(struct look *l, const struct call *c)
+{
+    const char *author = text_of(l->request, "author");
+    if (!c->who.verified && author)
+        (void)snprintf(l->work.author.name, sizeof l->work.author.name, "%s", author);
+}
+
 void look_release(struct look *l)
 {
     resolved_release(&l->view);

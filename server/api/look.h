@@ -49,6 +49,8 @@ static inline bool look_cached(const struct look *l) { return l->cached.id[0] !=
  * but other writes may have been served before it. */
 bool look_head_expected(const struct look *l, const struct resolved *head, struct err *e) MUST_CHECK;
 
+/* Where no token says who it is, the request's own `author` stands (unverified). */
+void look_author(struct look *l, const struct call *c);
 const struct model *look_model(const struct look *l);
 void look_warn(struct look *l, const char *word, const char *fmt, ...) PRINTF_LIKE(3, 4);
 

@@ -45,17 +45,15 @@ static void put_param(jout *list, const struct param *p)
     jout_text(o, "description", p->help);
 }
 
-/* The seed is every method's: it draws the order of batches. */
 static void put_editor(jout *o, const char *name)
 {
-    static const struct param seed = {"seed", PARAM_INT, 0, 0, 9007199254740991.0, "of all random choices"};
     const struct method *method = method_find(name);
     assert(method);
     jout_text(o, "summary", method->summary);
     jout_text(o, "source", method->source);
     jout *list = jout_put_array(o, "params");
     for (size_t i = 0; i < method->n_params; i++) put_param(list, &method->params[i]);
-    put_param(list, &seed);
+    put_param(list, &method_seed);
 }
 
 bool api_methods(struct call *c, struct reply *r, struct err *e)

@@ -74,7 +74,7 @@ static bool prepare(struct rollback_work *r, struct call *c, struct err *e)
 {
     struct look *l = &r->look;
     if (!look_begin(l, c, &ops, e)) return false;
-    const struct json *q = l->request, *author = json_get(q, "author");
+    const struct json *q = l->request;
     const char *branch = json_get(q, "branch")->text, *to = json_get(q, "to")->text;
     char head[ID_TEXT];
     int64_t seq;
@@ -84,8 +84,7 @@ static bool prepare(struct rollback_work *r, struct call *c, struct err *e)
         return err_field(e, ERR_INVALID, "to", "\"%s\" is a branch; name a revision or \"base\"", to);
     resolved_release(&l->view);
     if (!look_view(l, c, to, &l->view, e)) return place_blame(e, "to");
-    if (!c->who.verified && author)
-        (void)snprintf(l->work.author.name, sizeof l->work.author.name, "%s", author->text);
+    look_author(l, c);
     return true;
 }
 

@@ -11,7 +11,7 @@
 #include "place.h"
 #include "probes/trace.h"
 
-enum { MOST_VALUES = 1 << 26 }; /* floats that one request may read (and have as JSON) and write */
+enum { MOST_VALUES = 1 << 23 }; /* floats that one request may read (and have as JSON) and write */
 
 struct named_input {
     const char *id;

@@ -164,7 +164,7 @@ static void test_threads(void **state)
     for (uint32_t i = 0; i < 4; i++)
         in[i] = (struct run_input){.ids = some_ids(i, lengths[i], g.model), .n = lengths[i], .want = every(), .n_want = lengths[i]};
     for (int threads = 1; threads <= 4; threads++) {
-        struct session *s = session_new(g.model, threads, &e);
+        struct session *s = session_new(threads, &e);
         must(s, e);
         struct run *r = run_new(g.view, in, 4, NULL, &e);
         finish(r, s);

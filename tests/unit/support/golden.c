@@ -32,7 +32,7 @@ void golden_open(struct golden *g, const char *name, const char *weights)
     g->model = model_open(path, NULL, NULL, NULL, &e);
     must(g->model, e);
     g->view = view_base(g->model);
-    g->session = session_new(g->model, 1, &e);
+    g->session = session_new(1, &e);
     must(g->session, e);
     (void)snprintf(path, sizeof path, "tests/golden/tiny/%s/expected.json", name);
     char *text = infile_whole(path, 1 << 20, &len, &e);
