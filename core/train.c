@@ -132,6 +132,14 @@ static double cross_entropy(float *logits, uint32_t V, uint32_t target, double w
     return nll;
 }
 
+enum { LOSS_ROWS = 128 }; /* logits rows in hand at a time */
+
+struct scored { /* one scored row */
+    size_t seq;
+    uint32_t target;
+    double weight;
+};
+
 static size_t count_scored(const struct tape *t)
 {
     size_t n = 0;
@@ -151,27 +159,45 @@ static void scored_rows(struct tape *t, float *rows, bool back)
         }
 }
 
+/* Loss and gradient of the scored rows [at, at + n): logits are held for these only. */
+static bool loss_rows(struct tape *t, struct view *v, struct session *s, const float *rows, size_t at, size_t n,
+                      const struct scored *score, float *logits, float *dx, double *nll, struct err *e)
+{
+    size_t d = t->arch->d_model, V = t->arch->d_vocab;
+    if (!unembed(s, v, rows + at * d, n, logits, e)) return false;
+    for (size_t k = 0; k < n; k++) {
+        const struct scored *q = &score[at + k];
+        nll[q->seq] += cross_entropy(logits + k * V, (uint32_t)V, q->target, q->weight) / (double)t->seq[q->seq].n_scored;
+    }
+    return unembed_backward(s, v, rows + at * d, n, logits, dx + at * d, e);
+}
+
 bool tape_loss(struct tape *t, struct view *v, struct session *s, double *loss, double *nll,
                struct err *e)
 {
-    size_t n = count_scored(t), d = t->arch->d_model, V = t->arch->d_vocab, k = 0;
+    size_t n = count_scored(t), d = t->arch->d_model, k = 0;
     assert(t->layer == t->arch->n_layers);
-    float *rows = mem_floats(2 * n * d + 1, e), *logits = rows ? mem_floats(n * V + 1, e) : NULL;
-    bool ok = logits != NULL;
-    if (ok) scored_rows(t, rows, false);
-    ok = ok && unembed(s, v, rows, n, logits, e);
+    float *rows = mem_floats(2 * n * d + 1, e), *logits = mem_floats(LOSS_ROWS * t->arch->d_vocab, e);
+    struct scored *score = mem_take(n, sizeof *score, e);
+    double *own = mem_take(t->n, sizeof *own, e);
+    bool ok = rows && logits && score && own;
+    for (size_t i = 0; ok && i < t->n; i++)
+        for (size_t j = 0; j < t->seq[i].n_scored; j++)
+            score[k++] = (struct scored){i, t->seq[i].target[j], 1.0 / ((double)t->n * (double)t->seq[i].n_scored)};
+    if (ok) {
+        scored_rows(t, rows, false);
+        memset(rows + n * d, 0, n * d * sizeof *rows);
+    }
+    for (size_t at = 0; ok && at < n; at += LOSS_ROWS)
+        ok = loss_rows(t, v, s, rows, at, n - at < LOSS_ROWS ? n - at : LOSS_ROWS, score, logits, rows + n * d, own, e);
     *loss = 0;
     for (size_t i = 0; ok && i < t->n; i++) {
-        double own = 0, weight = 1.0 / ((double)t->n * (double)t->seq[i].n_scored);
-        for (size_t j = 0; j < t->seq[i].n_scored; j++, k++)
-            own += cross_entropy(logits + k * V, (uint32_t)V, t->seq[i].target[j], weight);
-        own /= (double)t->seq[i].n_scored;
-        if (nll) nll[i] = own;
-        *loss += own / (double)t->n;
+        if (nll) nll[i] = own[i];
+        *loss += own[i] / (double)t->n;
     }
-    if (ok) memset(rows + n * d, 0, n * d * sizeof *rows);
-    ok = ok && unembed_backward(s, v, rows, n, logits, rows + n * d, e);
     if (ok) scored_rows(t, rows + n * d, true);
+    mem_drop(own);
+    mem_drop(score);
     mem_drop(logits);
     mem_drop(rows);
     return ok;

@@ -5,6 +5,8 @@
 
 #include "core/head.h"
 
+enum { HEAD_ROWS = 64 }; /* positions unembedded in one step */
+
 struct trace {
     struct view *view;
     const struct trace_input *in;
@@ -18,6 +20,8 @@ struct trace {
     float **logits;
     size_t next_source;    /* writes whose source has been run */
     struct run *run;
+    bool ran;              /* the main run has ended: its logits are read next */
+    size_t next_logits, next_row;
     size_t done, total;    /* of finished runs; totals are estimated up front */
 };
 
@@ -133,19 +137,30 @@ static bool begin_main(struct trace *t, struct err *e)
     return t->run != NULL;
 }
 
-static bool finish(struct trace *t, struct session *s, struct err *e)
+static bool all_written(const struct trace *t, struct err *e)
 {
-    size_t V = view_model(t->view)->arch.d_vocab;
-    for (size_t i = 0; i < t->n_in; i++) {
-        t->logits[i] = mem_floats(t->in[i].n_top * V + 1, e);
-        if (!t->logits[i] ||
-            (t->in[i].n_top && !unembed(s, t->view, run_final(t->run, i), t->in[i].n_top, t->logits[i], e)))
-            return false;
-    }
     for (size_t i = 0; i < t->n_write; i++)
         if (t->taps.tap[i].elements == 0)
             return err_set(e, ERR_INVALID, "write %zu touches nothing", i);
     return true;
+}
+
+/* After the main run: the logits of one input's next few positions a step. */
+static enum step read_logits(struct trace *t, struct session *s, struct err *e)
+{
+    const struct arch *a = &view_model(t->view)->arch;
+    if (t->next_logits == t->n_in) return all_written(t, e) ? STEP_DONE : STEP_FAIL;
+    size_t i = t->next_logits, left = t->in[i].n_top - t->next_row, n = left < HEAD_ROWS ? left : HEAD_ROWS;
+    if (!t->logits[i] && !(t->logits[i] = mem_floats(t->in[i].n_top * a->d_vocab + 1, e))) return STEP_FAIL;
+    if (n && !unembed(s, t->view, run_final(t->run, i) + t->next_row * a->d_model, n,
+                      t->logits[i] + t->next_row * a->d_vocab, e))
+        return STEP_FAIL;
+    t->next_row += n;
+    if (t->next_row == t->in[i].n_top) {
+        t->next_logits++;
+        t->next_row = 0;
+    }
+    return STEP_MORE;
 }
 
 enum step trace_step(struct trace *t, struct session *s, struct err *e)
@@ -153,16 +168,18 @@ enum step trace_step(struct trace *t, struct session *s, struct err *e)
     while (t->next_source < t->n_write && t->write[t->next_source].from != FROM_RUN) t->next_source++;
     bool source = t->next_source < t->n_write;
     if (!t->run && !(source ? begin_source(t, e) : begin_main(t, e))) return STEP_FAIL;
+    if (t->ran) return read_logits(t, s, e);
     enum step step = run_step(t->run, s, e);
     if (step != STEP_DONE) return step;
-    if (!source && !finish(t, s, e)) return STEP_FAIL;
+    t->ran = !source;
+    if (!source) return STEP_MORE;
     size_t done, total;
     run_progress(t->run, &done, &total);
     t->done += done;
     run_free(t->run);
     t->run = NULL;
-    t->next_source += source;
-    return source ? STEP_MORE : STEP_DONE;
+    t->next_source++;
+    return STEP_MORE;
 }
 
 void trace_progress(const struct trace *t, size_t *done, size_t *total)
