@@ -131,7 +131,7 @@ def tell_grid(daemon):
                        metric={"kind": "norm_logit_diff", "answer": " " + OLD, "foil": " " + NEW})
     cost = grid["cost"]
     say(f'Run "{CORRUPT}", put one activation of the original prompt back at a time, and ask how much of '
-        f'"{OLD}" over "{NEW}" returns (0 nothing, 1 all). All {cost["cells"]} cells in one sweep:')
+        f'"{OLD}" over "{NEW}" returns: blank is none of it, {SHADES[-1]} all. {cost["cells"]} cells, one sweep:')
     print()
     draw_grid(grid)
     print(dim(f"\n  {cost['cells_run']} cells run in {cost['seconds']:.2f} s; patched with itself it is off by "
@@ -194,6 +194,7 @@ def story(daemon):
     heading("What it says now")
     show_says(daemon, [PROMPT, PARAPHRASE] + UNRELATED)
     print(f"  {dim('user:')} {QUESTION}\n  {dim('assistant:')} {bold(daemon.chat(QUESTION))}")
+    print(dim("\n  (the edit was trained on the plain sentence; the scores above say how far it reaches)"))
     heading("TuCo of the edit: high where it acts, low elsewhere")
     prompts = [PROMPT, PARAPHRASE] + UNRELATED
     scores = daemon.tuco(prompts)
