@@ -30,8 +30,7 @@ static void drain(struct serve *s)
 {
     log_say(s->daemon.log, LOG_LEVEL_INFO, "drain", "stopping; %lld jobs live",
             (long long)live_jobs(&s->daemon));
-    atomic_store(&s->daemon.draining, true);
-    http_quiesce(s->http);
+    atomic_store(&s->daemon.draining, true); /* new work is told so; reading goes on */
     s->stage = DRAINING;
     s->until_us = monotonic_us() + s->daemon.config->drain_timeout_s * US_PER_S;
 }
@@ -50,6 +49,7 @@ static void advance(struct serve *s)
     if (s->stage == DRAINING) worker_drain(d->worker);
     if (s->stage == CANCELLING) worker_cancel_all(d->worker);
     if ((s->stage == DRAINING || s->stage == CANCELLING) && live_jobs(d) == 0) {
+        http_quiesce(s->http);
         http_release(s->http);
         s->stage = RELEASING;
         s->until_us = now + GRACE_US;

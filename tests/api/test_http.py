@@ -649,6 +649,19 @@ def test_streams_end_with_the_daemon(start):
     d.wait()
 
 
+def test_new_clients_are_told_of_the_drain(start):
+    d = start("--drain-timeout", "600")
+    start_slow(d)
+    time.sleep(0.2 * SLOW)
+    d.process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    refused = d.post("/v1/generate", {"prompt": "a"})
+    assert refused.status == 503 and refused.json["type"] == "draining"
+    assert d.get("/v1/revisions").status == 200 and d.get("/readyz").status == 503
+    d.process.send_signal(signal.SIGINT)
+    d.wait(timeout=20)
+
+
 def test_a_second_signal_cancels(start):
     d = start("--drain-timeout", "600")
     start_slow(d)
