@@ -12,7 +12,8 @@ struct tuco {
     const struct tuco_input *in;
     struct tuco_score *score;
     size_t n, at;           /* prompts, the one in hand */
-    uint32_t layer;
+    uint32_t layer, row;    /* of the prompt; first position of the rows in hand */
+    struct kv *kv, *kv_against; /* this layer's, of the rows before; prompts that fit one step have none */
     float *x, *y;           /* [n][d] stream, and a copy for the other view's block */
     float *add[4];          /* attn_out, mlp_out of view, then of against: [n][d] */
     double *ptc, *ftc;      /* [rows][d] sums over layers of the reported positions */
@@ -49,8 +50,16 @@ struct tuco *tuco_new(struct view *view, struct view *against, const struct tuco
     return NULL;
 }
 
+static void drop_caches(struct tuco *t)
+{
+    kv_free(t->kv);
+    kv_free(t->kv_against);
+    t->kv = t->kv_against = NULL;
+}
+
 static void drop_prompt(struct tuco *t)
 {
+    drop_caches(t);
     mem_drop(t->x), mem_drop(t->y), mem_drop(t->ptc), mem_drop(t->ftc), mem_drop(t->start);
     t->x = t->y = NULL;
     t->ptc = t->ftc = t->start = NULL;
@@ -85,7 +94,7 @@ static bool begin_prompt(struct tuco *t, struct err *e)
 {
     const struct tuco_input *in = &t->in[t->at];
     size_t d = arch_of(t)->d_model, floats = (size_t)in->n * d, rows = in->n - first_reported(t);
-    t->layer = 0;
+    t->layer = t->row = 0;
     t->x = mem_floats(floats, e);
     t->y = mem_floats(floats, e);
     t->ptc = mem_take(rows * d, sizeof *t->ptc, e);
@@ -99,22 +108,40 @@ static bool begin_prompt(struct tuco *t, struct err *e)
     return true;
 }
 
-/* One block of one view on the rows x, its two addends captured. */
-static bool evaluate(struct tuco *t, struct view *v, float *x, float **add, struct session *s, struct err *e)
+/* Rows in hand: [row, row + step_rows) of the prompt. */
+static uint32_t step_rows(const struct tuco *t)
+{
+    uint32_t left = t->in[t->at].n - t->row;
+    return left < RUN_ROWS ? left : RUN_ROWS;
+}
+
+/* One block of one view on the rows in hand of x, its two addends captured at their positions. */
+static bool evaluate(struct tuco *t, struct view *v, float *x, float **add, struct kv *kv, struct session *s,
+                     struct err *e)
 {
     const struct arch *a = arch_of(t);
-    uint32_t n = t->in[t->at].n;
+    uint32_t n = step_rows(t);
     struct tap tap[2] = {
         {.site = {HOOK_ATTN_OUT, t->layer}, .op = TAP_READ, .every_pos = true, .dst = add[0]},
         {.site = {HOOK_MLP_OUT, t->layer}, .op = TAP_READ, .every_pos = true, .dst = add[1]}};
     struct taps taps = {tap, 2};
-    struct span span = {.n_rows = n};
+    struct span span = {.n_rows = n, .past = kv, .past_len = t->row, .keep = kv};
     struct block b = {.session = s, .view = v, .layer = t->layer, .span = &span, .n_spans = 1,
-                      .n_rows = n, .x = x, .taps = &taps};
+                      .n_rows = n, .x = x + (size_t)t->row * a->d_model, .taps = &taps};
     float *memory = session_scratch(s, block_rows_floats(a, n), e);
     if (!memory) return false;
     block_rows_place(a, n, memory, &b.rows);
     return block_forward(&b, e);
+}
+
+/* A prompt of several steps attends to its earlier rows through caches, anew for each layer. */
+static bool begin_layer(struct tuco *t, struct err *e)
+{
+    drop_caches(t);
+    if (t->in[t->at].n <= RUN_ROWS) return true;
+    t->kv = kv_new(arch_of(t));
+    t->kv_against = kv_new(arch_of(t));
+    return kv_reserve(t->kv, t->in[t->at].n, e) && kv_reserve(t->kv_against, t->in[t->at].n, e);
 }
 
 /* Add this layer's terms to the sums. same: both views share the layer, so FTC is exactly 0. */
@@ -164,16 +191,26 @@ static void end_prompt(struct tuco *t)
     t->at++;
 }
 
+static bool evaluate_rows(struct tuco *t, bool same, struct session *s, struct err *e)
+{
+    size_t d = arch_of(t)->d_model, at = (size_t)t->row * d;
+    if (!same) {
+        memcpy(t->y + at, t->x + at, step_rows(t) * d * sizeof *t->y);
+        if (!evaluate(t, t->against, t->y, t->add + 2, t->kv_against, s, e)) return false;
+    }
+    return evaluate(t, t->view, t->x, t->add, t->kv, s, e);
+}
+
 enum step tuco_step(struct tuco *t, struct session *s, struct err *e)
 {
     if (t->at == t->n) return STEP_DONE;
     if (!t->x && !begin_prompt(t, e)) return STEP_FAIL;
+    if (t->row == 0 && !begin_layer(t, e)) return STEP_FAIL;
     bool same = view_same_layer(t->view, t->against, t->layer);
-    if (!same) {
-        memcpy(t->y, t->x, (size_t)t->in[t->at].n * arch_of(t)->d_model * sizeof *t->y);
-        if (!evaluate(t, t->against, t->y, t->add + 2, s, e)) return STEP_FAIL;
-    }
-    if (!evaluate(t, t->view, t->x, t->add, s, e)) return STEP_FAIL;
+    if (!evaluate_rows(t, same, s, e)) return STEP_FAIL;
+    t->row += step_rows(t);
+    if (t->row < t->in[t->at].n) return STEP_MORE;
+    t->row = 0;
     accumulate(t, same);
     t->done++;
     if (++t->layer == arch_of(t)->n_layers) end_prompt(t);

@@ -11,7 +11,8 @@
  * entries are the L1 norms of that layer's own terms. Sums are float64 over the addends
  * themselves, so a view against itself is exactly 0, as is every layer whose weights are shared.
  *
- * One thread; ids borrowed. A step is one layer of one prompt.
+ * One thread; ids borrowed. A step is one layer of at most RUN_ROWS positions of one prompt; a longer
+ * prompt keeps both views' keys and values of that layer until it is through.
  */
 #ifndef ENGRAM_TUCO_H
 #define ENGRAM_TUCO_H

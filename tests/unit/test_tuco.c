@@ -132,6 +132,32 @@ static void test_by_definition(void **state)
     }
 }
 
+/* A prompt of more rows than a step takes: cached, it is what it is in one piece (TC-8). */
+static void test_long_prompt(void **state)
+{
+    (void)state;
+    enum { N = RUN_ROWS + 130 };
+    struct golden g;
+    golden_open(&g, "gqa_tied", NULL);
+    struct view *view = changed(&g, g.view, ROLE_GATE, 1, 0.2);
+    uint32_t ids[N];
+    for (uint32_t i = 0; i < N; i++) ids[i] = (i * 37 + 11) % g.model->arch.d_vocab;
+    struct sums want = by_definition(&g, view, g.view, ids, N);
+    const struct tuco_input in = {ids, N, true};
+    struct tuco *t = tuco(&g, view, g.view, &in, 1);
+    size_t d = g.model->arch.d_model;
+    for (uint32_t r = 0; r < N; r += 47) {
+        double p = l1(want.P + r * d, d), f = l1(want.F + r * d, d);
+        near("position", tuco_result(t, 0)->position[r], f / (p + f), 1e-5);
+    }
+    near("tuco", tuco_result(t, 0)->tuco, l1(want.F + (N - 1) * d, d) / (l1(want.P + (N - 1) * d, d) + l1(want.F + (N - 1) * d, d)), 1e-5);
+    assert_true(tuco_result(t, 0)->check <= 1e-5);
+    tuco_free(t);
+    sums_free(&want);
+    view_drop(view);
+    golden_close(&g);
+}
+
 /* TC-1. A view against itself, and against another that holds the same weights elsewhere. */
 static void test_same_is_zero(void **state)
 {
@@ -264,7 +290,8 @@ static void test_range(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_by_definition),      cmocka_unit_test(test_same_is_zero),
+        cmocka_unit_test(test_by_definition),
+        cmocka_unit_test(test_long_prompt),      cmocka_unit_test(test_same_is_zero),
         cmocka_unit_test(test_single_matrix_edit), cmocka_unit_test(test_ratio),
         cmocka_unit_test(test_range),
     };
