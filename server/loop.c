@@ -78,6 +78,9 @@ void loop_close(struct loop *l)
     (void)uv_run(&l->uv, UV_RUN_DEFAULT);
     (void)uv_loop_close(&l->uv);
     mem_drop(l);
+    /* The process is ending by itself: a signal more must not make that look like a death. */
+    (void)signal(SIGINT, SIG_IGN);
+    (void)signal(SIGTERM, SIG_IGN);
 }
 
 void loop_run(struct loop *l) { (void)uv_run(&l->uv, UV_RUN_DEFAULT); }
