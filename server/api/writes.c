@@ -72,10 +72,22 @@ static bool inputs_of(const struct tapping *t, const struct json *v, const char 
     return true;
 }
 
+/* How many places a list names: a member without an input names one in each. Known before any is
+ * laid out, so that few bytes cannot ask for much memory. */
+static bool count_places(const struct tapping *t, const struct json *list, const char *field, size_t *n, struct err *e)
+{
+    *n = 0;
+    for (const struct json *v = list->child; v; v = v->next) *n += json_get(v, "input") ? 1 : t->n_named;
+    return *n <= MOST_PLACES ||
+           err_field(e, ERR_TOO_LARGE, field, "%zu members over %zu inputs name %zu places, at most %d are taken",
+                     list->len, t->n_named, *n, MOST_PLACES);
+}
+
 bool tapping_reads(struct tapping *t, struct look *l, const struct json *reads, struct err *e)
 {
-    size_t from, to, k = 0;
-    t->read = arena_take(&l->arena, reads->len * t->n_named, sizeof *t->read, e);
+    size_t from, to, k = 0, places;
+    if (!count_places(t, reads, "reads", &places, e)) return false;
+    t->read = arena_take(&l->arena, places, sizeof *t->read, e);
     if (!t->read) return false;
     for (const struct json *v = reads->child; v; v = v->next, k++) {
         char field[64];
@@ -227,7 +239,8 @@ static enum tap_op op_of(const char *word)
 bool tapping_writes(struct tapping *t, struct look *l, struct call *c, const struct json *writes,
                     bool texts, struct err *e)
 {
-    size_t from, to, k = 0, most = writes->len * t->n_named;
+    size_t from, to, k = 0, most;
+    if (!count_places(t, writes, "writes", &most, e)) return false;
     t->write = arena_take(&l->arena, most, sizeof *t->write, e);
     t->write_of = arena_take(&l->arena, most, sizeof *t->write_of, e);
     t->view = arena_take(&l->arena, most, sizeof *t->view, e);

@@ -11,7 +11,10 @@
 #include "place.h"
 #include "probes/trace.h"
 
-enum { MOST_VALUES = 1 << 23 }; /* floats that one request may read (and have as JSON) and write */
+enum {
+    MOST_VALUES = 1 << 23, /* floats that one request may read (and have as JSON) and write */
+    MOST_PLACES = 1 << 16, /* members of its lists times the inputs they speak of */
+};
 
 struct named_input {
     const char *id;
