@@ -58,6 +58,7 @@ static bool list_items(struct measure *m, struct err *e)
     for (size_t i = 0; i < m->n; i++) n += 1 + m->fact[i].n_paraphrase + m->fact[i].n_locality;
     m->item = mem_take(n, sizeof *m->item, e);
     m->request = mem_take(n, sizeof *m->request, e);
+    if (!m->item || !m->request) return false;
     for (size_t i = 0; i < m->n; i++) {
         const struct fact *f = &m->fact[i];
         m->item[m->n_items++] = (struct item){i, 0, PART_PROMPT, &f->prompt};
