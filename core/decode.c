@@ -15,7 +15,7 @@ struct decoder {
     struct run *run;         /* of every live sequence: its prompt, or its newest token */
     struct run_input *input;
     size_t *live, n_live;    /* which sequence each input of the run is */
-    uint32_t *last, zero;    /* newest token of each; the position wanted of a one-token run */
+    uint32_t *last;          /* newest token of each */
     uint32_t *final_pos;     /* of a prompt: its last position */
 };
 
@@ -37,15 +37,6 @@ struct decoder *decoder_new(struct view *v, const struct decode_request *q, size
     return NULL;
 }
 
-/* What only a sequence that goes on needs. */
-static void end_sequence(struct decode_result *r)
-{
-    kv_free(r->kv);
-    mem_drop(r->logits);
-    r->kv = NULL;
-    r->logits = NULL;
-}
-
 void decoder_free(struct decoder *d)
 {
     if (!d) return;
@@ -53,7 +44,7 @@ void decoder_free(struct decoder *d)
     for (size_t i = 0; d->result && i < d->n; i++) {
         ids_release(&d->result[i].ids);
         buf_release(&d->result[i].text);
-        end_sequence(&d->result[i]);
+        kv_free(d->result[i].kv);
     }
     mem_drop(d->result);
     mem_drop(d->input);
@@ -65,21 +56,19 @@ void decoder_free(struct decoder *d)
 }
 
 /* New sequences take the places of those that have ended. */
-static bool admit(struct decoder *d, struct err *e)
+static void admit(struct decoder *d)
 {
     while (d->next < d->n && d->n_live < DECODE_ROWS) {
         struct decode_result *r = &d->result[d->next];
         r->kv = kv_new(&view_model(d->view)->arch);
         random_init(&r->random, d->q[d->next].seed);
-        if (!(r->logits = mem_floats(view_model(d->view)->arch.d_vocab, e))) return false;
         d->live[d->n_live++] = d->next++;
     }
-    return true;
 }
 
 static bool begin(struct decoder *d, struct err *e)
 {
-    if (!admit(d, e)) return false;
+    admit(d);
     for (size_t k = 0; k < d->n_live; k++) {
         size_t i = d->live[k];
         const struct decode_request *q = &d->q[i];
@@ -113,16 +102,16 @@ static bool find_stop(const struct decode_request *q, struct decode_result *r, s
     return true;
 }
 
-static bool take_token(struct decoder *d, size_t i, struct err *e)
+static bool take_token(struct decoder *d, size_t i, const float *logits, struct err *e)
 {
     const struct model *m = view_model(d->view);
     const struct decode_request *q = &d->q[i];
     struct decode_result *r = &d->result[i];
     uint32_t id;
-    if (!sample(r->logits, m->arch.d_vocab, &q->sampling, &r->random, &id, e) ||
+    if (!sample(logits, m->arch.d_vocab, &q->sampling, &r->random, &id, e) ||
         !ids_push(&r->ids, id, e))
         return false;
-    r->last_logprob = log_prob(r->logits, m->arch.d_vocab, id);
+    r->last_logprob = log_prob(logits, m->arch.d_vocab, id);
     if (!isfinite(r->last_logprob))
         return err_set(e, ERR_NONFINITE, "the logits after token %zu are not finite", q->n_prompt + r->ids.n - 1);
     d->last[i] = id;
@@ -148,10 +137,13 @@ static bool end(struct decoder *d, struct session *s, struct err *e)
     bool ok = unembed(s, d->view, rows, d->n_live, logits, e);
     for (size_t k = 0; ok && k < d->n_live; k++) {
         size_t i = d->live[k];
-        memcpy(d->result[i].logits, logits + k * V, V * sizeof *logits);
-        ok = take_token(d, i, e);
-        if (d->result[i].finish == FINISH_NOT_YET) d->live[n_live++] = i;
-        else end_sequence(&d->result[i]);
+        ok = take_token(d, i, logits + k * V, e);
+        if (d->result[i].finish == FINISH_NOT_YET) {
+            d->live[n_live++] = i;
+        } else {
+            kv_free(d->result[i].kv);
+            d->result[i].kv = NULL;
+        }
     }
     d->n_live = n_live;
     mem_drop(rows);

@@ -36,8 +36,7 @@ struct decode_result {
     size_t stop;             /* FINISH_STOP_STRING: which */
     double last_logprob;     /* of the newest token, at temperature 1 */
     struct random random;
-    struct kv *kv;           /* while it goes on, as the next */
-    float *logits;           /* next-token logits */
+    struct kv *kv;           /* while it goes on */
 };
 
 struct decoder;
