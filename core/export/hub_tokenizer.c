@@ -8,15 +8,6 @@
 #include "core/text/strmap.h"
 #include "core/text/tokenizer_int.h"
 
-static const char *const regexes[] = {
-#define SPLIT(id, covers, regex) regex,
-#define PRE(...)
-#include "core/text/pretokenize.def"
-#undef SPLIT
-#undef PRE
-};
-static_assert(sizeof regexes / sizeof *regexes == SPLIT_COUNT, "one row per split");
-
 static void put_token_text(struct buf *out, const struct token_spec *s, size_t id)
 {
     json_write_text(out, s->token[id].text, s->token[id].len);
@@ -26,13 +17,14 @@ static void put_token_text(struct buf *out, const struct token_spec *s, size_t i
 
 static void put_split(struct buf *out, enum split_id split)
 {
-    if (!regexes[split]) {
+    const char *regex = split_regex(split);
+    if (!regex) {
         buf_printf(out, "{\"type\":\"Digits\",\"individual_digits\":%s},",
                    split == SPLIT_DIGIT ? "true" : "false");
         return;
     }
     buf_text(out, "{\"type\":\"Split\",\"pattern\":{\"Regex\":");
-    json_write_text(out, regexes[split], strlen(regexes[split]));
+    json_write_text(out, regex, strlen(regex));
     buf_text(out, "},\"behavior\":\"Isolated\",\"invert\":false},");
 }
 

@@ -5,20 +5,11 @@
 
 #include "codepoint.h"
 
-static const char *const regexes[] = {
-#define SPLIT(id, covers, regex) regex,
-#define PRE(...)
-#include "pretokenize.def"
-#undef SPLIT
-#undef PRE
-};
-static_assert(sizeof regexes / sizeof *regexes == SPLIT_COUNT, "one row per split");
-
 bool pretokenizer_init(struct pretokenizer *p, const struct pretokenize_plan *plan, struct err *e)
 {
     *p = (struct pretokenizer){.plan = *plan};
     for (size_t i = 0; i < plan->n; i++) {
-        const char *regex = regexes[plan->split[i]];
+        const char *regex = split_regex(plan->split[i]);
         if (regex && !(p->pattern[i] = pattern_new(regex, e))) {
             pretokenizer_release(p);
             return false;

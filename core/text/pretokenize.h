@@ -35,6 +35,8 @@ struct pretokenize_plan {
     bool nfc;
 };
 
+/* The pattern of a split; NULL: it is cut by hand. */
+const char *split_regex(enum split_id split);
 /* The row of a `tokenizer.ggml.pre` name; NULL means the file is silent. */
 bool pretokenize_named(const char *name, struct pretokenize_plan *plan, struct err *e) MUST_CHECK;
 /* The `pre_tokenizer` of a tokenizer.json. */

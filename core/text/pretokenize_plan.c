@@ -1,6 +1,7 @@
 /* Plans: by GGUF's name, or as a tokenizer.json spells them out. */
 #include "pretokenize.h"
 
+#include <assert.h>
 #include <string.h>
 
 static const struct row {
@@ -25,6 +26,10 @@ static const struct known {
 #undef SPLIT
 #undef PRE
 };
+
+static_assert(sizeof known / sizeof *known == SPLIT_COUNT, "one row per split");
+
+const char *split_regex(enum split_id split) { return known[split].regex; }
 
 bool pretokenize_named(const char *name, struct pretokenize_plan *plan, struct err *e)
 {
