@@ -31,7 +31,6 @@ struct edit_work {
     struct facts facts;
     struct gates gates;
     bool apply;
-    char edit[ID_TEXT];
     size_t phase;
     bool begun;
     struct measure *before, *after, *base; /* base: only when the parent is not the base */
@@ -243,7 +242,7 @@ static void put_parts(const struct edit_work *w, jout *o)
 static jout *build(struct edit_work *w, const char *status, const struct revision *rev)
 {
     jout *o = jout_object();
-    jout_text(o, "edit", w->edit);
+    jout_text(o, "edit", w->look.run);
     jout_text(o, "status", status);
     jout_text(o, "method", w->method->name);
     jout_text(o, "delta", rev && rev->delta[0] ? rev->delta : NULL);
@@ -290,14 +289,6 @@ static bool summary_text(struct edit_work *w, struct err *e)
     return ok;
 }
 
-static void provenance(const struct edit_work *w, struct provenance *by)
-{
-    daemon_provenance(w->look.work.daemon, by);
-    by->author = w->look.work.author.name;
-    by->author_verified = w->look.work.author.verified;
-    by->seed = w->look.seed;
-}
-
 static bool finish_commit(struct edit_work *w, struct outcome *o, struct err *e)
 {
     if (!summary_text(w, e)) return false;
@@ -309,24 +300,17 @@ static bool finish_commit(struct edit_work *w, struct outcome *o, struct err *e)
         .message = json_get(l->request, "message")->text, .digest = w->digest, .after = w->candidate,
         .before = l->view.view, .base = daemon_digests(l->work.daemon), .method = w->method->name,
         .delta_bytes = w->delta.data, .delta_len = w->delta.len, .request = l->text.data,
-        .summary = w->summary.data, .edit_id = w->edit, .answer = answer, .ctx = w};
-    provenance(w, &o->commit.by);
+        .summary = w->summary.data, .edit_id = w->look.run, .answer = answer, .ctx = w};
+    look_provenance(l, &o->commit.by);
     return true;
 }
 
 static bool finish_run(struct edit_work *w, const char *status, struct outcome *o, struct err *e)
 {
-    const struct look *l = &w->look;
     jout *body = build(w, status, NULL);
     bool ok = jout_print(body, &o->body, e);
     jout_free(body);
-    o->status = 200;
-    o->record = RECORD_RUN;
-    o->run = (struct run){.kind = "edit", .model = l->view.model_id, .revision = l->view.revision,
-                          .view_digest = l->view.digest, .request = l->text.data, .result = o->body.data,
-                          .result_len = o->body.len};
-    memcpy(o->run.id, w->edit, sizeof o->run.id);
-    provenance(w, &o->run.by);
+    look_record(&w->look, o);
     return ok;
 }
 
@@ -402,7 +386,7 @@ static bool prepare(struct edit_work *w, struct call *c, struct err *e)
     if (!w->method) return err_field(e, ERR_UNSUPPORTED, "method", "not served");
     w->apply = strcmp(json_get(q, "mode")->text, "apply") == 0;
     look_author(l, c);
-    ledger_new_id("edit", w->edit);
+    ledger_new_id("edit", l->run); /* an edit that is not committed is a run of that id */
     return read_params(w, q, e) && gates_read(json_get(q, "gates"), &w->gates, e) &&
            facts_read(&w->facts, look_model(l), json_get(q, "facts"), append_eos(w), &l->arena, e);
 }

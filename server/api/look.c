@@ -114,6 +114,26 @@ jout *look_open(struct look *l)
     return root;
 }
 
+void look_provenance(const struct look *l, struct provenance *by)
+{
+    daemon_provenance(l->work.daemon, by);
+    by->author = l->work.author.name;
+    by->author_verified = l->work.author.verified;
+    by->seed = l->seed;
+}
+
+void look_record(const struct look *l, struct outcome *o)
+{
+    o->status = 200;
+    o->record = RECORD_RUN;
+    o->run = (struct run){.kind = l->work.ops->kind, .model = l->view.model_id, .revision = l->view.revision,
+                          .view_digest = l->view.digest, .request = l->text.data, .result = o->body.data,
+                          .result_len = o->body.len};
+    memcpy(o->run.id, l->run, sizeof o->run.id);
+    memcpy(o->run.cache_key, l->key, sizeof o->run.cache_key);
+    look_provenance(l, &o->run.by);
+}
+
 bool look_close(struct look *l, jout *root, struct outcome *o, struct err *e)
 {
     jout_add(root, "warnings", l->warnings ? l->warnings : jout_array());
@@ -121,18 +141,8 @@ bool look_close(struct look *l, jout *root, struct outcome *o, struct err *e)
     bool ok = jout_print(root, &o->body, e);
     jout_free(root);
     if (!ok) return false;
-    o->status = 200;
-    o->record = RECORD_RUN;
+    look_record(l, o);
     o->unrecorded = look_unrecorded;
-    o->run = (struct run){.kind = l->work.ops->kind, .model = l->view.model_id, .revision = l->view.revision,
-                          .view_digest = l->view.digest, .request = l->text.data, .result = o->body.data,
-                          .result_len = o->body.len};
-    memcpy(o->run.id, l->run, sizeof o->run.id);
-    memcpy(o->run.cache_key, l->key, sizeof o->run.cache_key);
-    daemon_provenance(l->work.daemon, &o->run.by);
-    o->run.by.author = l->work.author.name;
-    o->run.by.author_verified = l->work.author.verified;
-    o->run.by.seed = l->seed;
     return true;
 }
 

@@ -31,7 +31,7 @@ struct look {
     jout *warnings;             /* array, taken by look_close; NULL for none */
 };
 
-/* Copy the request, resolve `view` (member of the request), look in the log. The look must be
+/* Copy the request and resolve `view` (member of the request). The look must be
  * zeroed; on failure release it with look_release. ops->kind names the run. */
 bool look_begin(struct look *l, struct call *c, const struct work_ops *ops, struct err *e) MUST_CHECK;
 void look_release(struct look *l);
@@ -55,7 +55,11 @@ const struct model *look_model(const struct look *l);
 void look_warn(struct look *l, const char *word, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 jout *look_open(struct look *l); /* {"run","view"} */
-/* Adds warnings and cost.seconds where asked, prints, and fills the outcome. Takes root. */
+/* Who and what made the result of this work. */
+void look_provenance(const struct look *l, struct provenance *by);
+/* The outcome is a row of its own (kind ops->kind, id l->run) with o->body as its result. */
+void look_record(const struct look *l, struct outcome *o);
+/* Adds warnings, prints, and records. Takes root. */
 bool look_close(struct look *l, jout *root, struct outcome *o, struct err *e) MUST_CHECK;
 /* The whole of finish for a cached look. */
 bool look_answer_cached(struct look *l, struct outcome *o, struct err *e) MUST_CHECK;

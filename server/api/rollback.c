@@ -52,10 +52,7 @@ static bool rollback_finish(struct work *w, struct outcome *o, struct err *e)
         .to = to->revision, .message = json_get(r->look.request, "message")->text, .digest = to->digest,
         .after = to->view, .before = r->head.view, .base = daemon_digests(w->daemon),
         .request = r->look.text.data, .answer = answer, .ctx = r};
-    daemon_provenance(w->daemon, &o->commit.by);
-    o->commit.by.author = w->author.name;
-    o->commit.by.author_verified = w->author.verified;
-    o->commit.by.seed = -1;
+    look_provenance(&r->look, &o->commit.by);
     return true;
 }
 
