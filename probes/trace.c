@@ -38,6 +38,16 @@ static struct tap tap_at(const struct trace_input *in, const struct trace_place 
                         .head = p->head, .n_head = p->n_head, .n_source = in[p->input].n};
 }
 
+struct tap trace_write_tap(const struct trace_input *in, const struct trace_write *w)
+{
+    struct tap tap = tap_at(in, &w->at);
+    tap.op = w->op;
+    tap.weight = w->weight;
+    tap.src = w->from == FROM_VALUES ? w->values : NULL;
+    tap.n_src_pos = w->from == FROM_VALUES ? w->n_value_pos : w->from == FROM_RUN ? w->source.n_pos : 1;
+    return tap;
+}
+
 static bool read_tap(struct trace *t, const struct trace_place *p, struct tap *out, struct err *e)
 {
     size_t n = trace_place_values(&view_model(t->view)->arch, t->in, p);
@@ -51,16 +61,10 @@ static bool place_writes(struct trace *t, struct err *e)
 {
     for (size_t i = 0; i < t->n_write; i++) {
         const struct trace_write *w = &t->write[i];
-        struct tap *tap = &t->taps.tap[i];
-        *tap = tap_at(t->in, &w->at);
-        tap->op = w->op;
-        tap->weight = w->weight;
-        tap->src = w->from == FROM_VALUES ? w->values : NULL;
-        tap->n_src_pos = w->from == FROM_VALUES ? w->n_value_pos : 1;
+        t->taps.tap[i] = trace_write_tap(t->in, w);
         if (w->from != FROM_RUN) continue;
         if (!read_tap(t, &w->source, &t->source[i], e)) return false;
-        tap->src = t->source[i].dst;
-        tap->n_src_pos = w->source.n_pos;
+        t->taps.tap[i].src = t->source[i].dst;
     }
     return true;
 }

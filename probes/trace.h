@@ -45,6 +45,9 @@ struct trace_write {
     struct view *source_view;
 };
 
+/* A write as a tap of the run it goes into; src is NULL where the values come from a run. */
+struct tap trace_write_tap(const struct trace_input *in, const struct trace_write *w);
+
 struct trace;
 struct trace *trace_new(struct view *v, const struct trace_input *in, size_t n_in,
                         const struct trace_place *read, size_t n_read,

@@ -183,12 +183,9 @@ static bool place_writes(struct generate_work *g, const struct json *writes, str
     const struct json *v = writes->child;
     for (size_t i = 0; i < t->n_writes; i++, v = v->next) {
         const struct trace_write *w = &t->write[i];
-        g->writes.tap[g->writes.n++] = (struct tap){
-            .site = w->at.site, .op = w->op, .pos = w->at.pos, .n_pos = w->at.n_pos,
-            .every_pos = wants_every_pos(json_get(v, "pos")), .head = w->at.head, .n_head = w->at.n_head,
-            .n_source = t->input[0].in.n ? (uint32_t)t->input[0].in.n : 0, .weight = w->weight,
-            .src = w->from == FROM_VALUES ? w->values : NULL,
-            .n_src_pos = w->from == FROM_VALUES ? w->n_value_pos : w->from == FROM_RUN ? w->source.n_pos : 1};
+        struct tap *tap = &g->writes.tap[g->writes.n++];
+        *tap = trace_write_tap(g->source_in, w);
+        tap->every_pos = wants_every_pos(json_get(v, "pos"));
         if (w->from != FROM_RUN) continue;
         g->source[i] = trace_new(w->source_view ? w->source_view : g->look.view.view, g->source_in,
                                  t->n_inputs, &w->source, 1, NULL, 0, e);
