@@ -21,6 +21,7 @@
 #include "core/base/json_write.h"
 #include "core/text/tokenizer_int.h"
 #include "ledger/digest.h"
+#include "tests/unit/support/gguf_bytes.h"
 #include "tests/unit/support/golden.h"
 
 #define TINY "tests/golden/tiny/"
@@ -485,43 +486,6 @@ static void a_full_disk_leaves_nothing_behind(void **state)
 }
 
 /* ---- tokenizers made from GGUF metadata ------------------------------------------------------ */
-
-enum gguf_type { GGUF_INT32 = 5, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9 };
-
-static void put(struct buf *b, uint64_t v, size_t bytes) { buf_put(b, &v, bytes); }
-
-static void put_string(struct buf *b, const char *text)
-{
-    put(b, strlen(text), 8);
-    buf_text(b, text);
-}
-
-static void put_key(struct buf *b, const char *key, enum gguf_type type)
-{
-    put_string(b, key);
-    put(b, type, 4);
-}
-
-static void put_text(struct buf *b, const char *key, const char *text)
-{
-    put_key(b, key, GGUF_STRING);
-    put_string(b, text);
-}
-
-static void put_list(struct buf *b, const char *key, enum gguf_type type, const char *list)
-{
-    char copy[256], *rest = copy, *item;
-    size_t n = 1;
-    for (const char *p = list; *p; p++) n += *p == '|';
-    put_key(b, key, GGUF_ARRAY);
-    put(b, type, 4);
-    put(b, n, 8);
-    (void)snprintf(copy, sizeof copy, "%s", list);
-    while ((item = strsep(&rest, "|"))) {
-        if (type == GGUF_STRING) put_string(b, item);
-        else put(b, (uint32_t)strtol(item, NULL, 10), 4);
-    }
-}
 
 struct words { /* a vocabulary, lists written as "a|b|c" */
     const char *pre, *tokens, *types, *merges;

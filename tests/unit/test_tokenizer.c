@@ -10,6 +10,7 @@
 
 #include "core/file/infile.h"
 #include "core/text/tokenizer_int.h"
+#include "tests/unit/support/gguf_bytes.h"
 
 #define GOLDEN "tests/golden/tokenizer/"
 
@@ -298,45 +299,6 @@ static void hostile_files_are_refused_in_a_sentence(void **state)
 }
 
 /* ---- hostile GGUF metadata ------------------------------------------------------------------ */
-
-enum gguf_type { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_STRING = 8, GGUF_ARRAY = 9 };
-
-static void put(struct buf *b, uint64_t v, size_t bytes) { buf_put(b, &v, bytes); }
-
-static void put_string(struct buf *b, const char *text)
-{
-    put(b, strlen(text), 8);
-    buf_text(b, text);
-}
-
-static void put_key(struct buf *b, const char *key, enum gguf_type type)
-{
-    put_string(b, key);
-    put(b, type, 4);
-}
-
-static void put_text(struct buf *b, const char *key, const char *text)
-{
-    put_key(b, key, GGUF_STRING);
-    put_string(b, text);
-}
-
-/* A list written as "a|b|c", of strings or of integers. */
-static void put_list(struct buf *b, const char *key, enum gguf_type type, const char *list)
-{
-    char copy[128], *rest = copy, *item;
-    size_t n = 1;
-    for (const char *p = list; *p; p++) n += *p == '|';
-    put_key(b, key, GGUF_ARRAY);
-    put(b, type, 4);
-    put(b, n, 8);
-    (void)snprintf(copy, sizeof copy, "%s", list);
-    while ((item = strsep(&rest, "|")))
-        if (type == GGUF_STRING)
-            put_string(b, item);
-        else
-            put(b, (uint32_t)strtol(item, NULL, 10), 4);
-}
 
 static const struct gguf_case {
     const char *model, *pre, *tokens, *types, *merges;
