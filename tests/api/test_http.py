@@ -62,6 +62,17 @@ def start_slow(d, **headers):
     return a.headers["location"]
 
 
+def crowd(d, count=8):
+    """Wait until so many jobs are live, some of them running: seconds of work lie ahead."""
+    until = time.monotonic() + 60 * SLOW
+    while time.monotonic() < until:
+        states = [j["state"] for j in d.get("/v1/jobs?limit=200").json["jobs"]]
+        if "running" in states and states.count("running") + states.count("queued") >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no crowd: {states}")
+
+
 # ---- framing ---------------------------------------------------------------------------------
 
 SMUGGLED = "GET /healthz?smuggled HTTP/1.1\r\nHost: {host}\r\n\r\n"
@@ -615,13 +626,11 @@ def test_terminate_answers_who_waits_and_exits_0(start):
     waiters = [threading.Thread(target=lambda: got.append(d.post("/v1/tuco", body, {"Prefer": "wait=60"})))]
     waiters += [threading.Thread(target=lambda: got.append(d.post("/v1/tuco", slow_body(), {"Prefer": "wait=60"})))
                 for _ in range(10)]
-    waiters[0].start()
-    time.sleep(0.3 * SLOW)
-    for t in waiters[1:]:
-        t.start()
     kept = d.connect()
     assert d.get("/readyz", connection=kept).status == 200
-    time.sleep(0.3 * SLOW)
+    for t in waiters:
+        t.start()
+    crowd(d)
     d.process.send_signal(signal.SIGTERM)
     time.sleep(0.1)
     late = d.post("/v1/generate", {"prompt": "a"}, connection=kept)
@@ -651,8 +660,9 @@ def test_streams_end_with_the_daemon(start):
 
 def test_new_clients_are_told_of_the_drain(start):
     d = start("--drain-timeout", "600")
-    start_slow(d)
-    time.sleep(0.2 * SLOW)
+    for _ in range(8):
+        start_slow(d)
+    crowd(d)
     d.process.send_signal(signal.SIGTERM)
     time.sleep(0.1)
     refused = d.post("/v1/generate", {"prompt": "a"})
@@ -664,8 +674,9 @@ def test_new_clients_are_told_of_the_drain(start):
 
 def test_a_second_signal_cancels(start):
     d = start("--drain-timeout", "600")
-    start_slow(d)
-    time.sleep(0.2 * SLOW)
+    for _ in range(8):
+        start_slow(d)
+    crowd(d)
     began = time.monotonic()
     d.process.send_signal(signal.SIGTERM)
     time.sleep(0.1)
