@@ -1,6 +1,10 @@
 /* What a decoder of one family looks like: numbers, not code. A family is a row of
- * `core/arch.def` and one file `core/arch_<family>.c` that fills a struct arch from a GGUF's
- * metadata or a hub directory's config.json, and says where the file's rows must be re-ordered.
+ * `core/arch.def` and one file `core/family/<family>.c` that fills a struct arch from a GGUF's
+ * metadata or a hub directory's config.json and lists the names of its tensors. The block, the
+ * head and the hooks read only this description.
+ *
+ *     serial     x ─► n1 ─► attention ─► p1 ─► + ─► n2 ─► MLP ─► p2 ─► +       p1, p2: post-norms
+ *     parallel   x ─► n1 ─► attention ───────► + ◄─ MLP ◄─ n2 ◄─ x             n2 may be n1
  *
  * Unknown families and unsupported values are one sentence naming the family or key and value.
  * Plain immutable data; any thread.
@@ -10,33 +14,113 @@
 
 #include "core/file/modelfile.h"
 
+enum { ARCH_LAYERS = 1024, ROPE_PAIRS = 512 }; /* most layers; most rotated pairs with own divisors */
+
+enum norm_kind {
+    NORM_RMS,  /* x / sqrt(mean(x²) + eps) · (offset + w) */
+    NORM_LAYER /* (x − mean) / sqrt(var + eps) · w + b */
+};
+enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF };
+enum positions { POSITIONS_ROTARY, POSITIONS_LEARNED };
+enum qk_norm { QK_NORM_NONE, QK_NORM_HEAD /* over e, per head */, QK_NORM_ALL /* over H·e together */ };
+
+/* Rotary embedding: the first `dim` dimensions of a head are turned. */
+struct rotary {
+    float theta;       /* base of layers that see everything */
+    float theta_local; /* base of windowed layers; 0: the same */
+    uint32_t dim;      /* even */
+    bool adjacent;     /* pairs (2i, 2i+1) instead of (i, i + dim/2) */
+    float linear;      /* positions are divided by it (layers that see everything); 1: not */
+    float attention;   /* cosine and sine are multiplied by it (long-rope); 1: not */
+    struct {           /* Llama 3: low frequencies slowed; factor 0: not */
+        float factor, low, high, context;
+    } llama3;
+    uint32_t n_divisor; /* dim/2, or 0: each pair's frequency is divided by its own number */
+    float divisor[ROPE_PAIRS];
+};
+
 struct arch {
     const char *family;  /* "llama" */
     uint32_t n_layers;   /* L */
     uint32_t n_heads;    /* H, query heads */
     uint32_t n_kv_heads; /* G, key/value heads; H is a multiple of G */
-    uint32_t d_head;     /* e, even */
+    uint32_t d_head;     /* e */
     uint32_t d_model;    /* d, residual width */
     uint32_t d_mlp;      /* m */
     uint32_t d_vocab;    /* V */
     uint32_t context;    /* longest sequence, tokens */
-    float norm_eps;      /* RMSNorm: x / sqrt(mean(x²) + eps) */
-    float rope_theta;    /* rotary base; halves are rotated, all e dimensions */
+
+    enum norm_kind norm;
+    float norm_eps;
+    float norm_offset;   /* 1 where a checkpoint stores gain − 1 */
+    bool pre_norm;       /* branches read a normalised stream */
+    bool post_norm;      /* branches' outputs are normalised before they are added */
+    bool parallel;       /* attention and MLP read the same stream */
+    bool one_norm;       /* ...through the same norm */
+    enum qk_norm qk_norm;
+
+    enum positions positions;
+    struct rotary rotary;
+    uint32_t window;     /* windowed layers see this many positions, themselves included; 0: none */
+    uint64_t windowed[ARCH_LAYERS / 64]; /* bit per layer */
+    float attn_scale;    /* scores are q·k times this: 1/sqrt(e) unless the file says otherwise */
+    float attn_softcap;  /* scores become c·tanh(s/c); 0: not */
+
+    enum activation act;
+    bool gated;          /* act(gate)·up; otherwise act(up) */
+    bool qkv_bias, o_bias, mlp_bias, head_bias;
+    float embed_scale;   /* embeddings are multiplied by it; 1: not */
+    float final_softcap; /* of logits; 0: not */
     bool tied_head;      /* the unembedding is the embedding */
+
+    /* How matrices lie in the state dict. */
+    bool input_major;    /* [in][out]: GPT-2's Conv1D */
+    bool qkv_woven;      /* one tensor of rows [head][q e | k e | v e] (GPT-NeoX) */
 };
 
-/* Query (and key) rows of GGUF's llama files are interleaved for adjacent-pair rotation; we keep
- * the state dict's order. */
-enum row_order { ROWS_PLAIN, ROWS_ROTARY_PAIRS };
+static inline bool arch_windowed(const struct arch *a, uint32_t layer)
+{
+    return a->window && (a->windowed[layer / 64] >> (layer % 64) & 1);
+}
+static inline uint32_t arch_branches(const struct arch *a) { return a->gated ? 2 : 1; }
+
+/* The weights of a block, whatever they are called (core/tensor.def). */
+enum role {
+#define ROLE(name, per_layer, dims, rows, cols, group, present) ROLE_##name,
+#include "tensor.def"
+#undef ROLE
+    ROLE_COUNT
+};
+/* Does a model of this description have it? Names decide besides (fused or split). */
+bool arch_has(const struct arch *a, enum role r);
+void arch_role_shape(const struct arch *a, enum role r, uint32_t *dims, uint32_t *rows, uint32_t *cols);
+
+/* How a tensor of a file becomes the state dict's. */
+enum relayout {
+    AS_IS,
+    ROTARY_PAIRS,  /* GGUF's llama: rows of a head are (0, e/2, 1, e/2+1, …) */
+    TRANSPOSED,    /* GGUF stores [out][in] where the state dict has [in][out] */
+    UNWOVEN,       /* GGUF stores [q|k|v] where the state dict weaves them by head */
+    PLUS_ONE       /* GGUF stores gain where the state dict has gain − 1 */
+};
+
+/* One tensor of a family: its role, its state-dict name and GGUF name (%u is the layer). */
+struct tensor_name {
+    enum role role;
+    const char *hub;
+    const char *gguf;
+    enum relayout gguf_layout;
+};
 
 struct family {
-    const char *name;        /* our word for it */
-    const char *gguf_name;   /* general.architecture */
-    const char *config_name; /* config.json's model_type */
+    const char *name;         /* our word for it */
+    const char *gguf_name;    /* general.architecture */
+    const char *config_name;  /* config.json's model_type */
     const char *config_class; /* config.json's architectures, for those who load an export */
-    bool (*from_gguf)(const struct gguf *g, struct arch *out, struct err *e);
+    const char *prefix;       /* of state-dict names that some checkpoints leave out, or "" */
+    bool (*from_gguf)(const struct modelfile *f, struct arch *out, struct err *e);
     bool (*from_config)(const struct json *config, struct arch *out, struct err *e);
-    enum row_order gguf_qk_rows;
+    const struct tensor_name *names; /* ends with a NULL hub name */
 };
 
 const struct family *family_at(size_t i); /* NULL past the end */
@@ -44,5 +128,8 @@ const struct family *family_at(size_t i); /* NULL past the end */
 /* Find the family and fill *out; proves all numbers sane (non-zero, products bounded). */
 bool arch_read(const struct modelfile *f, struct arch *out, const struct family **family,
                struct err *e) MUST_CHECK;
+
+/* Rotary frequencies [dim/2] of layers that see everything, or of windowed ones. */
+void arch_frequencies(const struct arch *a, bool windowed, float *out);
 
 #endif

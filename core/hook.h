@@ -1,7 +1,7 @@
 /* Hook points: where a forward (or backward) pass may be listened to or written into.
  *
- * The list is closed and documented (core/hook.def). A site is a hook of one layer, spelled as in
- * TransformerLens: "blocks.5.attn.hook_z". A tap is one listener: it reads values out, or sets,
+ * The list is closed and documented (core/hook.def). A site is a hook of one layer, or of the model,
+ * spelled as in TransformerLens: "blocks.5.attn.hook_z", "hook_embed". A tap is one listener: it reads values out, or sets,
  * adds to or scales them in place, for chosen positions and heads of one sequence. A pass with no
  * taps pays one comparison per hook.
  *
@@ -28,13 +28,18 @@ enum hook {
 };
 
 enum hook_axis { AXIS_PLAIN, AXIS_QUERY, AXIS_KV, AXIS_SOURCE };
+enum hook_scope { SCOPE_LAYER, SCOPE_MODEL };
 
 struct hook_info {
-    const char *suffix; /* "attn.hook_z" */
+    const char *spelling; /* "attn.hook_z", "hook_embed" */
+    enum hook_scope scope;
     enum hook_axis axis;
+    bool writable;
     const char *what;
 };
 const struct hook_info *hook_info(enum hook h);
+/* Why a model of this description has no such hook; NULL when it has. */
+const char *hook_absent(const struct arch *a, enum hook h);
 /* Values per head (or per position, for PLAIN); 0 for SOURCE, whose width is the sequence. */
 uint32_t hook_width(const struct arch *a, enum hook h);
 /* Heads at that hook: 1 for PLAIN, H, or G. */
@@ -42,13 +47,13 @@ uint32_t hook_heads(const struct arch *a, enum hook h);
 
 struct site {
     enum hook hook;
-    uint32_t layer;
+    uint32_t layer; /* 0 for hooks of the model */
 };
-/* "blocks.{l}.{suffix}"; an unknown hook or a layer out of range is ERR_INVALID naming the range
- * or the nearest name. */
+/* "blocks.{l}.{spelling}" or the spelling of a hook of the model; an unknown or absent hook or a
+ * layer out of range is ERR_INVALID naming the range, the reason or the nearest name. */
 bool site_parse(const struct arch *a, const char *text, struct site *out, struct err *e) MUST_CHECK;
-/* A bare suffix ("hook_resid_pre"), as patch grids name it. */
-bool hook_parse(const char *suffix, enum hook *out, struct err *e) MUST_CHECK;
+/* A bare spelling ("hook_resid_pre"), as patch grids name it. */
+bool hook_parse(const char *spelling, enum hook *out, struct err *e) MUST_CHECK;
 void site_text(struct site s, char out[64]);
 
 enum tap_op { TAP_READ, TAP_SET, TAP_ADD, TAP_SCALE };
@@ -83,8 +88,16 @@ bool taps_any(const struct taps *t, enum hook h, uint32_t layer);
  * data + r*stride, heads side by side. first_pos: position of row 0. n_heads as hook_heads. */
 void taps_fire(const struct taps *t, struct site s, uint32_t seq, uint32_t first_pos,
                uint32_t n_rows, float *data, size_t stride, uint32_t n_heads, uint32_t width);
-/* Fire the pattern for one destination position and query head: n_key probabilities. */
-void taps_fire_pattern(const struct taps *t, uint32_t layer, uint32_t seq, uint32_t pos,
-                       uint32_t head, float *row, uint32_t n_key);
+/* Fire a SOURCE hook for one destination position and query head: n_key values, those before
+ * first_key masked (they hold `masked` and are not written; what lies right of the diagonal reads as
+ * `masked` too). */
+void taps_fire_source(const struct taps *t, struct site s, uint32_t seq, uint32_t pos, uint32_t head,
+                      float *row, uint32_t first_key, uint32_t n_key, float masked);
+/* Fire one head of a QUERY or KV hook whose vectors are made one head at a time: data [n_rows][width]. */
+void taps_fire_head(const struct taps *t, struct site s, uint32_t seq, uint32_t first_pos, uint32_t n_rows,
+                    uint32_t head, float *data, size_t stride, uint32_t n_heads, uint32_t width);
+/* Any write at that hook of that layer? Does any tap there name this head? */
+bool taps_write(const struct taps *t, enum hook h, uint32_t layer);
+bool taps_head(const struct taps *t, enum hook h, uint32_t layer, uint32_t head);
 
 #endif

@@ -1,10 +1,15 @@
-/* Grouped-query causal attention over ragged rows.
+/* Grouped-query causal attention over ragged rows, optionally windowed and soft-capped.
  *
  * A span is a run of consecutive rows of one sequence. Row i of a span sits at position
- * past_len + i and attends to the first past_len positions of `past` (shared by any number of
- * spans) and to the span's own rows 0..i. Query head h reads key/value head h / (H/G).
+ * past_len + i and attends to the positions of `past` (shared by any number of spans) and to the
+ * span's own rows 0..i; in a windowed layer only to the last `window` positions, itself included.
+ * Query head h reads key/value head h / (H/G).
  *
- *     p = softmax(q · kᵀ / sqrt(e)),  z = p · v        (softmax in float32, row maximum removed)
+ *     s = q · kᵀ · scale,  s ← c·tanh(s/c) where there is a soft-cap,
+ *     p = softmax(s),      z = p · v              (softmax in float32, row maximum removed)
+ *
+ * Hooks: HOOK_ATTN_SCORES sees s (soft-capped; −inf where masked), HOOK_PATTERN sees p (0 where
+ * masked). In backward they read the gradients with respect to these.
  *
  * qkv rows are [q H·e | k G·e | v G·e] after rotary. Long spans go through matrix products per head
  * and block of queries, short ones through dot products; both are parallel over heads and rows.
@@ -28,10 +33,10 @@ struct attention {
     const struct arch *arch;
     const struct span *span;
     size_t n_spans;
-    uint32_t layer;
+    uint32_t layer;          /* decides the window too */
     const float *qkv;        /* [R][(H+2G)e] */
     float *z;                /* [R][H·e] */
-    const struct taps *taps; /* pattern taps; NULL for none */
+    const struct taps *taps; /* taps of scores and pattern; NULL for none */
 };
 
 /* scratch is grown as needed and belongs to the caller's session. */
@@ -43,7 +48,7 @@ struct attention_scratch {
 bool attention_forward(const struct attention *a, struct par *par, struct attention_scratch *scratch,
                        struct err *e) MUST_CHECK;
 /* Backward for spans without a past. dz [R][H·e] → d_qkv [R][(H+2G)e] (before rotary is undone,
- * overwritten). Probabilities are recomputed from qkv. Pattern taps read the gradient of p. */
+ * overwritten). Probabilities are recomputed from qkv. */
 bool attention_backward(const struct attention *a, const float *dz, float *d_qkv,
                         struct attention_scratch *scratch, struct err *e) MUST_CHECK;
 

@@ -1,13 +1,20 @@
-/* The gated MLP's element-wise part: post = silu(gate) · up, silu(x) = x / (1 + e^−x). */
+/* The MLP's element-wise part: post = act(pre), or gated, post = act(gate) · up.
+ *
+ *     silu(x) = x / (1 + e^−x)
+ *     gelu(x) = x · Φ(x) (erf), or its tanh form ½x(1 + tanh(√(2/π)(x + 0.044715 x³)))
+ */
 #ifndef ENGRAM_MLP_H
 #define ENGRAM_MLP_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* gate_up rows are [gate m | up m]; post rows are [m]. */
-void gated_forward(const float *gate_up, float *post, size_t rows, uint32_t m);
-/* d_gate_up (same layout as gate_up) from d_post. */
-void gated_backward(const float *gate_up, const float *d_post, float *d_gate_up, size_t rows, uint32_t m);
+#include "core/arch.h"
+
+/* pre rows are [m], gated [gate m | up m]; post rows are [m]. */
+void mlp_forward(enum activation act, bool gated, const float *pre, float *post, size_t rows, uint32_t m);
+/* d_pre (same layout as pre, may be it) from d_post. */
+void mlp_backward(enum activation act, bool gated, const float *pre, const float *d_post, float *d_pre,
+                  size_t rows, uint32_t m);
 
 #endif
