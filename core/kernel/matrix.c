@@ -1,0 +1,139 @@
+#include "matrix.h"
+
+#include <assert.h>
+
+#include "blas.h"
+#include "core/base/mem.h"
+#include "matrix_few.h"
+
+/* A widened tile is written by all threads and read back by the product at once: it should stay in
+ * the cache they share, beside BLAS' own packed copy of it. */
+enum { TILE_FLOATS = 1 << 18 };
+
+struct matrix matrix_of(enum dtype type, const void *data, size_t rows, size_t cols)
+{
+    const struct dtype_info *d = dtype_info(type);
+    assert(cols % d->block == 0);
+    return (struct matrix){type, data, rows, cols, cols / d->block * d->bytes};
+}
+
+struct matrix matrix_slice(const struct matrix *w, size_t first, size_t n)
+{
+    assert(first <= w->rows && n <= w->rows - first);
+    struct matrix s = *w;
+    s.data = (const unsigned char *)w->data + first * w->row_bytes;
+    s.rows = n;
+    return s;
+}
+
+void matrix_rows_widen(const struct matrix *w, size_t first, size_t n, float *dst, size_t ld)
+{
+    assert(first <= w->rows && n <= w->rows - first);
+    const unsigned char *row = (const unsigned char *)w->data + first * w->row_bytes;
+    for (size_t i = 0; i < n; i++) dtype_widen(w->type, row + i * w->row_bytes, dst + i * ld, w->cols);
+}
+
+/* ---- by tiles ---------------------------------------------------------------------------------- */
+
+struct tile {
+    const struct matrix *w;
+    size_t first;
+    float *dst; /* [rows of the tile][cols] */
+};
+
+static void widen_range(void *ctx, size_t from, size_t to, int thread)
+{
+    const struct tile *t = ctx;
+    (void)thread;
+    matrix_rows_widen(t->w, t->first + from, to - from, t->dst + from * t->w->cols, t->w->cols);
+}
+
+static size_t tile_rows(const struct matrix *w)
+{
+    size_t rows = TILE_FLOATS / w->cols;
+    if (rows > w->rows) rows = w->rows;
+    return rows ? rows : 1;
+}
+
+static bool scratch_for(struct matrix_scratch *s, size_t floats, struct err *e)
+{
+    if (floats <= s->floats) return true;
+    mem_drop(s->data);
+    s->floats = 0;
+    s->data = mem_floats(floats, e);
+    if (s->data) s->floats = floats;
+    return s->data != NULL;
+}
+
+/* ---- a few rows -------------------------------------------------------------------------------- */
+
+struct few {
+    const struct matrix *w;
+    size_t m, ldx, ldy;
+    const float *x;
+    float *y;
+    bool accumulate;
+};
+
+static void few_range(void *ctx, size_t from, size_t to, int thread)
+{
+    const struct few *f = ctx;
+    (void)thread;
+    matrix_few_rows(f->w, from, to, f->m, f->x, f->ldx, f->y, f->ldy, f->accumulate);
+}
+
+/* ---- products ---------------------------------------------------------------------------------- */
+
+/* A float32 matrix whose rows can be handed to BLAS where they lie. */
+static const float *as_floats(const struct matrix *w)
+{
+    bool aligned = ((uintptr_t)w->data | w->row_bytes) % sizeof(float) == 0;
+    return w->type == DTYPE_F32 && aligned ? w->data : NULL;
+}
+
+bool matrix_nt(struct par *par, struct matrix_scratch *scratch, size_t m, const float *x, size_t ldx,
+               const struct matrix *w, float *y, size_t ldy, bool accumulate, struct err *e)
+{
+    const float *plain = as_floats(w);
+    assert(w->rows && w->cols);
+    if (!m) return true;
+    if (m <= MATRIX_FEW) {
+        struct few f = {w, m, ldx, ldy, x, y, accumulate};
+        par_for(par, w->rows, few_range, &f);
+        return true;
+    }
+    if (plain) {
+        gemm_nt(m, w->rows, w->cols, x, ldx, plain, w->row_bytes / sizeof *plain, y, ldy, 1.0f, accumulate);
+        return true;
+    }
+    size_t most = tile_rows(w);
+    if (!scratch_for(scratch, most * w->cols, e)) return false;
+    for (size_t first = 0; first < w->rows; first += most) {
+        size_t n = w->rows - first < most ? w->rows - first : most;
+        struct tile t = {w, first, scratch->data};
+        par_for(par, n, widen_range, &t);
+        gemm_nt(m, n, w->cols, x, ldx, t.dst, w->cols, y + first, ldy, 1.0f, accumulate);
+    }
+    return true;
+}
+
+bool matrix_nn(struct par *par, struct matrix_scratch *scratch, size_t m, const float *g, size_t ldg,
+               const struct matrix *w, float *dx, size_t lddx, bool accumulate, struct err *e)
+{
+    const float *plain = as_floats(w);
+    assert(w->rows && w->cols);
+    if (!m) return true;
+    if (plain) {
+        gemm_nn(m, w->cols, w->rows, g, ldg, plain, w->row_bytes / sizeof *plain, dx, lddx, 1.0f, accumulate);
+        return true;
+    }
+    size_t most = tile_rows(w);
+    if (!scratch_for(scratch, most * w->cols, e)) return false;
+    for (size_t first = 0; first < w->rows; first += most) {
+        size_t n = w->rows - first < most ? w->rows - first : most;
+        struct tile t = {w, first, scratch->data};
+        par_for(par, n, widen_range, &t);
+        gemm_nn(m, w->cols, n, g + first, ldg, t.dst, w->cols, dx, lddx, 1.0f, accumulate || first > 0);
+    }
+    return true;
+}
