@@ -21,7 +21,7 @@
 #include "arch.h"
 
 enum hook {
-#define HOOK(name, suffix, axis, width, what) HOOK_##name,
+#define HOOK(name, spelling, scope, axis, width, need, access, what) HOOK_##name,
 #include "hook.def"
 #undef HOOK
     HOOK_COUNT
