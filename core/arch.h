@@ -91,6 +91,12 @@ enum role {
 #undef ROLE
     ROLE_COUNT
 };
+enum group { /* one memory block per layer and group */
+    GROUP_EMBED, GROUP_POS_EMBED, GROUP_ATTN_NORM, GROUP_ATTN_NORM_B, GROUP_QKV, GROUP_QKV_B, GROUP_Q_NORM,
+    GROUP_K_NORM, GROUP_O, GROUP_O_B, GROUP_ATTN_POST_NORM, GROUP_MLP_NORM, GROUP_MLP_NORM_B, GROUP_GATE_UP,
+    GROUP_UP_B, GROUP_DOWN, GROUP_DOWN_B, GROUP_MLP_POST_NORM, GROUP_FINAL_NORM, GROUP_FINAL_NORM_B,
+    GROUP_HEAD, GROUP_HEAD_B, GROUP_COUNT
+};
 /* Does a model of this description have it? Names decide besides (fused or split). */
 bool arch_has(const struct arch *a, enum role r);
 void arch_role_shape(const struct arch *a, enum role r, uint32_t *dims, uint32_t *rows, uint32_t *cols);

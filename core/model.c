@@ -1,196 +1,234 @@
 #include "model.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/file/gguf.h"
-
-enum group {
-    GROUP_EMBED, GROUP_ATTN_NORM, GROUP_QKV, GROUP_O, GROUP_MLP_NORM, GROUP_GATE_UP, GROUP_DOWN,
-    GROUP_FINAL_NORM, GROUP_HEAD, GROUP_COUNT
-};
+#include "relayout.h"
 
 struct role_row {
     bool per_layer;
-    const char *hub, *gguf;
     enum group group;
 };
 static const struct role_row roles[] = {
-#define ROLE(name, per_layer, hub, gguf, rows, cols, group) {per_layer, hub, gguf, GROUP_##group},
+#define ROLE(name, per_layer, dims, rows, cols, group, present) {per_layer, GROUP_##group},
 #include "tensor.def"
 #undef ROLE
 };
 static_assert(sizeof roles / sizeof *roles == ROLE_COUNT, "one row per role");
 
-static void role_shape(const struct arch *a, enum role r, uint32_t *rows, uint32_t *cols)
-{
-    const uint32_t H = a->n_heads, G = a->n_kv_heads, e = a->d_head, d = a->d_model, m = a->d_mlp,
-                   V = a->d_vocab;
-    switch (r) {
-#define ROLE(name, per_layer, hub, gguf, n_rows, n_cols, group)                                    \
-    case ROLE_##name:                                                                              \
-        *rows = n_rows;                                                                            \
-        *cols = n_cols;                                                                            \
-        return;
-#include "tensor.def"
-#undef ROLE
-    case ROLE_COUNT: break;
-    }
-    *rows = *cols = 0;
-}
+enum { BLOCK_ALIGN = 64, ABSENT = UINT32_MAX };
 
 struct counted { /* a model and what only this file writes */
     struct model m;
     _Atomic size_t references;
     struct arena names;
     struct tensor *tensors;
-    size_t *group_floats;
-    float **groups;
+    uint32_t *index;                    /* [(layers + 1) · ROLE_COUNT] tensor, or ABSENT */
+    void **block;                       /* [(layers + 1) · GROUP_COUNT] memory */
 };
 
 static struct counted *counted(struct model *m) { return (struct counted *)m; }
+
+/* ---- the table of tensors ---------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b)
 {
     return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
 }
 
-static bool has_role(const struct arch *a, enum role r) { return r != ROLE_HEAD || !a->tied_head; }
+static size_t slot(enum role r, uint32_t layer) { return roles[r].per_layer ? layer + 1 : 0; }
 
-/* A group index that is unique per (layer, group): outer groups first. */
-static uint32_t group_index(enum role r, uint32_t layer)
+static const char *spelled(const char *pattern, uint32_t layer, char out[128])
 {
-    return (uint32_t)((roles[r].per_layer ? layer + 1 : 0) * GROUP_COUNT + roles[r].group);
+    const char *at = strstr(pattern, "%u");
+    if (at) (void)snprintf(out, 128, "%.*s%u%s", (int)(at - pattern), pattern, layer, at + 2);
+    else (void)snprintf(out, 128, "%s", pattern);
+    return out;
 }
 
-static bool add_tensor(struct counted *c, enum role r, uint32_t layer, struct err *e)
+static const struct tensor_name *name_of(const struct model *m, enum role r)
+{
+    for (const struct tensor_name *n = m->family->names; n->hub; n++)
+        if (n->role == r) return n;
+    return NULL;
+}
+
+static bool add_tensor(struct counted *c, const struct tensor_name *n, uint32_t layer, struct err *e)
 {
     struct model *m = &c->m;
     struct tensor *t = &c->tensors[m->n_tensors++];
     char name[128];
-    int n = roles[r].per_layer ? snprintf(name, sizeof name, roles[r].hub, layer)
-                               : snprintf(name, sizeof name, "%s", roles[r].hub);
-    *t = (struct tensor){.role = r, .layer = layer, .stored = DTYPE_F32};
-    t->name = arena_text(&c->names, name, (size_t)n, e);
+    *t = (struct tensor){.role = n->role, .group = roles[n->role].group, .layer = layer, .stored = DTYPE_F32};
+    (void)spelled(n->hub, layer, name);
+    t->name = arena_text(&c->names, name, strlen(name), e);
     if (!t->name) return false;
-    role_shape(&m->arch, r, &t->rows, &t->cols);
-    t->n_dims = t->rows == 1 && (r == ROLE_ATTN_NORM || r == ROLE_MLP_NORM || r == ROLE_FINAL_NORM) ? 1 : 2;
+    arch_role_shape(&m->arch, n->role, &t->n_dims, &t->rows, &t->cols);
     if (!size_mul(t->rows, t->cols, &t->n_elements))
         return err_set(e, ERR_CORRUPT, "tensor %s is too large", name);
-    t->group = group_index(r, layer);
-    t->offset = c->group_floats[t->group];
-    c->group_floats[t->group] += t->n_elements;
     m->n_parameters += t->n_elements;
+    return true;
+}
+
+static bool list_tensors(struct counted *c, struct err *e)
+{
+    struct model *m = &c->m;
+    const uint32_t L = m->arch.n_layers;
+    c->tensors = mem_take((size_t)(L + 1) * ROLE_COUNT, sizeof *c->tensors, e);
+    c->index = mem_take((size_t)(L + 1) * ROLE_COUNT, sizeof *c->index, e);
+    c->block = mem_take((size_t)(L + 1) * GROUP_COUNT, sizeof *c->block, e);
+    if (!c->tensors || !c->index || !c->block) return false;
+    m->tensors = c->tensors;
+    for (const struct tensor_name *n = m->family->names; n->hub; n++)
+        for (uint32_t l = 0; arch_has(&m->arch, n->role) && l < (roles[n->role].per_layer ? L : 1); l++)
+            if (!add_tensor(c, n, l, e)) return false;
+    qsort(c->tensors, m->n_tensors, sizeof *c->tensors, by_name);
+    memset(c->index, 0xff, (size_t)(L + 1) * ROLE_COUNT * sizeof *c->index);
+    for (size_t i = 0; i < m->n_tensors; i++)
+        c->index[slot(c->tensors[i].role, c->tensors[i].layer) * ROLE_COUNT + c->tensors[i].role] = (uint32_t)i;
+    return true;
+}
+
+/* ---- finding them in the file, and what they will be in memory --------------------------------- */
+
+/* Some checkpoints leave out the family's prefix. */
+static const struct file_tensor *locate(const struct model *m, const struct tensor *t)
+{
+    char name[128];
+    const char *prefix = m->family->prefix;
+    if (modelfile_gguf(m->file))
+        return modelfile_find(m->file, spelled(name_of(m, t->role)->gguf, t->layer, name));
+    const struct file_tensor *f = modelfile_find(m->file, t->name);
+    size_t n = strlen(prefix);
+    return f || !n || strncmp(t->name, prefix, n) != 0 ? f : modelfile_find(m->file, t->name + n);
+}
+
+static enum relayout layout_of(const struct model *m, const struct tensor *t)
+{
+    return modelfile_gguf(m->file) ? name_of(m, t->role)->gguf_layout : AS_IS;
+}
+
+static bool check_shape(const struct model *m, const struct tensor *t, const struct file_tensor *f, struct err *e)
+{
+    bool vector = t->n_dims == 1, turned = layout_of(m, t) == TRANSPOSED;
+    uint64_t rows = vector || turned ? t->cols : t->rows, cols = vector ? 1 : turned ? t->rows : t->cols;
+    if (f->n_dims == t->n_dims && f->shape[0] == rows && (vector || f->shape[1] == cols)) return true;
+    return err_set(e, ERR_CORRUPT, "%s: tensor %s has shape [%llu,%llu], [%llu,%llu] expected",
+                   modelfile_path(m->file), f->name, (unsigned long long)f->shape[0],
+                   (unsigned long long)(f->n_dims > 1 ? f->shape[1] : 1), (unsigned long long)rows,
+                   (unsigned long long)cols);
+}
+
+/* Matrices stay as the file has them where their order allows; vectors are float32. */
+static bool plan_tensor(const struct model *m, struct tensor *t, struct err *e)
+{
+    const struct file_tensor *f = locate(m, t);
+    if (!f)
+        return err_set(e, ERR_CORRUPT, "%s: tensor %s is missing", modelfile_path(m->file), t->name);
+    if (!check_shape(m, t, f, e)) return false;
+    enum relayout how = layout_of(m, t);
+    bool kept = t->n_dims == 2 && relayout_keeps(how, f->type);
+    bool narrow = f->type == DTYPE_F16 || f->type == DTYPE_BF16;
+    t->stored = narrow && how != PLUS_ONE ? f->type : DTYPE_F32;
+    t->memory = matrix_of(kept ? f->type : DTYPE_F32, NULL, t->rows, t->cols);
+    return true;
+}
+
+static size_t held_bytes(const struct tensor *t) { return t->rows * t->memory.row_bytes; }
+
+/* One block per layer and group; members follow each other in the order of core/tensor.def, without
+ * a gap where their types agree. */
+static bool place_group(struct counted *c, uint32_t first_slot, enum group g, struct err *e)
+{
+    size_t at[ROLE_COUNT], bytes = 0;
+    const struct tensor *last = NULL;
+    for (unsigned r = 0; r < ROLE_COUNT; r++) {
+        uint32_t i = c->index[(size_t)first_slot * ROLE_COUNT + r];
+        if (roles[r].group != g || i == ABSENT) continue;
+        const struct tensor *t = &c->tensors[i];
+        if (last && last->memory.type != t->memory.type) bytes = (bytes + BLOCK_ALIGN - 1) / BLOCK_ALIGN * BLOCK_ALIGN;
+        at[r] = bytes;
+        bytes += held_bytes(t);
+        last = t;
+    }
+    if (!last) return true;
+    unsigned char *block = (unsigned char *)mem_floats((bytes + 3) / sizeof(float), e);
+    if (!block) return false;
+    c->block[(size_t)first_slot * GROUP_COUNT + g] = block;
+    for (unsigned r = 0; r < ROLE_COUNT; r++) {
+        uint32_t i = c->index[(size_t)first_slot * ROLE_COUNT + r];
+        if (roles[r].group == g && i != ABSENT) c->tensors[i].memory.data = block + at[r];
+    }
+    c->m.memory_bytes += bytes;
     return true;
 }
 
 static bool lay_out(struct counted *c, struct err *e)
 {
-    struct model *m = &c->m;
-    const uint32_t L = m->arch.n_layers;
-    m->n_groups = (size_t)(L + 1) * GROUP_COUNT;
-    c->tensors = mem_take((size_t)(L + 1) * ROLE_COUNT, sizeof *c->tensors, e);
-    c->group_floats = mem_take(m->n_groups, sizeof *c->group_floats, e);
-    c->groups = mem_take(m->n_groups, sizeof *c->groups, e);
-    if (!c->tensors || !c->group_floats || !c->groups) return false;
-    m->tensors = c->tensors;
-    m->group_floats = c->group_floats;
-    m->groups = c->groups;
-    for (unsigned r = 0; r < ROLE_COUNT; r++)
-        for (uint32_t l = 0; l < (roles[r].per_layer ? L : 1); l++)
-            if (has_role(&m->arch, (enum role)r) && !add_tensor(c, (enum role)r, l, e)) return false;
-    qsort(c->tensors, m->n_tensors, sizeof *c->tensors, by_name);
-    for (size_t g = 0; g < m->n_groups; g++)
-        if (c->group_floats[g] && !(c->groups[g] = mem_floats(c->group_floats[g], e))) return false;
+    for (size_t i = 0; i < c->m.n_tensors; i++)
+        if (!plan_tensor(&c->m, &c->tensors[i], e)) return false;
+    for (uint32_t s = 0; s <= c->m.arch.n_layers; s++)
+        for (unsigned g = 0; g < GROUP_COUNT; g++)
+            if (!place_group(c, s, (enum group)g, e)) return false;
     return true;
 }
 
-/* GGUF's llama rows of one head are (0, e/2, 1, e/2+1, …); ours are (0, 1, … e−1). */
-static bool unpair_rows(float *w, uint32_t heads, uint32_t e_width, uint32_t cols, struct err *e)
+static bool load_tensor(const struct counted *c, const struct tensor *t, struct err *e)
 {
-    float *head = mem_floats((size_t)e_width * cols, e);
-    if (!head) return false;
-    for (uint32_t h = 0; h < heads; h++) {
-        float *rows = w + (size_t)h * e_width * cols;
-        memcpy(head, rows, (size_t)e_width * cols * sizeof *head);
-        for (uint32_t i = 0; i < e_width; i++) {
-            uint32_t from = i < e_width / 2 ? 2 * i : 2 * (i - e_width / 2) + 1;
-            memcpy(rows + (size_t)i * cols, head + (size_t)from * cols, cols * sizeof *head);
-        }
+    const struct model *m = &c->m;
+    /* This file allocated the block and is the only writer. */
+    unsigned char *block = c->block[slot(t->role, t->layer) * GROUP_COUNT + t->group];
+    void *data = block + ((const unsigned char *)t->memory.data - block);
+    return modelfile_read(m->file, locate(m, t), t->memory.type, data, e) &&
+           relayout(&m->arch, t, layout_of(m, t), data, e);
+}
+
+/* ---- loading ----------------------------------------------------------------------------------- */
+
+static bool rotary_tables(struct model *m, struct err *e)
+{
+    for (int w = 0; w < 2 && m->arch.positions == POSITIONS_ROTARY; w++) {
+        m->frequencies[w] = mem_floats(m->arch.rotary.dim / 2, e);
+        if (!m->frequencies[w]) return false;
+        arch_frequencies(&m->arch, w == 1, m->frequencies[w]);
     }
-    mem_drop(head);
     return true;
 }
 
-static const struct file_tensor *locate(const struct model *m, const struct tensor *t)
+/* One decoded token reads every weight but rows of embeddings (unless they are the head too). */
+static size_t token_bytes(const struct model *m)
 {
-    char name[128];
-    if (!modelfile_gguf(m->file)) return modelfile_find(m->file, t->name);
-    (void)(roles[t->role].per_layer ? snprintf(name, sizeof name, roles[t->role].gguf, t->layer)
-                                    : snprintf(name, sizeof name, "%s", roles[t->role].gguf));
-    return modelfile_find(m->file, name);
-}
-
-static bool load_tensor(struct model *m, struct tensor *t, const struct family *family, struct err *e)
-{
-    const struct file_tensor *f = locate(m, t);
-    if (!f)
-        return err_set(e, ERR_CORRUPT, "%s: tensor %s is missing", modelfile_path(m->file), t->name);
-    bool vector = t->n_dims == 1;
-    if (f->n_dims != t->n_dims || f->shape[0] != (vector ? t->cols : t->rows) ||
-        (!vector && f->shape[1] != t->cols))
-        return err_set(e, ERR_CORRUPT, "%s: tensor %s has shape [%llu,%llu], [%u,%u] expected",
-                       modelfile_path(m->file), f->name, (unsigned long long)f->shape[0],
-                       (unsigned long long)(f->n_dims > 1 ? f->shape[1] : 1),
-                       vector ? t->cols : t->rows, vector ? 1 : t->cols);
-    float *w = m->groups[t->group] + t->offset;
-    if (!modelfile_read_f32(m->file, f, w, e)) return false;
-    t->stored = f->type == DTYPE_F16 || f->type == DTYPE_BF16 ? f->type : DTYPE_F32;
-    bool paired = modelfile_gguf(m->file) && family->gguf_qk_rows == ROWS_ROTARY_PAIRS;
-    if (paired && (t->role == ROLE_Q || t->role == ROLE_K))
-        return unpair_rows(w, t->role == ROLE_Q ? m->arch.n_heads : m->arch.n_kv_heads,
-                           m->arch.d_head, t->cols, e);
-    return true;
-}
-
-/* 1/theta^(2i/e) in float32, the way the reference rounds it: positions times this, in float32,
- * are the angles a checkpoint was trained with. */
-static bool rotary_table(struct model *m, struct err *e)
-{
-    uint32_t half = m->arch.d_head / 2;
-    m->rope_inv_freq = mem_floats(half, e);
-    if (!m->rope_inv_freq) return false;
-    for (uint32_t i = 0; i < half; i++)
-        m->rope_inv_freq[i] =
-            1.0f / powf(m->arch.rope_theta, (float)(2 * i) / (float)m->arch.d_head);
-    return true;
+    size_t bytes = 0;
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        enum role r = m->tensors[i].role;
+        bool looked_up = r == ROLE_POS_EMBED || (r == ROLE_EMBED && !m->arch.tied_head);
+        bytes += looked_up ? 0 : held_bytes(&m->tensors[i]);
+    }
+    return bytes;
 }
 
 static bool load(struct counted *c, const char *path,
                  void (*progress)(void *, size_t, size_t), void *ctx, struct err *e)
 {
     struct model *m = &c->m;
-    const struct family *family;
     m->file = modelfile_open(path, e);
-    if (!m->file || !arch_read(m->file, &m->arch, &family, e)) return false;
-    if (modelfile_gguf(m->file)) m->arch.tied_head = !modelfile_find(m->file, roles[ROLE_HEAD].gguf);
+    if (!m->file || !arch_read(m->file, &m->arch, &m->family, e)) return false;
+    const struct tensor_name *head = name_of(m, ROLE_HEAD);
+    if (modelfile_gguf(m->file)) m->arch.tied_head = !head || !modelfile_find(m->file, head->gguf);
     m->tokenizer = tokenizer_new(m->file, e);
-    if (!m->tokenizer || !lay_out(c, e) || !rotary_table(m, e)) return false;
+    if (!m->tokenizer || !list_tensors(c, e) || !lay_out(c, e) || !rotary_tables(m, e)) return false;
     if (tokenizer_size(m->tokenizer) > m->arch.d_vocab)
         return err_set(e, ERR_CORRUPT, "%s: the tokenizer has %u tokens, the model %u", path,
                        tokenizer_size(m->tokenizer), m->arch.d_vocab);
     size_t done = 0;
     for (size_t i = 0; i < m->n_tensors; i++) {
-        if (!load_tensor(m, &c->tensors[i], family, e)) return false;
+        if (!load_tensor(c, &c->tensors[i], e)) return false;
         done += c->tensors[i].n_elements;
         if (progress) progress(ctx, done, m->n_parameters);
     }
-    /* One decoded token reads every weight but the embedding's rows (unless it is the head too). */
-    size_t embed = (size_t)m->arch.d_vocab * m->arch.d_model;
-    m->weight_bytes = (m->n_parameters - (m->arch.tied_head ? 0 : embed)) * sizeof(float);
+    m->token_bytes = token_bytes(m);
     return true;
 }
 
@@ -231,11 +269,12 @@ void model_drop(struct model *m)
 {
     if (!m || atomic_fetch_sub(&counted(m)->references, 1) != 1) return;
     struct counted *c = counted(m);
-    for (size_t g = 0; c->groups && g < m->n_groups; g++) mem_drop(c->groups[g]);
-    mem_drop(c->groups);
-    mem_drop(c->group_floats);
+    for (size_t i = 0; c->block && i < (size_t)(m->arch.n_layers + 1) * GROUP_COUNT; i++) mem_drop(c->block[i]);
+    mem_drop(c->block);
+    mem_drop(c->index);
     mem_drop(c->tensors);
-    mem_drop(m->rope_inv_freq);
+    mem_drop(m->frequencies[0]);
+    mem_drop(m->frequencies[1]);
     tokenizer_free(m->tokenizer);
     modelfile_close(m->file);
     mem_drop(m->path);
@@ -254,16 +293,9 @@ bool model_find(const struct model *m, const char *name, size_t *index)
 
 bool model_role(const struct model *m, enum role role, uint32_t layer, size_t *index)
 {
-    for (size_t i = 0; i < m->n_tensors; i++)
-        if (m->tensors[i].role == role && m->tensors[i].layer == layer) {
-            *index = i;
-            return true;
-        }
-    return false;
-}
-
-uint32_t model_group(const struct model *m, enum role role, uint32_t layer)
-{
-    assert(layer < m->arch.n_layers && has_role(&m->arch, role));
-    return group_index(role, layer);
+    const struct counted *c = (const struct counted *)m;
+    assert(layer < m->arch.n_layers);
+    uint32_t i = c->index[slot(role, layer) * ROLE_COUNT + role];
+    if (i != ABSENT) *index = i;
+    return i != ABSENT;
 }

@@ -1,7 +1,9 @@
 /* A loaded base model: its description, its tokenizer and its weights, all read-only for life.
  *
- * Weights are float32 in the state dict's names, shapes and row order. Tensors of one group
- * (q|k|v, gate|up) lie side by side so that one GEMM serves them; each is still addressable by
+ * Weights carry the state dict's names, shapes and row order. Matrices lie in memory as the file
+ * stores them (float32, 16-bit or packed blocks) and are widened as they are multiplied
+ * (core/kernel/matrix.h); vectors are float32. Tensors of one group (q|k|v, gate|up) follow each
+ * other so that, where their types agree, one product serves them; each is still addressable by
  * name. A tensor remembers the 16-bit type it was stored in (its digest is over that type);
  * quantised tensors count as float32.
  *
@@ -14,40 +16,33 @@
 #define ENGRAM_MODEL_H
 
 #include "arch.h"
+#include "core/kernel/matrix.h"
 #include "core/text/tokenizer.h"
-
-enum role {
-#define ROLE(name, per_layer, hub, gguf, rows, cols, group) ROLE_##name,
-#include "tensor.def"
-#undef ROLE
-    ROLE_COUNT
-};
 
 struct tensor {
     const char *name;    /* state-dict name */
     enum role role;
+    enum group group;
     uint32_t layer;      /* 0 for tensors outside the layers */
     uint32_t n_dims;     /* 1 or 2 */
     uint32_t rows, cols; /* vectors: rows == 1 */
     size_t n_elements;
-    enum dtype stored;   /* DTYPE_F32, DTYPE_F16 or DTYPE_BF16 */
-    uint32_t group;      /* index of the memory block it lies in */
-    size_t offset;       /* in floats, inside that block */
+    enum dtype stored;   /* DTYPE_F32, DTYPE_F16 or DTYPE_BF16: what its digest is over */
+    struct matrix memory; /* as it is held */
 };
 
 struct model {
     struct arch arch;
+    const struct family *family;
     struct tokenizer *tokenizer;
     char *path;
     char *name;              /* served name, e.g. "smollm2-135m-instruct" */
     size_t n_tensors;
     const struct tensor *tensors; /* sorted by name, ascending bytes: the digest's order */
-    size_t n_groups;
-    const size_t *group_floats;
-    float *const *groups;
     size_t n_parameters;
-    size_t weight_bytes;     /* bytes of weights read by one decoded token */
-    float *rope_inv_freq;    /* [e/2] float32, as the reference computes it */
+    size_t memory_bytes;     /* of all weights as they are held */
+    size_t token_bytes;      /* of weights read by one decoded token */
+    float *frequencies[2];   /* rotary, [dim/2]: of layers that see everything, of windowed ones */
     struct modelfile *file;  /* kept for its file list; no tensor data is read after open */
 };
 
@@ -61,7 +56,5 @@ void model_drop(struct model *m);
 /* Index of the tensor of that name or role; false when there is none (a tied head has none). */
 bool model_find(const struct model *m, const char *name, size_t *index);
 bool model_role(const struct model *m, enum role role, uint32_t layer, size_t *index);
-/* The memory block (index into groups) that holds that role's tensor. */
-uint32_t model_group(const struct model *m, enum role role, uint32_t layer);
 
 #endif

@@ -14,6 +14,7 @@ void session_free(struct session *s)
     if (!s) return;
     par_free(s->par);
     mem_drop(s->attention.data);
+    mem_drop(s->matrix.data);
     mem_drop(s->scratch);
     mem_drop(s);
 }

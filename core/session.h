@@ -6,11 +6,13 @@
 #define ENGRAM_SESSION_H
 
 #include "core/kernel/attention.h"
+#include "core/kernel/matrix.h"
 #include "model.h"
 
 struct session {
     struct par *par;
     struct attention_scratch attention;
+    struct matrix_scratch matrix;
     float *scratch;        /* rows of the widest layer parts, grown on demand */
     size_t scratch_floats;
 };

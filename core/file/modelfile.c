@@ -68,30 +68,36 @@ static size_t first_nonfinite(const float *x, size_t n)
     return i;
 }
 
-bool modelfile_read_f32(const struct modelfile *f, const struct file_tensor *t, float *dst,
-                        struct err *e)
+bool modelfile_read(const struct modelfile *f, const struct file_tensor *t, enum dtype as, void *dst,
+                    struct err *e)
 {
-    unsigned char raw[64 * 1024]; /* small enough to stay in the cache between the steps */
+    enum { CHUNK_BYTES = 64 * 1024, CHUNK_FLOATS = 64 * 1024 }; /* what stays in the cache between the steps */
     const struct dtype_info *d = dtype_info(t->type);
     const struct infile *file = &f->files[t->file];
-    const uint64_t n_blocks = t->n_elements / d->block, most = sizeof raw / d->bytes;
-    assert(t->file < f->n_files && n_blocks * d->bytes == t->n_bytes);
-    for (uint64_t done = 0; done < n_blocks;) {
-        size_t blocks = (size_t)(n_blocks - done < most ? n_blocks - done : most),
-               n = blocks * d->block;
-        float *out = dst + done * d->block;
-        if (!infile_read(file, t->offset + done * d->bytes, raw, blocks * d->bytes, e))
-            return err_while(e, "reading tensor '%s' of %s", t->name, file->path);
-        dtype_widen(t->type, raw, out, n);
-        size_t bad = first_nonfinite(out, n);
+    const uint64_t n_blocks = t->n_elements / d->block, most_bytes = CHUNK_BYTES / d->bytes,
+                   most_floats = CHUNK_FLOATS / d->block, most = most_bytes < most_floats ? most_bytes : most_floats;
+    const bool raw = as == t->type;
+    assert(t->file < f->n_files && n_blocks * d->bytes == t->n_bytes && (raw || as == DTYPE_F32));
+    void *aside = mem_take(1, raw ? CHUNK_FLOATS * sizeof(float) : CHUNK_BYTES, e); /* what dst does not get */
+    bool ok = aside != NULL;
+    for (uint64_t done = 0; ok && done < n_blocks;) {
+        size_t blocks = (size_t)(n_blocks - done < most ? n_blocks - done : most), n = blocks * d->block;
+        unsigned char *bytes = raw ? (unsigned char *)dst + done * d->bytes : aside;
+        float *values = raw ? aside : (float *)dst + done * d->block;
+        ok = infile_read(file, t->offset + done * d->bytes, bytes, blocks * d->bytes, e) ||
+             err_while(e, "reading tensor '%s' of %s", t->name, file->path);
+        if (!ok) break;
+        dtype_widen(t->type, bytes, values, n);
+        size_t bad = first_nonfinite(values, n);
         if (bad < n)
-            return err_set(e, ERR_CORRUPT,
-                           "tensor '%s' has a NaN or an infinity at element %" PRIu64
-                           " (while reading %s)",
-                           t->name, done * d->block + bad, file->path);
+            ok = err_set(e, ERR_CORRUPT,
+                         "tensor '%s' has a NaN or an infinity at element %" PRIu64
+                         " (while reading %s)",
+                         t->name, done * d->block + bad, file->path);
         done += blocks;
     }
-    return true;
+    mem_drop(aside);
+    return ok;
 }
 
 size_t modelfile_count(const struct modelfile *f) { return f->tensors->n; }

@@ -9,7 +9,7 @@
  * Tensor names are the file's own; `core/arch.h` maps them to roles. Shapes are row-major,
  * outermost first (GGUF's reversed order is turned round here).
  *
- * Errors name file, tensor and byte offset. Immutable after open; modelfile_read_f32 may be
+ * Errors name file, tensor and byte offset. Immutable after open; modelfile_read may be
  * called from any thread.
  */
 #ifndef ENGRAM_MODELFILE_H
@@ -48,10 +48,10 @@ const struct json *modelfile_tokenizer_config(const struct modelfile *f); /* tok
 const struct json *modelfile_generation_config(const struct modelfile *f);
 const char *modelfile_chat_template(const struct modelfile *f); /* chat_template.jinja's text */
 
-/* Dequantise or widen all elements into dst[n_elements]. A NaN or infinity in the file is
- * ERR_CORRUPT with the tensor's name and element index. */
-bool modelfile_read_f32(const struct modelfile *f, const struct file_tensor *t, float *dst,
-                        struct err *e) MUST_CHECK;
+/* Read all elements into dst, as they are stored (as == t->type) or as float32 (dequantised or
+ * widened). A NaN or infinity in the file is ERR_CORRUPT with the tensor's name and element index. */
+bool modelfile_read(const struct modelfile *f, const struct file_tensor *t, enum dtype as, void *dst,
+                    struct err *e) MUST_CHECK;
 
 /* Source files in a fixed order, so that a digest of the source can be taken elsewhere: GGUF: the
  * one file; directory: the weight files by name. */

@@ -1,6 +1,5 @@
 #include "attention.h"
 
-#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -8,13 +7,6 @@
 #include "simd.h"
 
 /* ---- rows ------------------------------------------------------------------------------------ */
-
-/* Consecutive keys (or values) with a common stride: a kv block, or the span's own rows. */
-struct keys {
-    const float *k, *v;
-    size_t stride;
-    uint32_t n;
-};
 
 KERNEL static void scores(const float *q, const struct keys *s, uint32_t e, float scale, float *out)
 {
@@ -33,30 +25,28 @@ KERNEL static void mix(const float *p, const struct keys *s, uint32_t e, float *
         for (uint32_t j = 0; j < s->n; j++) z[i] += p[j] * s->v[j * s->stride + i];
 }
 
-/* One query row and head, by dot products over the past's blocks and the span's own rows. */
+/* One query row and head, by dot products over the blocks of the past that it sees and the span's own
+ * rows. p: room for all positions up to the row's. */
 static void one_row(const struct attention *a, const struct shape *s, const struct span *sp,
                     uint32_t i, uint32_t head, float *p)
 {
-    uint32_t g = kv_head(s, head), n = sp->past_len + i + 1;
+    uint32_t g = kv_head(s, head), pos = sp->past_len + i, n = pos + 1, first = first_key(s, pos);
     const float *q = a->qkv + (size_t)(sp->first_row + i) * s->row + head * s->e;
-    const float *k = own_k(a, s, sp, g);
     float *z = a->z + (size_t)(sp->first_row + i) * s->H * s->e + head * s->e;
-    struct keys own = {k, k + (size_t)s->G * s->e, s->row, i + 1};
-    for (uint32_t at = 0; at < sp->past_len; at += KV_BLOCK) {
-        struct keys b = {kv_key(sp->past, a->layer, at) + g * s->e, NULL, (size_t)s->G * s->e,
-                         sp->past_len - at < KV_BLOCK ? sp->past_len - at : KV_BLOCK};
-        scores(q, &b, s->e, s->scale, p + at);
+    struct keys k;
+    for (uint32_t at = first; at < n; at += k.n) {
+        k = keys_at(a, s, sp, g, at, n);
+        scores(q, &k, s->e, s->scale, p + at);
     }
-    scores(q, &own, s->e, s->scale, p + sp->past_len);
-    softmax_row(p, n);
-    if (a->taps) taps_fire_pattern(a->taps, a->layer, sp->seq, sp->past_len + i, head, p, n);
+    softcap_row(p + first, n - first, s->softcap);
+    fire_row(a, HOOK_ATTN_SCORES, sp, pos, head, p, first, n, -INFINITY);
+    softmax_row(p + first, n - first);
+    fire_row(a, HOOK_PATTERN, sp, pos, head, p, first, n, 0.0f);
     memset(z, 0, s->e * sizeof *z);
-    for (uint32_t at = 0; at < sp->past_len; at += KV_BLOCK) {
-        struct keys b = {NULL, kv_value(sp->past, a->layer, at) + g * s->e, (size_t)s->G * s->e,
-                         sp->past_len - at < KV_BLOCK ? sp->past_len - at : KV_BLOCK};
-        mix(p + at, &b, s->e, z);
+    for (uint32_t at = first; at < n; at += k.n) {
+        k = keys_at(a, s, sp, g, at, n);
+        mix(p + at, &k, s->e, z);
     }
-    mix(p + sp->past_len, &own, s->e, z);
 }
 
 /* ---- short spans: all (row, head) pairs in parallel ------------------------------------------- */
@@ -115,7 +105,7 @@ bool attention_scratch_for(struct attention_scratch *s, size_t floats, struct er
 bool attention_forward(const struct attention *a, struct par *par, struct attention_scratch *scratch,
                        struct err *e)
 {
-    struct short_job job = {.a = a, .shape = shape_of(a->arch)};
+    struct short_job job = {.a = a, .shape = shape_of(a->arch, a->layer)};
     size_t need = 0, short_rows = 0;
     for (size_t i = 0; i < a->n_spans; i++) {
         const struct span *sp = &a->span[i];

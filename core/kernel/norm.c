@@ -4,23 +4,133 @@
 
 #include "simd.h"
 
-KERNEL void norm_forward(const float *x, const float *gain, float eps, float *y, size_t rows, uint32_t d)
+/* ---- a row's mean and scale ----------------------------------------------------------------------- */
+
+INLINE float sum(const float *x, uint32_t d)
 {
-    for (size_t r = 0; r < rows; r++, x += d, y += d) {
-        float inverse = 1.0f / sqrtf(dot(x, x, d) / (float)d + eps);
-        for (uint32_t i = 0; i < d; i++) y[i] = x[i] * inverse * gain[i];
+    v16 s = {0};
+    uint32_t i = 0;
+    for (; i + LANES <= d; i += LANES) s += load16(x + i);
+    if (i < d) s += load_tail(x + i, d - i, 0);
+    return sum16(s);
+}
+
+INLINE float squares_around(const float *x, float mean, uint32_t d)
+{
+    v16 s = {0};
+    uint32_t i = 0;
+    for (; i + LANES <= d; i += LANES) {
+        v16 c = load16(x + i) - mean;
+        s += c * c;
+    }
+    if (i < d) {
+        v16 c = load_tail(x + i, d - i, mean) - mean;
+        s += c * c;
+    }
+    return sum16(s);
+}
+
+struct moments {
+    float mean, scale; /* RMS: mean is 0, and x − 0 is x to the last bit */
+};
+
+INLINE struct moments moments(const struct norm *n, const float *x, uint32_t d)
+{
+    float mean = n->kind == NORM_LAYER ? sum(x, d) / (float)d : 0.0f;
+    float squares = n->kind == NORM_LAYER ? squares_around(x, mean, d) : dot(x, x, d);
+    return (struct moments){mean, sqrtf(squares / (float)d + n->eps)};
+}
+
+/* ---- whole norms ---------------------------------------------------------------------------------- */
+
+/* Forward and its parts do the same operations in the same order: a hook that only looks changes no bit. */
+INLINE v16 learned(const struct norm *n, v16 normalised, v16 gain, v16 bias)
+{
+    v16 y = normalised * (n->offset + gain);
+    return n->bias ? y + bias : y;
+}
+
+INLINE void finish_row(const struct norm *n, const float *x, float mean, float inverse, float *y, uint32_t d)
+{
+    uint32_t i = 0;
+    for (; i + LANES <= d; i += LANES) {
+        v16 bias = n->bias ? load16(n->bias + i) : splat16(0);
+        store16(y + i, learned(n, (load16(x + i) - mean) * inverse, load16(n->gain + i), bias));
+    }
+    if (i < d) {
+        v16 bias = n->bias ? load_tail(n->bias + i, d - i, 0) : splat16(0);
+        v16 unit = (load_tail(x + i, d - i, 0) - mean) * inverse;
+        store_tail(y + i, learned(n, unit, load_tail(n->gain + i, d - i, 0), bias), d - i);
     }
 }
 
-/* With n = x/s and g = gain·dy:  dx = (g − n · mean(g·n)) / s. */
-KERNEL void norm_backward(const float *x, const float *gain, float eps, const float *dy, float *dx,
-                          size_t rows, uint32_t d)
+KERNEL void norm_forward(const struct norm *n, const float *x, size_t ldx, float *y, size_t ldy, size_t rows, uint32_t d)
 {
-    for (size_t r = 0; r < rows; r++, x += d, dy += d, dx += d) {
-        float inverse = 1.0f / sqrtf(dot(x, x, d) / (float)d + eps), mean = 0;
-        for (uint32_t i = 0; i < d; i++) mean += gain[i] * dy[i] * x[i];
-        mean *= inverse / (float)d;
-        for (uint32_t i = 0; i < d; i++)
-            dx[i] += (gain[i] * dy[i] - x[i] * inverse * mean) * inverse;
+    for (size_t r = 0; r < rows; r++, x += ldx, y += ldy) {
+        struct moments m = moments(n, x, d);
+        finish_row(n, x, m.mean, 1.0f / m.scale, y, d);
     }
+}
+
+/* With u = (x − mean)/s and g = (offset + gain)·dy:  dx = (g − mean(g) − u · mean(g·u)) / s, where
+ * RMS has no mean to pass a gradient through. */
+KERNEL void norm_backward(const struct norm *n, const float *x, size_t ldx, const float *dy, size_t lddy,
+                          float *dx, size_t lddx, size_t rows, uint32_t d)
+{
+    for (size_t r = 0; r < rows; r++, x += ldx, dy += lddy, dx += lddx) {
+        struct moments m = moments(n, x, d);
+        float inverse = 1.0f / m.scale;
+        v16 sum_g = {0}, sum_gu = {0};
+        for (uint32_t i = 0; i < d; i += LANES) {
+            uint32_t k = d - i < LANES ? d - i : LANES;
+            v16 g = (n->offset + load_some(n->gain + i, k)) * load_some(dy + i, k);
+            sum_g += g; /* lanes past the end are zero in dy */
+            sum_gu += g * (load_some(x + i, k) - m.mean);
+        }
+        float mean_g = n->kind == NORM_LAYER ? sum16(sum_g) / (float)d : 0.0f;
+        float mean_gu = sum16(sum_gu) * inverse / (float)d;
+        for (uint32_t i = 0; i < d; i += LANES) {
+            uint32_t k = d - i < LANES ? d - i : LANES;
+            v16 g = (n->offset + load_some(n->gain + i, k)) * load_some(dy + i, k);
+            v16 unit = (load_some(x + i, k) - m.mean) * inverse;
+            store_some(dx + i, load_some(dx + i, k) + (g - mean_g - unit * mean_gu) * inverse, k);
+        }
+    }
+}
+
+/* ---- parts ---------------------------------------------------------------------------------------- */
+
+KERNEL void norm_scale(const struct norm *n, const float *x, float *scale, float *centred, size_t rows, uint32_t d)
+{
+    for (size_t r = 0; r < rows; r++, x += d, centred += d) {
+        struct moments m = moments(n, x, d);
+        scale[r] = m.scale;
+        for (uint32_t i = 0; i < d; i++) centred[i] = x[i] - m.mean;
+    }
+}
+
+KERNEL void norm_divide(const float *centred, const float *scale, float *normalised, size_t rows, uint32_t d)
+{
+    for (size_t r = 0; r < rows; r++, centred += d, normalised += d) {
+        float inverse = 1.0f / scale[r];
+        for (uint32_t i = 0; i < d; i++) normalised[i] = centred[i] * inverse;
+    }
+}
+
+KERNEL void norm_finish(const struct norm *n, const float *normalised, float *y, size_t rows, uint32_t d)
+{
+    for (size_t r = 0; r < rows; r++) finish_row(n, normalised + r * d, 0.0f, 1.0f, y + r * d, d);
+}
+
+KERNEL void norm_finish_backward(const struct norm *n, const float *dy, float *d_normalised, size_t rows, uint32_t d)
+{
+    for (size_t r = 0; r < rows; r++, dy += d, d_normalised += d)
+        for (uint32_t i = 0; i < d; i++) d_normalised[i] = dy[i] * (n->offset + n->gain[i]);
+}
+
+KERNEL void norm_divide_backward(const float *d_normalised, const float *centred, const float *scale, float *d_scale,
+                                 size_t rows, uint32_t d)
+{
+    for (size_t r = 0; r < rows; r++, d_normalised += d, centred += d)
+        d_scale[r] = -dot(d_normalised, centred, d) / (scale[r] * scale[r]);
 }

@@ -63,6 +63,19 @@ INLINE v16 exp16(v16 x)
     return p * (v16)bits;
 }
 
+/* tanh x to a few ulp of itself: an odd polynomial near 0, where 1 − 2/(1 + e^2x) would cancel. */
+INLINE v16 tanh16(v16 x)
+{
+    v16 z = x * x, p = splat16(-5.7170452e-3f), size = (v16)((i16)x & 0x7fffffff);
+    p = p * z + 2.0650588e-2f;
+    p = p * z - 5.3743498e-2f;
+    p = p * z + 1.3331491e-1f;
+    p = p * z - 3.3333284e-1f;
+    v16 large = 1.0f - 2.0f / (1.0f + exp16(2.0f * size));
+    large = (v16)((i16)large | ((i16)x & INT32_MIN));
+    return pick16(size < 0.625f, x + x * z * p, large);
+}
+
 /* Load or store a tail of n < 16 lanes. */
 INLINE v16 load_tail(const float *p, uint32_t n, float fill)
 {
@@ -76,6 +89,14 @@ INLINE void store_tail(float *p, v16 v, uint32_t n)
     float t[LANES];
     store16(t, v);
     memcpy(p, t, n * sizeof *p);
+}
+
+/* Load or store n ≤ 16 lanes; a load fills up with zeros. */
+INLINE v16 load_some(const float *p, uint32_t n) { return n == LANES ? load16(p) : load_tail(p, n, 0); }
+INLINE void store_some(float *p, v16 v, uint32_t n)
+{
+    if (n == LANES) store16(p, v);
+    else store_tail(p, v, n);
 }
 
 INLINE float dot(const float *a, const float *b, uint32_t n)

@@ -4,6 +4,36 @@
 
 #include "simd.h"
 
+KERNEL static void cap_row(float *s, size_t n, float cap)
+{
+    float inverse = 1.0f / cap;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) store16(s + i, cap * tanh16(load16(s + i) * inverse));
+    if (i < n) {
+        uint32_t left = (uint32_t)(n - i);
+        store_tail(s + i, cap * tanh16(load_tail(s + i, left, 0) * inverse), left);
+    }
+}
+
+void softcap_row(float *s, size_t n, float cap)
+{
+    if (cap > 0.0f) cap_row(s, n, cap);
+}
+
+KERNEL static void cap_backward(float *d, const float *s, size_t n, float cap)
+{
+    float inverse = 1.0f / cap;
+    for (size_t i = 0; i < n; i++) {
+        float t = s[i] * inverse;
+        d[i] *= (1.0f - t) * (1.0f + t);
+    }
+}
+
+void softcap_backward(float *d, const float *s, size_t n, float cap)
+{
+    if (cap > 0.0f) cap_backward(d, s, n, cap);
+}
+
 KERNEL void softmax_row(float *p, uint32_t n)
 {
     float top = -INFINITY, total = 0;

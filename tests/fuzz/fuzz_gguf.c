@@ -56,7 +56,7 @@ static void read_tensors(const struct modelfile *m, size_t file_bytes)
         must(t->n_elements <= 2 * file_bytes); /* four bits an element, at the least */
         float *dst = malloc(t->n_elements * sizeof *dst);
         must(dst != NULL);
-        (void)!modelfile_read_f32(m, t, dst, &e);
+        (void)!modelfile_read(m, t, DTYPE_F32, dst, &e);
         free(dst);
     }
 }

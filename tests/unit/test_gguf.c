@@ -138,7 +138,7 @@ static bool read_all(const struct modelfile *m, struct err *e)
     for (size_t i = 0; i < modelfile_count(m); i++) {
         const struct file_tensor *t = modelfile_tensor(m, i);
         float *dst = mem_floats((size_t)t->n_elements, e);
-        bool ok = dst && modelfile_read_f32(m, t, dst, e);
+        bool ok = dst && modelfile_read(m, t, DTYPE_F32, dst, e);
         mem_drop(dst);
         if (!ok) return false;
     }
@@ -220,7 +220,7 @@ static void check_tensor(const struct modelfile *m, const char *name, uint32_t n
     assert_true(t->shape[0] == outer && t->shape[n_dims - 1] == inner);
     assert_int_equal(t->type, type);
     assert_int_equal(t->n_elements, n_dims == 2 ? outer * inner : inner);
-    assert_true(modelfile_read_f32(m, t, got, &e));
+    assert_true(modelfile_read(m, t, DTYPE_F32, got, &e));
     assert_memory_equal(got, want, t->n_elements * sizeof *got);
 }
 
@@ -508,7 +508,7 @@ static void a_long_tensor_is_read_in_pieces(void **state)
     struct modelfile *m = modelfile_open(((struct file *)*state)->path, &e);
     assert_non_null(m);
     float *got = mem_floats(N, &e);
-    assert_true(modelfile_read_f32(m, modelfile_tensor(m, 0), got, &e));
+    assert_true(modelfile_read(m, modelfile_tensor(m, 0), DTYPE_F32, got, &e));
     for (int i = 0; i < N; i++) assert_true(got[i] == (float)i);
     mem_drop(got);
     modelfile_close(m);
@@ -525,7 +525,7 @@ static void a_file_that_shrinks_after_opening_is_an_error(void **state)
     struct modelfile *m = modelfile_open(f->path, &e);
     assert_non_null(m);
     assert_int_equal(ftruncate(f->fd, (off_t)b.len - 1), 0);
-    assert_false(modelfile_read_f32(m, modelfile_find(m, "block"), dst, &e));
+    assert_false(modelfile_read(m, modelfile_find(m, "block"), DTYPE_F32, dst, &e));
     assert_int_equal(e.code, ERR_CORRUPT);
     assert_non_null(strstr(e.text, "shrank"));
     assert_non_null(strstr(e.text, "tensor 'block'"));

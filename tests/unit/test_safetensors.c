@@ -88,7 +88,7 @@ static bool use(const struct dir *d, struct err *e)
     for (size_t i = 0; ok && i < modelfile_count(m); i++) {
         const struct file_tensor *t = modelfile_tensor(m, i);
         float *dst = mem_floats((size_t)t->n_elements, e);
-        ok = dst && modelfile_read_f32(m, t, dst, e);
+        ok = dst && modelfile_read(m, t, DTYPE_F32, dst, e);
         mem_drop(dst);
     }
     modelfile_close(m);
@@ -139,7 +139,7 @@ static void check_tensor(const struct modelfile *m, const char *name, uint32_t n
     assert_int_equal(t->n_dims, n_dims);
     assert_int_equal(t->type, type);
     assert_int_equal(t->n_elements, n);
-    assert_true(modelfile_read_f32(m, t, got, &e));
+    assert_true(modelfile_read(m, t, DTYPE_F32, got, &e));
     assert_memory_equal(got, want, n * sizeof *got);
 }
 
