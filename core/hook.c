@@ -1,16 +1,41 @@
 #include "hook.h"
 
 #include <assert.h>
-#include <math.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
+/* ---- the table ------------------------------------------------------------------------------------ */
+
+enum need {
+#define NEED(name, condition, why) NEED_##name,
+#include "hook_need.def"
+#undef NEED
+    NEED_COUNT
+};
+
+static const char *const reasons[] = {
+#define NEED(name, condition, why) why,
+#include "hook_need.def"
+#undef NEED
+};
+static_assert(sizeof reasons / sizeof *reasons == NEED_COUNT, "one reason per need");
+
+enum { ACCESS_READ, ACCESS_WRITE };
+
 static const struct hook_info infos[] = {
-#define HOOK(name, suffix, axis, width, what) {suffix, AXIS_##axis, what},
+#define HOOK(name, spelling, scope, axis, width, need, access, what)                               \
+    {spelling, SCOPE_##scope, AXIS_##axis, ACCESS_##access == ACCESS_WRITE, what},
 #include "hook.def"
 #undef HOOK
 };
 static_assert(sizeof infos / sizeof *infos == HOOK_COUNT, "one description per hook");
+
+static const enum need needs[] = {
+#define HOOK(name, spelling, scope, axis, width, need, access, what) NEED_##need,
+#include "hook.def"
+#undef HOOK
+};
 
 const struct hook_info *hook_info(enum hook h)
 {
@@ -18,160 +43,194 @@ const struct hook_info *hook_info(enum hook h)
     return &infos[h];
 }
 
+const char *hook_absent(const struct arch *a, enum hook h)
+{
+    assert((unsigned)h < HOOK_COUNT);
+    const bool met[] = {
+#define NEED(name, condition, why) condition,
+#include "hook_need.def"
+#undef NEED
+    };
+    return met[needs[h]] ? NULL : reasons[needs[h]];
+}
+
 uint32_t hook_width(const struct arch *a, enum hook h)
 {
-    switch (h) {
-#define HOOK(name, suffix, axis, width, what)                                                      \
-    case HOOK_##name: return AXIS_##axis == AXIS_SOURCE ? 0 : a->width;
+    assert((unsigned)h < HOOK_COUNT);
+    const uint32_t widths[] = {
+#define HOOK(name, spelling, scope, axis, width, need, access, what) width,
 #include "hook.def"
 #undef HOOK
-    case HOOK_COUNT: break;
-    }
-    return 0;
+    };
+    return widths[h];
 }
 
 uint32_t hook_heads(const struct arch *a, enum hook h)
 {
-    switch (hook_info(h)->axis) {
-    case AXIS_PLAIN: return 1;
-    case AXIS_KV: return a->n_kv_heads;
-    case AXIS_QUERY:
-    case AXIS_SOURCE: break;
-    }
-    return a->n_heads;
+    const uint32_t heads[] = {[AXIS_PLAIN] = 1, [AXIS_QUERY] = a->n_heads, [AXIS_KV] = a->n_kv_heads,
+                              [AXIS_SOURCE] = a->n_heads};
+    return heads[hook_info(h)->axis];
 }
 
-bool hook_parse(const char *suffix, enum hook *out, struct err *e)
+/* ---- the nearest names ---------------------------------------------------------------------------- */
+
+enum { MOST_LETTERS = 48, MOST_HINTS = 5 };
+
+static int letter(char c) { return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c; }
+
+/* Levenshtein distance, capital letters as small ones. */
+static unsigned distance(const char *a, size_t n, const char *b, size_t m)
+{
+    unsigned row[MOST_LETTERS + 1];
+    assert(m <= MOST_LETTERS);
+    for (size_t j = 0; j <= m; j++) row[j] = (unsigned)j;
+    for (size_t i = 0; i < n; i++) {
+        unsigned diagonal = row[0];
+        row[0] = (unsigned)i + 1;
+        for (size_t j = 0; j < m; j++) {
+            unsigned replaced = diagonal + (letter(a[i]) != letter(b[j]));
+            unsigned shorter = row[j] < row[j + 1] ? row[j] + 1 : row[j + 1] + 1;
+            diagonal = row[j + 1];
+            row[j + 1] = replaced < shorter ? replaced : shorter;
+        }
+    }
+    return row[m];
+}
+
+/* "attn.hook_z" is module "attn" and word "z"; people forget the one, the other's prefix, or mistype. */
+struct spelling {
+    const char *module, *word;
+    size_t module_n, word_n;
+};
+
+static struct spelling split(const char *text)
+{
+    const char *dot = strrchr(text, '.'), *word = dot ? dot + 1 : text;
+    if (strncmp(word, "hook_", 5) == 0) word += 5;
+    return (struct spelling){text, word, dot ? (size_t)(dot - text) : 0, strlen(word)};
+}
+
+/* Smaller is nearer: the word first, then the module. UINT_MAX: too far to be meant. */
+static unsigned farness(struct spelling typed, const char *name)
+{
+    struct spelling s = split(name);
+    unsigned word = distance(typed.word, typed.word_n, s.word, s.word_n);
+    if (word > typed.word_n / 3) return UINT_MAX;
+    return word * 2 * MOST_LETTERS + distance(typed.module, typed.module_n, s.module, s.module_n);
+}
+
+/* All hooks of one scope (of both where a is NULL) that are nearest to what was typed. */
+static size_t nearest(const struct arch *a, enum hook_scope scope, const char *text, enum hook out[MOST_HINTS])
+{
+    unsigned best = UINT_MAX;
+    size_t n = 0;
+    if (strlen(text) > MOST_LETTERS) return 0;
+    for (unsigned h = 0; h < HOOK_COUNT; h++) {
+        if (a && (infos[h].scope != scope || hook_absent(a, (enum hook)h))) continue;
+        unsigned far = farness(split(text), infos[h].spelling);
+        if (far > best || far == UINT_MAX) continue;
+        if (far < best) n = 0;
+        best = far;
+        if (n < MOST_HINTS) out[n++] = (enum hook)h;
+    }
+    return n;
+}
+
+/* `unknown <what> "<text>"`, and which known names it may stand for; prefix is put before these. */
+static bool unknown(const char *what, const char *text, const char *prefix, const enum hook *hint, size_t n,
+                    struct err *e)
+{
+    char names[MOST_HINTS * 80] = "";
+    size_t used = 0;
+    if (!n)
+        return err_set(e, ERR_INVALID, "unknown %s \"%.100s\"; the hooks are listed at /v1/models/{name}/hooks", what,
+                       text);
+    for (size_t i = 0; i < n; i++)
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s\"%s%s\"", i == 0 ? "" : i + 1 < n ? ", " : " or ",
+                                 prefix, infos[hint[i]].spelling);
+    return err_set(e, ERR_INVALID, "unknown %s \"%.100s\"; did you mean %s?", what, text, names);
+}
+
+/* ---- names ---------------------------------------------------------------------------------------- */
+
+static bool find(const char *spelling, enum hook *out)
 {
     for (unsigned h = 0; h < HOOK_COUNT; h++)
-        if (strcmp(infos[h].suffix, suffix) == 0) {
+        if (strcmp(infos[h].spelling, spelling) == 0) {
             *out = (enum hook)h;
             return true;
         }
-    /* The bare last word is what people forget the module of: hook_z for attn.hook_z. */
-    for (unsigned h = 0; h < HOOK_COUNT; h++) {
-        const char *dot = strchr(infos[h].suffix, '.');
-        if (dot && strcmp(dot + 1, suffix) == 0)
-            return err_set(e, ERR_INVALID, "unknown hook \"%s\"; did you mean \"%s\"?", suffix,
-                           infos[h].suffix);
+    return false;
+}
+
+bool hook_parse(const char *spelling, enum hook *out, struct err *e)
+{
+    enum hook hint[MOST_HINTS];
+    return find(spelling, out) ||
+           unknown("hook", spelling, "", hint, nearest(NULL, SCOPE_LAYER, spelling, hint), e);
+}
+
+/* "blocks.{l}." before a spelling, as site_text writes it; its length, or 0. */
+static size_t layer_prefix(const char *text, uint32_t *layer)
+{
+    char canonical[32];
+    unsigned l;
+    int used = 0;
+    if (sscanf(text, "blocks.%9u.%n", &l, &used) != 1 || used == 0) return 0;
+    (void)snprintf(canonical, sizeof canonical, "blocks.%u.", l); /* no "blocks.05.", no "blocks.+5." */
+    if (strncmp(text, canonical, (size_t)used) != 0 || strlen(canonical) != (size_t)used) return 0;
+    *layer = l;
+    return (size_t)used;
+}
+
+static bool present(const struct arch *a, struct site s, const char *text, struct err *e)
+{
+    const char *why = hook_absent(a, s.hook);
+    return !why || err_set(e, ERR_INVALID, "this model has no \"%s\": %s", text, why);
+}
+
+static bool layer_site(const struct arch *a, const char *text, size_t prefix, struct site *out, struct err *e)
+{
+    char before[32];
+    enum hook hint[MOST_HINTS];
+    const char *spelling = text + prefix;
+    if (out->layer >= a->n_layers)
+        return err_set(e, ERR_INVALID, "layer %u of \"%.100s\" is outside 0..%u", out->layer, text, a->n_layers - 1);
+    (void)snprintf(before, sizeof before, "%.*s", (int)prefix, text);
+    if (!find(spelling, &out->hook))
+        return unknown("site", text, before, hint, nearest(a, SCOPE_LAYER, spelling, hint), e);
+    if (infos[out->hook].scope != SCOPE_LAYER)
+        return err_set(e, ERR_INVALID, "\"%s\" is no hook of a layer but of the model: write \"%s\"", text, spelling);
+    return present(a, *out, text, e);
+}
+
+static bool model_site(const struct arch *a, const char *text, struct site *out, struct err *e)
+{
+    char before[32];
+    enum hook hint[MOST_HINTS];
+    size_t n;
+    unsigned l = a->n_layers; /* the layer that was meant, if one can be made out */
+    (void)sscanf(text, "%*[Bb]locks.%9u", &l);
+    (void)snprintf(before, sizeof before, "blocks.%u.", l < a->n_layers ? l : a->n_layers / 2);
+    out->layer = 0;
+    if (find(text, &out->hook)) {
+        if (infos[out->hook].scope == SCOPE_MODEL) return present(a, *out, text, e);
+        return err_set(e, ERR_INVALID, "\"%s\" is a hook of a layer: write \"%s%s\"", text, before, text);
     }
-    return err_set(e, ERR_INVALID,
-                   "unknown hook \"%s\"; the hooks are listed at /v1/models/{name}/hooks", suffix);
+    if ((n = nearest(a, SCOPE_MODEL, text, hint))) return unknown("site", text, "", hint, n, e);
+    if ((n = nearest(a, SCOPE_LAYER, text, hint))) return unknown("site", text, before, hint, n, e);
+    return err_set(e, ERR_INVALID, "unknown site \"%.100s\"; a site looks like %sattn.hook_z or hook_embed", text, before);
 }
 
 bool site_parse(const struct arch *a, const char *text, struct site *out, struct err *e)
 {
-    unsigned layer;
-    int used = 0;
-    if (sscanf(text, "blocks.%9u.%n", &layer, &used) != 1 || used == 0)
-        return err_set(e, ERR_INVALID,
-                       "unknown site \"%s\"; a site looks like blocks.%u.attn.hook_z", text,
-                       a->n_layers / 2);
-    if (layer >= a->n_layers)
-        return err_set(e, ERR_INVALID, "layer %u of \"%s\" is outside 0..%u", layer, text,
-                       a->n_layers - 1);
-    char canonical[64];
-    out->layer = layer;
-    if (!hook_parse(text + used, &out->hook, e)) return false;
-    site_text(*out, canonical); /* refuses "blocks.05." and "blocks.+5." */
-    return strcmp(canonical, text) == 0 ||
-           err_set(e, ERR_INVALID, "unknown site \"%s\"; did you mean \"%s\"?", text, canonical);
+    size_t prefix = layer_prefix(text, &out->layer);
+    return prefix ? layer_site(a, text, prefix, out, e) : model_site(a, text, out, e);
 }
 
 void site_text(struct site s, char out[64])
 {
-    (void)snprintf(out, 64, "blocks.%u.%s", s.layer, hook_info(s.hook)->suffix);
-}
-
-bool taps_any(const struct taps *t, enum hook h, uint32_t layer)
-{
-    for (size_t i = 0; t && i < t->n; i++)
-        if (t->tap[i].site.hook == h && t->tap[i].site.layer == layer) return true;
-    return false;
-}
-
-static void change(struct tap *t, float *x, float to)
-{
-    float moved = fabsf(to - *x);
-    if (!(moved <= t->max_change)) t->max_change = moved; /* a NaN stays to be seen */
-    t->elements++;
-    *x = to;
-}
-
-/* One vector of `n` values: slot is its place in the tap's own data. */
-static void touch(struct tap *t, float *x, uint32_t n, size_t read_at, size_t write_at)
-{
-    const float w = t->weight, *src = t->src ? t->src + write_at : NULL;
-    switch (t->op) {
-    case TAP_READ: memcpy(t->dst + read_at, x, n * sizeof *x); break;
-    case TAP_SCALE:
-        for (uint32_t i = 0; i < n; i++) change(t, x + i, w * x[i]);
-        break;
-    case TAP_ADD:
-        for (uint32_t i = 0; i < n; i++) change(t, x + i, x[i] + w * (src ? src[i] : 0.0f));
-        break;
-    case TAP_SET: /* at w = 1 the source itself, so that a full patch is exact */
-        for (uint32_t i = 0; i < n; i++) {
-            float s = src ? src[i] : 0.0f;
-            change(t, x + i, w == 1.0f ? s : (1.0f - w) * x[i] + w * s);
-        }
-        break;
-    }
-}
-
-/* The tap's heads at one position. at: index of the position in the tap's list. */
-static void fire_row(struct tap *t, size_t at, float *row, uint32_t n_heads, uint32_t width)
-{
-    size_t count = t->head ? t->n_head : n_heads;
-    size_t src_at = t->n_src_pos <= 1 ? 0 : at;
-    if (t->n_src_pos > 1 && src_at >= t->n_src_pos) return;
-    for (size_t h = 0; h < count; h++) {
-        size_t head = t->head ? t->head[h] : h;
-        touch(t, row + head * width, width, (at * count + h) * width,
-              (src_at * count + h) * width);
-    }
-}
-
-void taps_fire(const struct taps *taps, struct site s, uint32_t seq, uint32_t first_pos,
-               uint32_t n_rows, float *data, size_t stride, uint32_t n_heads, uint32_t width)
-{
-    for (size_t i = 0; taps && i < taps->n; i++) {
-        struct tap *t = &taps->tap[i];
-        if (t->site.hook != s.hook || t->site.layer != s.layer || t->seq != seq) continue;
-        if (t->every_pos) {
-            for (uint32_t r = 0; r < n_rows; r++)
-                fire_row(t, first_pos + r, data + r * stride, n_heads, width);
-            continue;
-        }
-        for (size_t p = 0; p < t->n_pos; p++)
-            if (t->pos[p] >= first_pos && t->pos[p] - first_pos < n_rows)
-                fire_row(t, p, data + (t->pos[p] - first_pos) * stride, n_heads, width);
-    }
-}
-
-static size_t find(const uint32_t *list, size_t n, uint32_t value)
-{
-    for (size_t i = 0; i < n; i++)
-        if (list[i] == value) return i;
-    return n;
-}
-
-void taps_fire_pattern(const struct taps *taps, uint32_t layer, uint32_t seq, uint32_t pos,
-                       uint32_t head, float *row, uint32_t n_key)
-{
-    for (size_t i = 0; taps && i < taps->n; i++) {
-        struct tap *t = &taps->tap[i];
-        if (t->site.hook != HOOK_PATTERN || t->site.layer != layer || t->seq != seq) continue;
-        size_t n_pos = t->every_pos ? t->n_source : t->n_pos;
-        size_t at = t->every_pos ? pos : find(t->pos, t->n_pos, pos);
-        size_t ih = t->head ? find(t->head, t->n_head, head) : head;
-        if (at >= n_pos || (t->head && ih == t->n_head)) continue;
-        uint32_t n = n_key < t->n_source ? n_key : t->n_source;
-        size_t src_n = t->n_src_pos <= 1 ? 1 : n_pos, src_at = t->n_src_pos <= 1 ? 0 : at;
-        touch(t, row, n, (ih * n_pos + at) * t->n_source,
-              (ih * src_n + src_at) * t->n_source);
-        if (t->op == TAP_READ && n < t->n_source)
-            memset(t->dst + (ih * n_pos + at) * t->n_source + n, 0,
-                   (t->n_source - n) * sizeof(float));
-    }
+    const struct hook_info *i = hook_info(s.hook);
+    if (i->scope == SCOPE_MODEL) (void)snprintf(out, 64, "%s", i->spelling);
+    else (void)snprintf(out, 64, "blocks.%u.%s", s.layer, i->spelling);
 }

@@ -1,9 +1,9 @@
 /* Hook points: where a forward (or backward) pass may be listened to or written into.
  *
  * The list is closed and documented (core/hook.def). A site is a hook of one layer, or of the model,
- * spelled as in TransformerLens: "blocks.5.attn.hook_z", "hook_embed". A tap is one listener: it reads values out, or sets,
- * adds to or scales them in place, for chosen positions and heads of one sequence. A pass with no
- * taps pays one comparison per hook.
+ * spelled as in TransformerLens: "blocks.5.attn.hook_z", "hook_embed". A tap is one listener: it
+ * reads values out, or sets, adds to or scales them in place, for chosen positions and heads of one
+ * sequence. A pass with no taps pays one comparison per hook.
  *
  *     set:   h ← (1−w)·h + w·src        add: h ← h + w·src        scale: h ← w·h
  *
@@ -88,9 +88,9 @@ bool taps_any(const struct taps *t, enum hook h, uint32_t layer);
  * data + r*stride, heads side by side. first_pos: position of row 0. n_heads as hook_heads. */
 void taps_fire(const struct taps *t, struct site s, uint32_t seq, uint32_t first_pos,
                uint32_t n_rows, float *data, size_t stride, uint32_t n_heads, uint32_t width);
-/* Fire a SOURCE hook for one destination position and query head: n_key values, those before
- * first_key masked (they hold `masked` and are not written; what lies right of the diagonal reads as
- * `masked` too). */
+/* Fire a SOURCE hook for one destination position and query head: the values row[first_key..n_key).
+ * Those before first_key, and what lies right of the diagonal, are masked: they are not looked at,
+ * read as `masked` and are not written. */
 void taps_fire_source(const struct taps *t, struct site s, uint32_t seq, uint32_t pos, uint32_t head,
                       float *row, uint32_t first_key, uint32_t n_key, float masked);
 /* Fire one head of a QUERY or KV hook whose vectors are made one head at a time: data [n_rows][width]. */
