@@ -97,16 +97,17 @@ KERNEL static void multiply(const float *a, size_t lda, uint32_t rows, uint32_t 
         }
 }
 
-/* Columns [low, seen) are computed: what the block's first row sees first, to the vector, up to its last row. */
+/* Scores of positions from `low` on: the first that the block's first row sees, rounded down to a whole
+ * vector of keys. Values are mixed from that first one on. */
 static void query_block(const struct packed *p, uint32_t head, uint32_t first, float *scores)
 {
     const struct shape *s = p->s;
     uint32_t g = kv_head(s, head), left = p->sp->n_rows - first, rows = left < QUERY_BLOCK ? left : QUERY_BLOCK;
-    uint32_t pos = p->sp->past_len + first, low = first_key(s, pos) / LANES * LANES, seen = pos + rows - low,
-             wide = padded(seen);
+    uint32_t pos = p->sp->past_len + first, low = first_key(s, pos) / LANES * LANES, skip = first_key(s, pos) - low,
+             seen = pos + rows - low, wide = padded(seen);
     size_t z_row = (size_t)s->H * s->e, row0 = p->sp->first_row + first;
     const float *k = p->k + (size_t)g * s->e * p->wide_n + (low - p->base),
-                *v = p->v + ((size_t)g * p->total + (low - p->base)) * p->wide_e;
+                *v = p->v + ((size_t)g * p->total + (low - p->base) + skip) * p->wide_e;
     float mixed[QUERY_BLOCK][COLUMNS];
     multiply(p->a->qkv + row0 * s->row + head * s->e, s->row, rows, s->e, k, p->wide_n, scores, p->wide_n, wide,
              s->scale);
@@ -120,7 +121,8 @@ static void query_block(const struct packed *p, uint32_t head, uint32_t first, f
     }
     for (uint32_t c = 0; c < s->e; c += COLUMNS) {
         uint32_t width = s->e - c < COLUMNS ? s->e - c : COLUMNS;
-        multiply(scores, p->wide_n, rows, seen, v + c, p->wide_e, &mixed[0][0], COLUMNS, padded(width), 1.0f);
+        multiply(scores + skip, p->wide_n, rows, seen - skip, v + c, p->wide_e, &mixed[0][0], COLUMNS, padded(width),
+                 1.0f);
         for (uint32_t r = 0; r < rows; r++)
             memcpy(p->a->z + (row0 + r) * z_row + head * s->e + c, mixed[r], width * sizeof(float));
     }
