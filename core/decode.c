@@ -127,6 +127,20 @@ static bool take_token(struct decoder *d, size_t i, const float *logits, struct 
     return true;
 }
 
+/* Logits of every live sequence's newest position; where somebody listens, one by one. */
+static bool newest_logits(struct decoder *d, struct session *s, const float *rows, float *logits, struct err *e)
+{
+    const struct arch *a = &view_model(d->view)->arch;
+    if (!head_listens(d->taps)) return unembed(s, d->view, rows, d->n_live, NULL, logits, e);
+    for (size_t k = 0; k < d->n_live; k++) {
+        size_t i = d->live[k];
+        uint32_t pos = d->q[i].n_prompt + (uint32_t)d->result[i].ids.n - 1;
+        const struct head_rows at = {d->taps, (uint32_t)i, &pos};
+        if (!unembed(s, d->view, rows + k * a->d_model, 1, &at, logits + k * a->d_vocab, e)) return false;
+    }
+    return true;
+}
+
 static bool end(struct decoder *d, struct session *s, struct err *e)
 {
     size_t n_live = 0, width = view_model(d->view)->arch.d_model, V = view_model(d->view)->arch.d_vocab;
@@ -134,7 +148,7 @@ static bool end(struct decoder *d, struct session *s, struct err *e)
     if (!rows) return false;
     for (size_t k = 0; k < d->n_live; k++)
         memcpy(rows + k * width, run_final(d->run, k), width * sizeof *rows);
-    bool ok = unembed(s, d->view, rows, d->n_live, logits, e);
+    bool ok = newest_logits(d, s, rows, logits, e);
     for (size_t k = 0; ok && k < d->n_live; k++) {
         size_t i = d->live[k];
         ok = take_token(d, i, logits + k * V, e);

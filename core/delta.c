@@ -113,8 +113,6 @@ double delta_norm(const struct delta_part *p, uint32_t rows, uint32_t cols)
     return sqrt(squares > 0 ? squares : 0);
 }
 
-double matrix_norm(const float *w, size_t n) { return sqrt(sum_squares(w, n)); }
-
 /* ---- safetensors form ------------------------------------------------------------------------ */
 
 static void part_name(char out[192], const struct tensor *t, const char *suffix)

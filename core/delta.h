@@ -52,9 +52,8 @@ void delta_free(struct delta *d);
 
 /* w [rows][cols] ← w + part. In delta_apply.c, built with -ffp-contract=off. */
 void delta_apply(const struct delta_part *p, uint32_t rows, uint32_t cols, float *w);
-/* Frobenius norm of a part, and of a matrix, in float64. */
+/* Frobenius norm of a part, in float64. */
 double delta_norm(const struct delta_part *p, uint32_t rows, uint32_t cols);
-double matrix_norm(const float *w, size_t n);
 
 bool delta_write(const struct delta *d, const struct model *m, struct buf *out,
                  struct err *e) MUST_CHECK;

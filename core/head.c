@@ -3,33 +3,114 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/kernel/blas.h"
 #include "core/kernel/norm.h"
+#include "core/linear.h"
 
-void embed(const struct view *v, const uint32_t *ids, size_t n, float *x)
+/* ---- in ---------------------------------------------------------------------------------------- */
+
+static void fire_rows(const struct taps *t, const struct arch *a, enum hook h, uint32_t seq, uint32_t first_pos,
+                      size_t n, float *data)
 {
-    size_t d = view_model(v)->arch.d_model;
-    const float *table = view_embed(v);
-    for (size_t i = 0; i < n; i++) memcpy(x + i * d, table + ids[i] * d, d * sizeof *x);
+    taps_fire(t, (struct site){h, 0}, seq, first_pos, (uint32_t)n, data, hook_width(a, h), 1, hook_width(a, h));
 }
 
-static float *final_norm(struct session *s, const struct view *v, const float *x, size_t n,
+static bool read_tokens(const struct taps *t, const struct arch *a, const uint32_t *ids, size_t n, uint32_t first_pos,
+                        uint32_t seq, struct err *e)
+{
+    if (!taps_any(t, HOOK_TOKENS, 0)) return true;
+    float *values = mem_floats(n, e); /* ids are below 2^24: exact */
+    for (size_t i = 0; values && i < n; i++) values[i] = (float)ids[i];
+    if (values) fire_rows(t, a, HOOK_TOKENS, seq, first_pos, n, values);
+    mem_drop(values);
+    return values != NULL;
+}
+
+static bool add_positions(struct session *s, const struct view *v, size_t n, uint32_t first_pos,
+                          const struct taps *taps, uint32_t seq, float *x, struct err *e)
+{
+    const struct arch *a = &view_model(v)->arch;
+    const struct matrix table = view_pos_embed(v);
+    float *p = session_scratch(s, n * a->d_model, e);
+    if (!p) return false;
+    matrix_rows_widen(&table, first_pos, n, p, a->d_model);
+    fire_rows(taps, a, HOOK_POS_EMBED, seq, first_pos, n, p);
+    for (size_t i = 0; i < n * a->d_model; i++) x[i] += p[i];
+    return true;
+}
+
+bool embed(struct session *s, const struct view *v, const uint32_t *ids, size_t n, uint32_t first_pos,
+           const struct taps *taps, uint32_t seq, float *x, struct err *e)
+{
+    const struct arch *a = &view_model(v)->arch;
+    const struct matrix table = view_embed(v);
+    size_t d = a->d_model;
+    if (!read_tokens(taps, a, ids, n, first_pos, seq, e)) return false;
+    for (size_t i = 0; i < n; i++) matrix_rows_widen(&table, ids[i], 1, x + i * d, d);
+    for (size_t i = 0; a->embed_scale != 1.0f && i < n * d; i++) x[i] *= a->embed_scale;
+    fire_rows(taps, a, HOOK_EMBED, seq, first_pos, n, x);
+    return a->positions != POSITIONS_LEARNED || add_positions(s, v, n, first_pos, taps, seq, x, e);
+}
+
+/* ---- out --------------------------------------------------------------------------------------- */
+
+static const enum hook head_hooks[] = {HOOK_FINAL_SCALE, HOOK_FINAL_NORMALIZED, HOOK_UNEMBED_IN, HOOK_UNEMBED_OUT};
+
+bool head_listens(const struct taps *t)
+{
+    for (size_t i = 0; i < sizeof head_hooks / sizeof *head_hooks; i++)
+        if (taps_any(t, head_hooks[i], 0)) return true;
+    return false;
+}
+
+/* Rows at positions of their own: one by one. */
+static void fire_each(const struct head_rows *rows, const struct arch *a, enum hook h, size_t n, float *data)
+{
+    uint32_t width = hook_width(a, h);
+    if (!rows || !taps_any(rows->taps, h, 0)) return;
+    for (size_t i = 0; i < n; i++)
+        taps_fire(rows->taps, (struct site){h, 0}, rows->seq, rows->pos[i], 1, data + i * width, width, 1, width);
+}
+
+/* y [n][d] ← final norm of x, by parts so that hooks see them; scale [n]. */
+static void norm_heard(const struct view *v, const struct head_rows *rows, const float *x, size_t n, float *y, float *scale)
+{
+    const struct arch *a = &view_model(v)->arch;
+    struct norm norm = view_final_norm(v);
+    norm_scale(&norm, x, scale, y, n, a->d_model);
+    fire_each(rows, a, HOOK_FINAL_SCALE, n, scale);
+    norm_divide(y, scale, y, n, a->d_model);
+    fire_each(rows, a, HOOK_FINAL_NORMALIZED, n, y);
+    norm_finish(&norm, y, y, n, a->d_model);
+}
+
+/* The final norm's output, in scratch with `extra` floats behind it. */
+static float *final_norm(struct session *s, const struct view *v, const struct head_rows *rows, const float *x, size_t n,
                          size_t extra, struct err *e)
 {
     const struct arch *a = &view_model(v)->arch;
-    float *y = session_scratch(s, n * a->d_model + extra, e);
-    if (y) norm_forward(x, view_final_norm(v), a->norm_eps, y, n, a->d_model);
+    struct norm norm = view_final_norm(v);
+    float *y = session_scratch(s, n * a->d_model + n + extra, e);
+    if (!y) return NULL;
+    if (rows && head_listens(rows->taps)) norm_heard(v, rows, x, n, y, y + n * a->d_model + extra);
+    else norm_forward(&norm, x, a->d_model, y, a->d_model, n, a->d_model);
+    fire_each(rows, a, HOOK_UNEMBED_IN, n, y);
     return y;
 }
 
-bool unembed(struct session *s, const struct view *v, const float *x, size_t n, float *logits,
-             struct err *e)
+static void soft_cap(float cap, float *x, size_t n)
+{
+    for (size_t i = 0; cap > 0 && i < n; i++) x[i] = cap * tanhf(x[i] / cap);
+}
+
+bool unembed(struct session *s, const struct view *v, const float *x, size_t n, const struct head_rows *rows,
+             float *logits, struct err *e)
 {
     const struct arch *a = &view_model(v)->arch;
-    const float *y = final_norm(s, v, x, n, 0, e);
-    if (!y) return false;
-    gemm_nt(n, a->d_vocab, a->d_model, y, a->d_model, view_head(v), a->d_model, logits, a->d_vocab,
-            1.0f, false);
+    const struct linear head = view_head(v);
+    const float *y = final_norm(s, v, rows, x, n, 0, e);
+    if (!y || !linear_forward(s, &head, y, a->d_model, n, logits, a->d_vocab, e)) return false;
+    fire_each(rows, a, HOOK_UNEMBED_OUT, n, logits);
+    soft_cap(a->final_softcap, logits, n * a->d_vocab);
     return true;
 }
 
@@ -37,23 +118,82 @@ bool unembed_ids(struct session *s, const struct view *v, const float *x, size_t
                  const uint32_t *ids, size_t n_ids, float *logits, struct err *e)
 {
     const struct arch *a = &view_model(v)->arch;
+    const struct linear head = view_head(v);
     size_t d = a->d_model;
-    float *y = final_norm(s, v, x, n, n_ids * d, e), *panel = y ? y + n * d : NULL;
+    float *y = final_norm(s, v, NULL, x, n, n_ids * d, e), *panel = y ? y + n * d : NULL;
     if (!y) return false;
-    for (size_t i = 0; i < n_ids; i++) memcpy(panel + i * d, view_head(v) + ids[i] * d, d * sizeof *panel);
-    gemm_nt(n, n_ids, d, y, d, panel, d, logits, n_ids, 1.0f, false);
+    for (size_t i = 0; i < n_ids; i++) linear_outputs(&head, ids[i], 1, panel + i * d);
+    const struct matrix some = matrix_of(DTYPE_F32, panel, n_ids, d);
+    if (!matrix_nt(s->par, &s->matrix, n, y, d, &some, logits, n_ids, false, e)) return false;
+    for (size_t i = 0; i < n_ids; i++) {
+        const float *bias = linear_bias(&head, ids[i], 1);
+        for (size_t r = 0; bias && r < n; r++) logits[r * n_ids + i] += *bias;
+    }
+    soft_cap(a->final_softcap, logits, n * n_ids);
     return true;
 }
 
-bool unembed_backward(struct session *s, const struct view *v, const float *x, size_t n,
-                      const float *d_logits, float *dx, struct err *e)
+/* d logits before the soft-cap, from those after it: the logits are made again. */
+static bool uncap(struct session *s, const struct view *v, const float *x, size_t n, const float *d_logits, float *out,
+                  struct err *e)
 {
     const struct arch *a = &view_model(v)->arch;
+    const float cap = a->final_softcap;
+    if (!unembed(s, v, x, n, NULL, out, e)) return false;
+    for (size_t i = 0; i < n * a->d_vocab; i++) {
+        float t = out[i] / cap;
+        out[i] = d_logits[i] * (1.0f - t * t);
+    }
+    return true;
+}
+
+/* Gradients at the final norm's hooks. */
+static bool norm_hooks(const struct view *v, const struct head_rows *rows, const float *x, size_t n, const float *dy,
+                       struct err *e)
+{
+    const struct arch *a = &view_model(v)->arch;
+    struct norm norm = view_final_norm(v);
     size_t d = a->d_model;
-    float *dy = session_scratch(s, n * d, e);
+    float *memory = mem_floats(2 * n * d + 2 * n, e), *centred = memory, *work = memory + n * d, *scale = work + n * d;
+    if (!memory) return false;
+    norm_scale(&norm, x, scale, centred, n, a->d_model);
+    norm_finish_backward(&norm, dy, work, n, a->d_model);
+    fire_each(rows, a, HOOK_FINAL_NORMALIZED, n, work);
+    norm_divide_backward(work, centred, scale, scale + n, n, a->d_model);
+    fire_each(rows, a, HOOK_FINAL_SCALE, n, scale + n);
+    mem_drop(memory);
+    return true;
+}
+
+/* dy [n][d] in scratch ← gradient at the unembedding's input. */
+static float *unembed_input_backward(struct session *s, const struct view *v, const float *x, size_t n,
+                                     const struct head_rows *rows, const float *d_logits, struct err *e)
+{
+    const struct arch *a = &view_model(v)->arch;
+    const struct linear head = view_head(v);
+    bool listens = rows && head_listens(rows->taps);
+    float *own = a->final_softcap > 0 || listens ? mem_floats(n * a->d_vocab, e) : NULL, *dy = NULL;
+    if (!own && (a->final_softcap > 0 || listens)) return NULL;
+    bool ok = true;
+    if (a->final_softcap > 0) ok = uncap(s, v, x, n, d_logits, own, e);
+    else if (own) memcpy(own, d_logits, n * a->d_vocab * sizeof *own);
+    if (ok) fire_each(rows, a, HOOK_UNEMBED_OUT, n, own);
+    if (ok) dy = session_scratch(s, n * a->d_model, e);
+    if (dy && !linear_backward(s, &head, own ? own : d_logits, a->d_vocab, n, dy, a->d_model, e)) dy = NULL;
+    mem_drop(own);
+    return dy;
+}
+
+bool unembed_backward(struct session *s, const struct view *v, const float *x, size_t n,
+                      const struct head_rows *rows, const float *d_logits, float *dx, struct err *e)
+{
+    const struct arch *a = &view_model(v)->arch;
+    struct norm norm = view_final_norm(v);
+    float *dy = unembed_input_backward(s, v, x, n, rows, d_logits, e);
     if (!dy) return false;
-    gemm_nn(n, d, a->d_vocab, d_logits, a->d_vocab, view_head(v), d, dy, d, 1.0f, false);
-    norm_backward(x, view_final_norm(v), a->norm_eps, dy, dx, n, a->d_model);
+    fire_each(rows, a, HOOK_UNEMBED_IN, n, dy);
+    if (rows && head_listens(rows->taps) && !norm_hooks(v, rows, x, n, dy, e)) return false;
+    norm_backward(&norm, x, a->d_model, dy, a->d_model, dx, a->d_model, n, a->d_model);
     return true;
 }
 

@@ -1,22 +1,36 @@
-/* Both ends of the model: ids to the residual stream, and the stream to logits. */
+/* Both ends of the model: ids to the residual stream, and the stream to logits.
+ *
+ *     x = embed[id] · embed_scale (+ pos_embed[pos])      hooks: hook_tokens, hook_embed, hook_pos_embed
+ *     logits = c·tanh(W·norm(x) + b)/c)                   hooks: ln_final.*, unembed.hook_in, unembed.hook_out
+ */
 #ifndef ENGRAM_HEAD_H
 #define ENGRAM_HEAD_H
 
 #include "session.h"
 #include "view.h"
 
-/* x [n][d] ← embedding rows of ids. */
-void embed(const struct view *v, const uint32_t *ids, size_t n, float *x);
+/* x [n][d] ← the stream entering layer 0 for ids at positions first_pos.. of sequence `seq`. */
+bool embed(struct session *s, const struct view *v, const uint32_t *ids, size_t n, uint32_t first_pos,
+           const struct taps *taps, uint32_t seq, float *x, struct err *e) MUST_CHECK;
 
-/* logits [n][V] ← final norm and unembedding of x [n][d]. */
-bool unembed(struct session *s, const struct view *v, const float *x, size_t n, float *logits,
-             struct err *e) MUST_CHECK;
+/* Whose rows are unembedded, for hooks; taps may be NULL. */
+struct head_rows {
+    const struct taps *taps;
+    uint32_t seq;
+    const uint32_t *pos; /* [n] */
+};
+
+/* logits [n][V] ← final norm and unembedding of x [n][d]. rows may be NULL: nobody listens. */
+bool unembed(struct session *s, const struct view *v, const float *x, size_t n, const struct head_rows *rows,
+             float *logits, struct err *e) MUST_CHECK;
 /* Only some vocabulary entries: logits [n][n_ids]. */
 bool unembed_ids(struct session *s, const struct view *v, const float *x, size_t n,
                  const uint32_t *ids, size_t n_ids, float *logits, struct err *e) MUST_CHECK;
-/* dx [n][d] += gradient of x from the gradient of its logits. */
+/* dx [n][d] += gradient of x from the gradient of its logits. rows: who reads gradients, or NULL. */
 bool unembed_backward(struct session *s, const struct view *v, const float *x, size_t n,
-                      const float *d_logits, float *dx, struct err *e) MUST_CHECK;
+                      const struct head_rows *rows, const float *d_logits, float *dx, struct err *e) MUST_CHECK;
+/* Does anybody listen at the final norm or the unembedding? */
+bool head_listens(const struct taps *t);
 
 /* log softmax(logits)[id], in float64. */
 double log_prob(const float *logits, uint32_t n_vocab, uint32_t id);

@@ -89,7 +89,7 @@ static bool ensure_cache(struct run *r, struct state *s, uint32_t rows, struct e
 }
 
 /* Pack the next sequences, or the next part of one, into the chunk. */
-static bool begin_chunk(struct run *r, struct err *e)
+static bool begin_chunk(struct run *r, struct session *session, struct err *e)
 {
     r->n_spans = r->n_rows = r->layer = 0;
     size_t d = view_model(r->view)->arch.d_model;
@@ -103,7 +103,8 @@ static bool begin_chunk(struct run *r, struct err *e)
         r->span[r->n_spans++] = (struct span){
             .seq = s->in.seq, .first_row = r->n_rows, .n_rows = rows,
             .past = cache(s), .past_len = s->start + s->fed, .keep = cache(s)};
-        embed(r->view, s->in.ids + s->fed, rows, r->x + r->n_rows * d);
+        if (!embed(session, r->view, s->in.ids + s->fed, rows, s->start + s->fed, r->taps, s->in.seq, r->x + r->n_rows * d, e))
+            return false;
         r->n_rows += rows;
     }
     return true;
@@ -132,7 +133,7 @@ enum step run_step(struct run *r, struct session *s, struct err *e)
 {
     const struct arch *a = &view_model(r->view)->arch;
     if (r->n_rows == 0) {
-        if (!begin_chunk(r, e)) return STEP_FAIL;
+        if (!begin_chunk(r, s, e)) return STEP_FAIL;
         if (r->n_rows == 0) return STEP_DONE;
     }
     struct block b = {.session = s, .view = r->view, .layer = r->layer, .span = r->span,

@@ -4,7 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/kernel/blas.h"
 #include "head.h"
 
 struct tape {
@@ -98,9 +97,16 @@ static struct block block_of(struct tape *t, struct view *v, struct session *s, 
 
 static size_t x_bytes(const struct tape *t) { return (size_t)t->rows * t->arch->d_model * sizeof(float); }
 
+/* x ← x_mid + what the matrix being trained makes of its kept input. */
+static bool candidate_mlp(struct tape *t, struct block *b, struct err *e)
+{
+    if (!block_down(b, t->post, t->down, e)) return false;
+    for (size_t i = 0; i < (size_t)t->rows * t->arch->d_model; i++) t->x[i] += b->rows.out[i];
+    return true;
+}
+
 enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct err *e)
 {
-    const struct arch *a = t->arch;
     if (t->layer == t->from) memcpy(t->x, t->input, x_bytes(t));
     struct saved *save = &t->saved[t->layer - t->from];
     struct block b = block_of(t, v, s, NULL);
@@ -108,37 +114,15 @@ enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct
     bool first = t->layer == t->from;
     if (!(first && t->from_mid)) {
         memcpy(save->x_pre, t->x, x_bytes(t));
-        if (!block_attention(&b, e)) return STEP_FAIL;
-        block_project(&b);
+        if (!block_attention(&b, e) || !block_project(&b, e)) return STEP_FAIL;
     }
     memcpy(save->x_mid, t->x, x_bytes(t));
-    if (first && t->down) /* x ← x_mid + down · post */
-        gemm_nt(t->rows, a->d_model, a->d_mlp, t->post, a->d_mlp, t->down, a->d_mlp, t->x,
-                a->d_model, 1.0f, true);
-    else
-        block_mlp(&b);
-    if (++t->layer < a->n_layers) return STEP_MORE;
+    if (!(first && t->down ? candidate_mlp(t, &b, e) : block_mlp(&b, e))) return STEP_FAIL;
+    if (++t->layer < t->arch->n_layers) return STEP_MORE;
     return STEP_DONE;
 }
 
-/* Row of logits → gradient of weight·(−log p(target)), in place; returns −log p. */
-static double cross_entropy(float *logits, uint32_t V, uint32_t target, double weight)
-{
-    double nll = -log_prob(logits, V, target);
-    double log_sum = (double)logits[target] + nll; /* log Σ exp */
-    for (uint32_t i = 0; i < V; i++)
-        logits[i] = (float)(weight * exp((double)logits[i] - log_sum));
-    logits[target] -= (float)weight;
-    return nll;
-}
-
 enum { LOSS_ROWS = 128 }; /* logits rows in hand at a time */
-
-struct scored { /* one scored row */
-    size_t seq;
-    uint32_t target;
-    double weight;
-};
 
 static size_t count_scored(const struct tape *t)
 {
@@ -159,68 +143,98 @@ static void scored_rows(struct tape *t, float *rows, bool back)
         }
 }
 
-/* Loss and gradient of the scored rows [at, at + n): logits are held for these only. */
-static bool loss_rows(struct tape *t, struct view *v, struct session *s, const float *rows, size_t at, size_t n,
-                      const struct scored *score, float *logits, float *dx, double *nll, struct err *e)
+/* A stretch of scored rows of one sequence: logits, their gradient by `loss`, and back to the stream. */
+static bool loss_rows(struct tape *t, struct view *v, struct session *s, const struct taps *taps, size_t seq, size_t at,
+                      size_t n, const float *rows, float *dx, float *logits, tape_row_loss loss, void *ctx, struct err *e)
 {
-    size_t d = t->arch->d_model, V = t->arch->d_vocab;
-    if (!unembed(s, v, rows + at * d, n, logits, e)) return false;
-    for (size_t k = 0; k < n; k++) {
-        const struct scored *q = &score[at + k];
-        nll[q->seq] += cross_entropy(logits + k * V, (uint32_t)V, q->target, q->weight) / (double)t->seq[q->seq].n_scored;
-    }
-    return unembed_backward(s, v, rows + at * d, n, logits, dx + at * d, e);
+    size_t V = t->arch->d_vocab;
+    const struct head_rows hear = {taps, (uint32_t)seq, t->seq[seq].scored + at};
+    if (!unembed(s, v, rows, n, NULL, logits, e)) return false;
+    for (size_t k = 0; k < n; k++) loss(ctx, seq, at + k, logits + k * V);
+    return unembed_backward(s, v, rows, n, taps ? &hear : NULL, logits, dx, e);
 }
 
-bool tape_loss(struct tape *t, struct view *v, struct session *s, double *loss, double *nll,
+bool tape_head(struct tape *t, struct view *v, struct session *s, const struct taps *taps, tape_row_loss loss, void *ctx,
                struct err *e)
 {
-    size_t n = count_scored(t), d = t->arch->d_model, k = 0;
+    size_t n = count_scored(t), d = t->arch->d_model, row = 0;
     assert(t->layer == t->arch->n_layers);
     float *rows = mem_floats(2 * n * d + 1, e), *logits = mem_floats(LOSS_ROWS * t->arch->d_vocab, e);
-    struct scored *score = mem_take(n, sizeof *score, e);
-    double *own = mem_take(t->n, sizeof *own, e);
-    bool ok = rows && logits && score && own;
-    for (size_t i = 0; ok && i < t->n; i++)
-        for (size_t j = 0; j < t->seq[i].n_scored; j++)
-            score[k++] = (struct scored){i, t->seq[i].target[j], 1.0 / ((double)t->n * (double)t->seq[i].n_scored)};
+    bool ok = rows && logits;
     if (ok) {
         scored_rows(t, rows, false);
         memset(rows + n * d, 0, n * d * sizeof *rows);
     }
-    for (size_t at = 0; ok && at < n; at += LOSS_ROWS)
-        ok = loss_rows(t, v, s, rows, at, n - at < LOSS_ROWS ? n - at : LOSS_ROWS, score, logits, rows + n * d, own, e);
-    *loss = 0;
-    for (size_t i = 0; ok && i < t->n; i++) {
-        if (nll) nll[i] = own[i];
-        *loss += own[i] / (double)t->n;
-    }
+    for (size_t i = 0; ok && i < t->n; i++)
+        for (size_t at = 0, k; ok && at < t->seq[i].n_scored; at += k, row += k) {
+            k = t->seq[i].n_scored - at < LOSS_ROWS ? t->seq[i].n_scored - at : LOSS_ROWS;
+            ok = loss_rows(t, v, s, taps, i, at, k, rows + row * d, rows + (n + row) * d, logits, loss, ctx, e);
+        }
     if (ok) scored_rows(t, rows + n * d, true);
-    mem_drop(own);
-    mem_drop(score);
     mem_drop(logits);
     mem_drop(rows);
     return ok;
 }
 
+struct cross_entropy {
+    const struct tape *tape;
+    double *nll; /* [sequences] means */
+};
+
+/* −log p(target), its gradient in place of the logits. */
+static void cross_entropy(void *ctx, size_t seq, size_t k, float *logits)
+{
+    const struct cross_entropy *c = ctx;
+    const struct tape_seq *q = &c->tape->seq[seq];
+    const uint32_t V = c->tape->arch->d_vocab, target = q->target[k];
+    const double nll = -log_prob(logits, V, target), log_sum = (double)logits[target] + nll, /* log Σ exp */
+                 weight = 1.0 / ((double)c->tape->n * (double)q->n_scored);
+    for (uint32_t i = 0; i < V; i++) logits[i] = (float)(weight * exp((double)logits[i] - log_sum));
+    logits[target] -= (float)weight;
+    c->nll[seq] += nll / (double)q->n_scored;
+}
+
+bool tape_loss(struct tape *t, struct view *v, struct session *s, const struct taps *taps, double *loss, double *nll,
+               struct err *e)
+{
+    struct cross_entropy c = {t, mem_take(t->n, sizeof(double), e)};
+    bool ok = c.nll && tape_head(t, v, s, taps, cross_entropy, &c, e);
+    *loss = 0;
+    for (size_t i = 0; ok && i < t->n; i++) {
+        if (nll) nll[i] = c.nll[i];
+        *loss += c.nll[i] / (double)t->n;
+    }
+    mem_drop(c.nll);
+    return ok;
+}
+
+/* What reaches the embeddings, for those who listen there. */
+static void fire_embeddings(const struct tape *t, const struct taps *taps)
+{
+    static const enum hook hooks[] = {HOOK_POS_EMBED, HOOK_EMBED};
+    size_t d = t->arch->d_model;
+    for (size_t h = 0; h < 2; h++)
+        for (size_t i = 0; taps_any(taps, hooks[h], 0) && i < t->n; i++)
+            taps_fire(taps, (struct site){hooks[h], 0}, t->span[i].seq, 0, t->span[i].n_rows,
+                      t->x + t->span[i].first_row * d, d, 1, t->arch->d_model);
+}
+
 enum step tape_backward(struct tape *t, struct view *v, struct session *s,
                         const struct weight_grads *grads, const struct taps *taps, struct err *e)
 {
+    static const struct weight_grads none = {0};
     const struct arch *a = t->arch;
     t->layer--;
     const struct saved *save = &t->saved[t->layer - t->from];
-    const struct weight_grads *g = grads ? &grads[t->layer - t->from] : NULL;
-    if (t->layer == t->from && t->down) { /* nothing below the trained matrix is asked for */
-        if (g && g->down)
-            gemm_tn(a->d_model, a->d_mlp, t->rows, t->x, a->d_model, t->post, a->d_mlp, g->down,
-                    a->d_mlp, 1.0f, true);
-        return STEP_DONE;
-    }
+    const struct weight_grads *g = grads ? &grads[t->layer - t->from] : &none;
     struct block b = block_of(t, v, s, taps);
     float *memory = session_scratch(s, block_rows_floats(a, t->rows), e);
     if (!memory) return STEP_FAIL;
     block_rows_place(a, t->rows, memory, &b.rows);
     bool last = t->layer == t->from;
+    if (last && t->down) /* nothing below the trained matrix is asked for */
+        return block_down_backward(&b, save, t->post, t->x, g, e) ? STEP_DONE : STEP_FAIL;
     if (!block_backward(&b, save, t->x, g, last && t->from_mid, e)) return STEP_FAIL;
+    if (last && t->from == 0 && !t->from_mid) fire_embeddings(t, taps);
     return last ? STEP_DONE : STEP_MORE;
 }

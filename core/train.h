@@ -24,26 +24,33 @@ struct tape;
 struct tape_seq {
     uint32_t n;              /* positions */
     const uint32_t *scored;  /* ascending positions whose logits are scored */
-    const uint32_t *target;  /* [n_scored] the id each should predict */
+    const uint32_t *target;  /* [n_scored] the id each should predict (tape_loss) */
     size_t n_scored;
 };
 
-/* from_mid: x given to the tape is resid_mid of layer `from`; its attention is not run. */
+/* from_mid: x given to the tape is the stream without the MLP of layer `from`, whose attention is not
+ * run; in a parallel model only together with tape_train_down. */
 struct tape *tape_new(const struct arch *a, const struct tape_seq *seq, size_t n, uint32_t from,
                       bool from_mid, struct err *e) MUST_CHECK;
 void tape_free(struct tape *t);
 size_t tape_rows(const struct tape *t);
 float *tape_input(struct tape *t); /* [R][d], to be filled before tape_forward */
 
-/* Optional: replace the MLP's down-projection at layer `from` by this matrix [d][m] (a candidate
- * being trained); post [R][m] is its kept input, so gate and up are not run either. */
+/* Optional: replace the MLP's down-projection at layer `from` by this matrix, laid out as the model's (a
+ * candidate being trained); post [R][m] is its kept input, so gate and up are not run either. */
 void tape_train_down(struct tape *t, const float *down, const float *post);
 
 enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct err *e);
-/* Mean over the scored positions of each sequence of −log p(target), then mean over sequences
- * (LocFT). nll, if not NULL, gets the sequences' own means. Starts the backward pass. */
-bool tape_loss(struct tape *t, struct view *v, struct session *s, double *loss, double *nll,
-               struct err *e) MUST_CHECK;
+/* Starts the backward pass from any function of the logits at the scored positions: `loss` is called
+ * for each with its sequence, its number among that sequence's scored ones and its logits [V], and
+ * puts the gradient in their place. taps read gradients at the final norm and the unembedding. */
+typedef void (*tape_row_loss)(void *ctx, size_t seq, size_t k, float *logits);
+bool tape_head(struct tape *t, struct view *v, struct session *s, const struct taps *taps, tape_row_loss loss,
+               void *ctx, struct err *e) MUST_CHECK;
+/* The same from cross-entropy: mean over the scored positions of each sequence of −log p(target), then
+ * mean over sequences (LocFT). nll, if not NULL, gets the sequences' own means. */
+bool tape_loss(struct tape *t, struct view *v, struct session *s, const struct taps *taps, double *loss,
+               double *nll, struct err *e) MUST_CHECK;
 /* grads[layer − from]: what is wanted of that layer, NULL for none at all. */
 enum step tape_backward(struct tape *t, struct view *v, struct session *s,
                         const struct weight_grads *grads, const struct taps *taps, struct err *e);

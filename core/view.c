@@ -1,6 +1,7 @@
 #include "view.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -60,6 +61,19 @@ void view_tensor_copy(const struct view *v, size_t tensor, float *out)
 {
     struct matrix w = view_matrix(v, tensor);
     matrix_rows_widen(&w, 0, w.rows, out, w.cols);
+}
+
+double view_tensor_norm(const struct view *v, size_t tensor)
+{
+    struct matrix w = view_matrix(v, tensor);
+    float *row = mem_new(w.cols * sizeof *row);
+    double sum = 0;
+    for (size_t r = 0; r < w.rows; r++) {
+        matrix_rows_widen(&w, r, 1, row, w.cols);
+        for (size_t i = 0; i < w.cols; i++) sum += (double)row[i] * (double)row[i];
+    }
+    mem_drop(row);
+    return sqrt(sum);
 }
 
 static struct view *child(struct view *parent)

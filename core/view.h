@@ -34,6 +34,8 @@ const struct model *view_model(const struct view *v);
 struct matrix view_matrix(const struct view *v, size_t tensor);
 /* Its values in float32, [n_elements]. */
 void view_tensor_copy(const struct view *v, size_t tensor, float *out);
+/* Its Frobenius norm, in float64. */
+double view_tensor_norm(const struct view *v, size_t tensor);
 bool view_changes(const struct view *v, size_t tensor); /* differs from the base's storage */
 /* True when every weight of that layer is the very same memory in both views. */
 bool view_same_layer(const struct view *a, const struct view *b, uint32_t layer);

@@ -157,8 +157,8 @@ static bool begin_batch(struct editor *ed, struct err *e)
 static enum step end_training(struct editor *ed, struct err *e)
 {
     size_t n = weight_floats(ed);
-    const float *parent = view_tensor(ed->q.parent, ed->tensor);
-    for (size_t i = 0; i < n; i++) ed->grad[i] = ed->weight[i] - parent[i];
+    view_tensor_copy(ed->q.parent, ed->tensor, ed->grad);
+    for (size_t i = 0; i < n; i++) ed->grad[i] = ed->weight[i] - ed->grad[i];
     ed->out.delta = delta_new_dense(model_of(ed), ed->tensor, ed->grad, e);
     return ed->out.delta ? STEP_DONE : STEP_FAIL;
 }
@@ -183,7 +183,7 @@ static enum step end_batch(struct editor *ed, struct err *e)
 static enum step after_forward(struct editor *ed, struct session *s, struct err *e)
 {
     double loss;
-    if (!tape_loss(ed->tape, ed->q.parent, s, &loss, NULL, e)) return STEP_FAIL;
+    if (!tape_loss(ed->tape, ed->q.parent, s, NULL, &loss, NULL, e)) return STEP_FAIL;
     if (!isfinite(loss)) return err_set(e, ERR_NONFINITE, "the loss became %g; lower the learning rate", loss), STEP_FAIL;
     ed->epoch_loss += loss * (double)ed->batch_n;
     if (loss < ed->out.resolved.value[P_LOSS_FLOOR]) return end_batch(ed, e);
@@ -201,7 +201,7 @@ static enum step train_step(struct editor *ed, struct session *s, struct err *e)
     }
     struct weight_grads *grads = mem_take(model_of(ed)->arch.n_layers - ed->layer, sizeof *grads, e);
     if (!grads) return STEP_FAIL;
-    grads[0].down = ed->grad;
+    grads[0].of[GROUP_DOWN] = ed->grad;
     enum step step = tape_backward(ed->tape, ed->q.parent, s, grads, NULL, e);
     mem_drop(grads);
     if (step != STEP_DONE) return step;
@@ -245,7 +245,7 @@ static bool begin(struct editor *ed, struct err *e)
     if (!ed->sample || !ed->order || !ed->weight || !ed->grad ||
         !adam_init(&ed->adam, n, ed->out.resolved.value[P_LR], e))
         return false;
-    memcpy(ed->weight, view_tensor(ed->q.parent, ed->tensor), n * sizeof *ed->weight);
+    view_tensor_copy(ed->q.parent, ed->tensor, ed->weight);
     random_init(&ed->random, ed->q.seed);
     begin_epoch(ed);
     return begin_frozen(ed, e);

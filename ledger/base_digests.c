@@ -14,7 +14,7 @@
 #include "manifest.h"
 #include "sha.h"
 
-enum { SAMPLE = 1024 /* floats per tensor */ };
+enum { SAMPLE_BYTES = 4096 /* of each tensor as it is held */ };
 
 /* ---- source files ---------------------------------------------------------------------------- */
 
@@ -72,17 +72,19 @@ static bool cache_key(const struct model *m, const struct view *v, uint8_t out[S
 {
     struct sha *s = sha_new();
     bool ok = true;
-    sha_field(s, "engramd.basecache.1", 19);
+    sha_field(s, "engramd.basecache.2", 19);
     for (size_t i = 0; ok && i < modelfile_file_count(m->file); i++)
         ok = put_identity(s, modelfile_file_path(m->file, i));
     for (size_t i = 0; i < m->n_tensors; i++) {
         const struct tensor *t = &m->tensors[i];
-        size_t sample = t->n_elements < SAMPLE ? t->n_elements : SAMPLE;
+        const struct matrix w = view_matrix(v, i);
+        size_t bytes = w.rows * w.row_bytes, sample = bytes < SAMPLE_BYTES ? bytes : SAMPLE_BYTES;
         sha_field(s, t->name, strlen(t->name));
         sha_u32(s, (uint32_t)t->stored);
         sha_u64(s, t->rows);
         sha_u64(s, t->cols);
-        sha_put(s, view_tensor(v, i), sample * sizeof(float));
+        sha_u32(s, (uint32_t)w.type);
+        sha_put(s, w.data, sample);
     }
     sha_end(s, out);
     return ok;

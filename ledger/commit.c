@@ -98,7 +98,8 @@ static bool keep_snapshot(struct committing *k, const struct view *v,
         digest_tensor(v, i, hash);
         if (memcmp(hash, all->hash[i], SHA256_BYTES) != 0)
             return err_set(e, ERR_INTERNAL, "tensor %s is not what its revision recorded", t->name);
-        if (!body_put_object(&k->l->s, hash, view_tensor(v, i), t->n_elements * sizeof(float), e))
+        /* What a delta has touched is float32 memory of the view's own. */
+        if (!body_put_object(&k->l->s, hash, view_matrix(v, i).data, t->n_elements * sizeof(float), e))
             return err_while(e, "keeping %s", t->name);
         k->recorded.changed[i] = true;
         memcpy(k->recorded.hash[i], hash, SHA256_BYTES);

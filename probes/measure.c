@@ -204,7 +204,7 @@ static bool forced_stats(struct measure *m, struct session *s, size_t i, struct 
     bool ok = true;
     for (uint32_t at = 0; ok && at < f->n_forced; at += ROWS) {
         uint32_t k = f->n_forced - at < ROWS ? f->n_forced - at : ROWS;
-        ok = unembed(s, m->view, run_final(m->run, i) + (size_t)at * a->d_model, k, logits, e);
+        ok = unembed(s, m->view, run_final(m->run, i) + (size_t)at * a->d_model, k, NULL, logits, e);
         for (uint32_t r = 0; ok && r < k; r++) {
             out->nll -= log_prob(logits + r * V, a->d_vocab, target[at + r]) / f->n_forced;
             out->right += arg_max(logits + r * V, a->d_vocab) == target[at + r];
@@ -267,8 +267,8 @@ static bool kl_of(struct measure *m, struct session *s, const float *was, const 
     size_t V = a->d_vocab;
     float *before = mem_floats(2 * n * V + 1, e), *after = before ? before + n * V : NULL;
     double *ref = before ? mem_take(V, sizeof *ref, e) : NULL;
-    bool ok = ref && unembed(s, m->reference->view, was, n, before, e) &&
-              unembed(s, m->view, is, n, after, e);
+    bool ok = ref && unembed(s, m->reference->view, was, n, NULL, before, e) &&
+              unembed(s, m->view, is, n, NULL, after, e);
     struct metric metric = {.kind = METRIC_KL};
     *kl = 0;
     for (uint32_t r = 0; ok && r < n; r++) {

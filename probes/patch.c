@@ -92,7 +92,7 @@ static bool evaluate(struct patch *p, struct session *s, const float *x, size_t 
     }
     for (size_t at = 0; ok && at < n; at += METRIC_ROWS) {
         size_t k = n - at < METRIC_ROWS ? n - at : METRIC_ROWS;
-        ok = vocab ? unembed(s, p->q.view, x + at * d, k, logits, e)
+        ok = vocab ? unembed(s, p->q.view, x + at * d, k, NULL, logits, e)
                    : unembed_ids(s, p->q.view, x + at * d, k, ids, width, logits, e);
         for (size_t i = 0; ok && i < k; i++)
             out[at + i] = vocab ? metric_of_logits(m, logits + i * width, V, p->reference)
@@ -115,7 +115,7 @@ static bool keep_reference(struct patch *p, struct session *s, struct err *e)
     uint32_t V = arch_of(p)->d_vocab;
     float *logits = mem_floats(V, e);
     p->reference = logits ? mem_take(V, sizeof(double), e) : NULL;
-    bool ok = p->reference && unembed(s, p->q.view, run_final(p->run, 1), 1, logits, e);
+    bool ok = p->reference && unembed(s, p->q.view, run_final(p->run, 1), 1, NULL, logits, e);
     if (ok) log_softmax(logits, V, p->reference);
     mem_drop(logits);
     return ok;

@@ -85,7 +85,7 @@ static void account(struct sweep *w, const struct block *b, uint32_t rows_past_a
         for (uint32_t r = 0; r < b->span[i].n_rows; r++) keys += b->span[i].past_len + r + 1;
     w->cost.rows += b->n_rows;
     w->cost.flops += (attended ? 2.0 * b->n_rows * d * (z + 2 * kv) + 4.0 * z * keys : 0) +
-                     2.0 * rows_past_attention * (z * d + 3.0 * d * a->d_mlp);
+                     2.0 * rows_past_attention * (z * d + (1.0 + arch_branches(a)) * d * a->d_mlp);
 }
 
 /* Keep each cell's last row of x and z: nothing else of the last layer is read. */
@@ -125,8 +125,7 @@ static bool push_tile(struct sweep *w, struct session *s, size_t from, size_t to
     bool last = w->layer + 1 == a->n_layers;
     if (last) keep_last_rows(&b, z_width);
     account(w, &whole, b.n_rows, attend);
-    block_project(&b);
-    block_mlp(&b);
+    if (!block_project(&b, e) || !block_mlp(&b, e)) return false;
     if (last) memcpy(w->final + from * d, b.x, (to - from) * d * sizeof(float));
     return true;
 }

@@ -156,7 +156,8 @@ static enum step read_logits(struct trace *t, struct session *s, struct err *e)
     if (t->next_logits == t->n_in) return all_written(t, e) ? STEP_DONE : STEP_FAIL;
     size_t i = t->next_logits, left = t->in[i].n_top - t->next_row, n = left < HEAD_ROWS ? left : HEAD_ROWS;
     if (!t->logits[i] && !(t->logits[i] = mem_floats(t->in[i].n_top * a->d_vocab + 1, e))) return STEP_FAIL;
-    if (n && !unembed(s, t->view, run_final(t->run, i) + t->next_row * a->d_model, n,
+    const struct head_rows rows = {&t->taps, (uint32_t)i, t->in[i].top_pos + t->next_row};
+    if (n && !unembed(s, t->view, run_final(t->run, i) + t->next_row * a->d_model, n, &rows,
                       t->logits[i] + t->next_row * a->d_vocab, e))
         return STEP_FAIL;
     t->next_row += n;

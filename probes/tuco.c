@@ -90,7 +90,7 @@ static uint32_t first_reported(const struct tuco *t)
     return t->in[t->at].all_positions ? 0 : t->in[t->at].n - 1;
 }
 
-static bool begin_prompt(struct tuco *t, struct err *e)
+static bool begin_prompt(struct tuco *t, struct session *s, struct err *e)
 {
     const struct tuco_input *in = &t->in[t->at];
     size_t d = arch_of(t)->d_model, floats = (size_t)in->n * d, rows = in->n - first_reported(t);
@@ -103,7 +103,7 @@ static bool begin_prompt(struct tuco *t, struct err *e)
     bool ok = t->x && t->y && t->ptc && t->ftc && t->start;
     for (int i = 0; i < 4 && ok; i++) ok = (t->add[i] = mem_floats(floats, e)) != NULL;
     if (!ok) return false;
-    embed(t->view, in->ids, in->n, t->x);
+    if (!embed(s, t->view, in->ids, in->n, 0, NULL, 0, t->x, e)) return false;
     for (size_t i = 0; i < d; i++) t->start[i] = (double)t->x[floats - d + i];
     return true;
 }
@@ -204,7 +204,7 @@ static bool evaluate_rows(struct tuco *t, bool same, struct session *s, struct e
 enum step tuco_step(struct tuco *t, struct session *s, struct err *e)
 {
     if (t->at == t->n) return STEP_DONE;
-    if (!t->x && !begin_prompt(t, e)) return STEP_FAIL;
+    if (!t->x && !begin_prompt(t, s, e)) return STEP_FAIL;
     if (t->row == 0 && !begin_layer(t, e)) return STEP_FAIL;
     bool same = view_same_layer(t->view, t->against, t->layer);
     if (!evaluate_rows(t, same, s, e)) return STEP_FAIL;

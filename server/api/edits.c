@@ -230,7 +230,7 @@ static void put_parts(const struct edit_work *w, jout *o)
         const struct tensor *t = &m->tensors[d->parts[i].tensor];
         jout *one = jout_put_object(list, NULL);
         double norm = delta_norm(&d->parts[i], t->rows, t->cols);
-        double was = matrix_norm(view_tensor(w->look.view.view, d->parts[i].tensor), t->n_elements);
+        double was = view_tensor_norm(w->look.view.view, d->parts[i].tensor);
         jout_text(one, "tensor", t->name);
         jout_text(one, "kind", delta_kind_word(d->parts[i].kind));
         jout_f64(one, "norm", norm);
