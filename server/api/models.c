@@ -1,13 +1,6 @@
 #include "answer.h"
 #include "handlers.h"
 
-#include "core/hook.h"
-
-#include <assert.h>
-#include <string.h>
-
-/* ---- models ------------------------------------------------------------------------------------ */
-
 static void put_model(jout *o, const struct model *m, const struct model_row *row,
                       const struct revision *head)
 {
@@ -44,72 +37,5 @@ bool api_models(struct call *c, struct reply *r, struct err *e)
     jout_text(id, "object", "model");
     put_model(jout_put_object(jout_put_array(o, "models"), NULL), m, row, &head);
     revision_release(&head);
-    return answer_reply(r, o, e);
-}
-
-/* ---- hooks ------------------------------------------------------------------------------------- */
-
-/* What the last axis is called: the name of its width in struct arch. */
-static const char *const width_words[] = {
-#define HOOK(name, suffix, axis, width, what) #width,
-#include "core/hook.def"
-#undef HOOK
-};
-static_assert(sizeof width_words / sizeof *width_words == HOOK_COUNT, "one word per hook");
-
-struct axis {
-    const char *word;
-    int64_t size; /* -1: the input's length */
-};
-
-static size_t axes_of(const struct arch *a, enum hook h, struct axis out[3])
-{
-    const struct axis pos = {"pos", -1}, width = {width_words[h], hook_width(a, h)},
-                      heads = {hook_info(h)->axis == AXIS_KV ? "kv_head" : "head", hook_heads(a, h)};
-    out[0] = pos;
-    out[1] = heads;
-    out[2] = width;
-    switch (hook_info(h)->axis) {
-    case AXIS_QUERY:
-    case AXIS_KV: return 3;
-    case AXIS_PLAIN: out[1] = width; return 2;
-    case AXIS_SOURCE: break;
-    }
-    out[0] = heads;
-    out[1] = pos;
-    out[2] = (struct axis){"key_pos", -1};
-    return 3;
-}
-
-static void put_hook(jout *o, const struct arch *a, struct site s)
-{
-    char name[64];
-    struct axis axes[3];
-    size_t n = axes_of(a, s.hook, axes);
-    site_text(s, name);
-    jout_text(o, "site", name);
-    jout_int(o, "layer", s.layer);
-    jout *shape = jout_put_array(o, "shape"), *size = jout_put_array(o, "size");
-    for (size_t i = 0; i < n; i++) {
-        jout_text(shape, NULL, axes[i].word);
-        if (axes[i].size < 0) jout_null(size, NULL);
-        else jout_int(size, NULL, axes[i].size);
-    }
-    jout_bool(o, "readable", true);
-    jout_bool(o, "writable", true);
-    jout_null(o, "why_not");
-    jout_text(o, "description", hook_info(s.hook)->what);
-}
-
-bool api_hooks(struct call *c, struct reply *r, struct err *e)
-{
-    const struct model *m = daemon_model(c->daemon);
-    if (strcmp(c->param[0], m->name) != 0)
-        return err_field(e, ERR_NOT_FOUND, "name", "no model of that name; served here: \"%s\"",
-                         m->name);
-    jout *o = jout_object(), *list = jout_put_array(o, "hooks");
-    for (uint32_t l = 0; l < m->arch.n_layers; l++)
-        for (unsigned h = 0; h < HOOK_COUNT; h++)
-            put_hook(jout_put_object(list, NULL), &m->arch, (struct site){(enum hook)h, l});
     return answer_reply(r, o, e);
 }

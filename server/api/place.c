@@ -87,7 +87,7 @@ bool place_head(const struct json *head, const struct arch *arch, enum hook hook
     if (!head) return true;
     uint32_t heads = hook_heads(arch, hook);
     if (hook_info(hook)->axis == AXIS_PLAIN)
-        return err_field(e, ERR_INVALID, field, "%s has no heads", hook_info(hook)->suffix);
+        return err_field(e, ERR_INVALID, field, "%s has no heads", hook_info(hook)->spelling);
     bool many = head->type == JSON_ARRAY;
     uint32_t *at = arena_take(a, many ? head->len : 1, sizeof *at, e);
     size_t k = 0;
@@ -95,7 +95,7 @@ bool place_head(const struct json *head, const struct arch *arch, enum hook hook
     for (const struct json *v = many ? head->child : head; v; v = many ? v->next : NULL) {
         if (v->integer < 0 || v->integer >= heads)
             return err_field(e, ERR_INVALID, field, "head %lld is outside 0..%u of %s",
-                             (long long)v->integer, heads - 1, hook_info(hook)->suffix);
+                             (long long)v->integer, heads - 1, hook_info(hook)->spelling);
         at[k++] = (uint32_t)v->integer;
     }
     *out = (struct places){at, unique(at, k)};
