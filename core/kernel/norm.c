@@ -34,7 +34,9 @@ struct moments {
     float mean, scale; /* RMS: mean is 0, and x − 0 is x to the last bit */
 };
 
-INLINE struct moments moments(const struct norm *n, const float *x, uint32_t d)
+/* Whole norms and their parts share this function and finish_row below as they are compiled, not only as
+ * they are written: a hook that only looks changes no bit. */
+KERNEL static struct moments moments(const struct norm *n, const float *x, uint32_t d)
 {
     float mean = n->kind == NORM_LAYER ? sum(x, d) / (float)d : 0.0f;
     float squares = n->kind == NORM_LAYER ? squares_around(x, mean, d) : dot(x, x, d);
@@ -43,14 +45,14 @@ INLINE struct moments moments(const struct norm *n, const float *x, uint32_t d)
 
 /* ---- whole norms ---------------------------------------------------------------------------------- */
 
-/* Forward and its parts do the same operations in the same order: a hook that only looks changes no bit. */
 INLINE v16 learned(const struct norm *n, v16 normalised, v16 gain, v16 bias)
 {
     v16 y = normalised * (n->offset + gain);
     return n->bias ? y + bias : y;
 }
 
-INLINE void finish_row(const struct norm *n, const float *x, float mean, float inverse, float *y, uint32_t d)
+/* y = (x − mean) · inverse · (offset + gain) + bias */
+KERNEL static void finish_row(const struct norm *n, const float *x, float mean, float inverse, float *y, uint32_t d)
 {
     uint32_t i = 0;
     for (; i + LANES <= d; i += LANES) {
