@@ -58,29 +58,33 @@ struct bench {
 
 /* ---- bounds ------------------------------------------------------------------------------------ */
 
-/* FLOP/s of one block's matrix products on `rows` rows, weights cold as in a real pass. */
+/* FLOP/s of float32 products of one block's shapes on `rows` rows, weights cold as in a real pass. */
 static double gemm_rate(struct bench *b, uint32_t rows)
 {
+    enum { COLD_BLOCKS = 8 };
     const struct arch *a = &b->m->arch;
-    size_t d = a->d_model, z = (size_t)a->n_heads * a->d_head, q = z + 2 * (size_t)a->n_kv_heads * a->d_head, m = a->d_mlp;
-    float *x = mem_floats(rows * (2 * m + d), &b->e), *y = mem_floats(rows * 2 * m, &b->e);
+    size_t d = a->d_model, z = (size_t)a->n_heads * a->d_head, q = z + 2 * (size_t)a->n_kv_heads * a->d_head,
+           m = a->d_mlp, u = arch_branches(a) * m, each = d * q + d * z + d * u + d * m;
+    float *x = mem_floats(rows * (2 * m + d), &b->e), *y = mem_floats(rows * (2 * m + q), &b->e), *w = mem_floats(COLD_BLOCKS * each, &b->e);
     double t[MOST_REPEATS];
-    if (!x || !y) die(&b->e);
+    if (!x || !y || !w) die(&b->e);
     for (size_t i = 0; i < rows * (2 * m + d); i++) x[i] = (float)(i % 13) / 13;
+    for (size_t i = 0; i < COLD_BLOCKS * each; i++) w[i] = (float)(i % 11) / 11;
     for (int r = 0; r < b->repeats; r++) {
         double start = now();
         for (uint32_t l = 0; l < a->n_layers; l++) {
-            struct layer_weights w = view_layer(b->v, l);
-            gemm_nt(rows, q, d, x, d, w.qkv, d, y, q, 1, false);
-            gemm_nt(rows, d, z, x, z, w.o, z, y, d, 1, false);
-            gemm_nt(rows, 2 * m, d, x, d, w.gate_up, d, y, 2 * m, 1, false);
-            gemm_nt(rows, d, m, x, m, w.down, m, y, d, 1, false);
+            const float *p = w + l % COLD_BLOCKS * each;
+            gemm_nt(rows, q, d, x, d, p, d, y, q, 1, false);
+            gemm_nt(rows, d, z, x, z, p + d * q, z, y, d, 1, false);
+            gemm_nt(rows, u, d, x, d, p + d * (q + z), d, y, u, 1, false);
+            gemm_nt(rows, d, m, x, m, p + d * (q + z + u), m, y, d, 1, false);
         }
         t[r] = now() - start;
     }
     mem_drop(x);
     mem_drop(y);
-    return 2.0 * rows * a->n_layers * (double)(d * q + d * z + 3 * d * m) / median(t, b->repeats);
+    mem_drop(w);
+    return 2.0 * rows * a->n_layers * (double)each / median(t, b->repeats);
 }
 
 struct read_job {
@@ -106,23 +110,22 @@ static void read_range(void *ctx, size_t from, size_t to, int thread)
 /* Bytes per second of reading the embedding and every layer once, all threads. */
 static double read_rate(struct bench *b)
 {
-    const struct arch *a = &b->m->arch;
     double t[MOST_REPEATS], bytes = 0;
     struct par *par = par_new(b->threads, &b->e);
     if (!par) die(&b->e);
     for (int r = 0; r < b->repeats; r++) {
         double start = now();
         bytes = 0;
-        for (size_t g = 0; g < b->m->n_groups; g++) {
-            struct read_job j = {.p = b->m->groups[g]};
-            size_t n = b->m->group_floats[g];
+        for (size_t i = 0; i < b->m->n_tensors; i++) {
+            const struct matrix *w = &b->m->tensors[i].memory;
+            struct read_job j = {.p = w->data};
+            size_t n = w->rows * w->row_bytes / sizeof(float);
             if (n < 4096) continue;
             par_for(par, n, read_range, &j);
             bytes += 4.0 * (double)n;
         }
         t[r] = now() - start;
     }
-    (void)a;
     par_free(par);
     return bytes / median(t, b->repeats);
 }
@@ -202,7 +205,7 @@ static double time_naive(struct bench *b, const struct patch_request *q, int cel
         struct taps taps = {&tap, 1};
         struct run_input in = {.ids = b->other, .n = q->n, .want = &want, .n_want = 1};
         struct run *run = run_new(b->v, &in, 1, &taps, &b->e);
-        if (!run || !STEP_ALL(run_step(run, b->s, &b->e)) || !unembed(b->s, b->v, run_final(run, 0), 1, logits, &b->e))
+        if (!run || !STEP_ALL(run_step(run, b->s, &b->e)) || !unembed(b->s, b->v, run_final(run, 0), 1, NULL, logits, &b->e))
             die(&b->e);
         run_free(run);
     }
@@ -244,9 +247,9 @@ int main(int argc, char **argv)
     printf("%s, %d threads, %s: loaded in %.2f s\n", blas_kernel(), b.threads, b.m->name, now() - start);
     for (uint32_t i = 0; i < 1024; i++) b.ids[i] = (i * 7919 + 13) % (b.m->arch.d_vocab - 2);
 
-    double bytes = read_rate(&b), token = time_decode(&b, 48), bound = (double)b.m->weight_bytes / bytes;
+    double bytes = read_rate(&b), token = time_decode(&b, 48), bound = (double)b.m->token_bytes / bytes;
     printf("decode, one stream: %.1f tokens/s, bound %.1f (%.0f MB at %.1f GB/s): %.0f %% of it\n", 1 / token, 1 / bound,
-           (double)b.m->weight_bytes / 1e6, bytes / 1e9, 100 * bound / token);
+           (double)b.m->token_bytes / 1e6, bytes / 1e9, 100 * bound / token);
 
     double rate = gemm_rate(&b, 512), prefill = time_prefill(&b, 512);
     const struct arch *a = &b.m->arch;
