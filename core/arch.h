@@ -27,10 +27,10 @@ enum qk_norm { QK_NORM_NONE, QK_NORM_HEAD /* over e, per head */, QK_NORM_ALL /*
 /* Rotary embedding: the first `dim` dimensions of a head are turned. */
 struct rotary {
     float theta;       /* base of layers that see everything */
-    float theta_local; /* base of windowed layers; 0: the same */
+    float theta_local; /* base of windowed layers, which are then not scaled; 0: all layers are alike */
     uint32_t dim;      /* even */
     bool adjacent;     /* pairs (2i, 2i+1) instead of (i, i + dim/2) */
-    float linear;      /* positions are divided by it (layers that see everything); 1: not */
+    float linear;      /* positions are divided by it; 1: not */
     float attention;   /* cosine and sine are multiplied by it (long-rope); 1: not */
     struct {           /* Llama 3: low frequencies slowed; factor 0: not */
         float factor, low, high, context;
@@ -118,6 +118,8 @@ struct tensor_name {
     enum relayout gguf_layout;
 };
 
+struct buf;          /* core/base/mem.h */
+struct config_words; /* core/family/read_config.h */
 struct family {
     const char *name;         /* our word for it */
     const char *gguf_name;    /* general.architecture */
@@ -127,6 +129,8 @@ struct family {
     bool (*from_gguf)(const struct modelfile *f, struct arch *out, struct err *e);
     bool (*from_config)(const struct json *config, struct arch *out, struct err *e);
     const struct tensor_name *names; /* ends with a NULL hub name */
+    const struct config_words *words; /* what config.json calls the sizes */
+    void (*to_config)(const struct arch *a, struct buf *out); /* what else it says, each line ends in ",\n" */
 };
 
 const struct family *family_at(size_t i); /* NULL past the end */

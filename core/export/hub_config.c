@@ -4,16 +4,10 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "core/file/gguf.h"
 #include "core/base/json_write.h"
-
-static const struct family *family_of(const struct model *m)
-{
-    const struct family *f = NULL;
-    for (size_t i = 0; (f = family_at(i)) && strcmp(f->name, m->arch.family) != 0; i++) continue;
-    assert(f);
-    return f;
-}
+#include "core/family/read_config.h"
+#include "core/family/write_config.h"
+#include "core/file/gguf.h"
 
 /* What config.json calls the tensors' common type; float32 where they differ. */
 static const char *dtype_word(const struct view *v)
@@ -52,48 +46,32 @@ static void copy_config(const struct json *config, const char *dtype, struct buf
 
 /* ---- from the description ------------------------------------------------------------------- */
 
-static void put_integer(struct buf *out, const char *key, uint32_t v)
+static void put_sizes(const struct arch *a, const struct config_words *w, struct buf *out)
 {
-    buf_printf(out, "  \"%s\": %" PRIu32 ",\n", key, v);
-}
-
-/* Always with a fraction or an exponent: strict readers tell a float from an integer by it. */
-static void put_number(struct buf *out, const char *key, float v)
-{
-    char text[32];
-    f32_text(v, text);
-    buf_printf(out, "  \"%s\": %s%s,\n", key, text, strpbrk(text, ".e") ? "" : ".0");
-}
-
-static void put_flag(struct buf *out, const char *key, bool v)
-{
-    buf_printf(out, "  \"%s\": %s,\n", key, v ? "true" : "false");
+    put_integer(out, w->width, a->d_model);
+    put_integer(out, w->mlp, a->d_mlp);
+    put_integer(out, w->layers, a->n_layers);
+    put_integer(out, w->heads, a->n_heads);
+    if (w->kv_heads) put_integer(out, w->kv_heads, a->n_kv_heads);
+    if (w->head_width) put_integer(out, w->head_width, a->d_head);
+    put_integer(out, "vocab_size", a->d_vocab);
+    put_integer(out, w->context, a->context);
+    put_number(out, w->eps, a->norm_eps);
+    put_text(out, w->activation, activation_word(a->act, w));
+    put_flag(out, "tie_word_embeddings", a->tied_head);
 }
 
 static void write_config(const struct model *m, const char *dtype, struct buf *out)
 {
-    const struct arch *a = &m->arch;
-    const struct family *f = family_of(m);
     uint32_t id;
-    buf_printf(out, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n",
-               f->config_class, f->config_name);
-    put_integer(out, "hidden_size", a->d_model);
-    put_integer(out, "intermediate_size", a->d_mlp);
-    put_integer(out, "num_hidden_layers", a->n_layers);
-    put_integer(out, "num_attention_heads", a->n_heads);
-    put_integer(out, "num_key_value_heads", a->n_kv_heads);
-    put_integer(out, "head_dim", a->d_head);
-    put_integer(out, "vocab_size", a->d_vocab);
-    put_integer(out, "max_position_embeddings", a->context);
-    put_number(out, "rms_norm_eps", a->norm_eps);
-    put_number(out, "rope_theta", a->rope_theta);
-    put_flag(out, "tie_word_embeddings", a->tied_head);
-    put_flag(out, "attention_bias", false);
-    put_flag(out, "mlp_bias", false);
+    buf_printf(out, "{\n  \"architectures\": [\"%s\"],\n", m->family->config_class);
+    put_text(out, "model_type", m->family->config_name);
+    put_sizes(&m->arch, m->family->words, out);
+    m->family->to_config(&m->arch, out);
     put_flag(out, "use_cache", true);
     if (tokenizer_bos(m->tokenizer, &id)) put_integer(out, "bos_token_id", id);
     if (tokenizer_eos(m->tokenizer, &id)) put_integer(out, "eos_token_id", id);
-    buf_printf(out, "  \"hidden_act\": \"silu\",\n  \"torch_dtype\": \"%s\"\n}\n", dtype);
+    buf_printf(out, "  \"torch_dtype\": \"%s\"\n}\n", dtype);
 }
 
 bool hub_config(const struct view *v, struct buf *out, struct err *e)

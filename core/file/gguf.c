@@ -155,11 +155,11 @@ static bool read_strings(struct reader *r, size_t n, struct value *v)
     return true;
 }
 
-/* Integers are kept; truth values and floats (token scores, say) have no getter and are only
- * walked over. */
+/* Integers and truth values (as 0 and 1) are kept; floats (token scores, say) have no getter and are
+ * only walked over. */
 static bool read_numbers(struct reader *r, uint32_t type, size_t n, struct value *v)
 {
-    bool keep = types[type].kind == SIGNED || types[type].kind == UNSIGNED;
+    bool keep = types[type].kind != FLOATING;
     int64_t *values = keep ? arena_take(&r->g->arena, n, sizeof *values, r->e) : NULL;
     if (keep && !values) return false;
     struct value item = {.kind = types[type].kind};
@@ -364,6 +364,12 @@ static const struct value *find(const struct gguf *g, const char *key, enum kind
     return fits ? v : NULL;
 }
 
+bool gguf_has(const struct gguf *g, const char *key)
+{
+    struct value wanted = {.key = key};
+    return g->n_values && bsearch(&wanted, g->values, g->n_values, sizeof wanted, by_key);
+}
+
 static const struct value *find_integer(const struct gguf *g, const char *key, bool is_array)
 {
     const struct value *v = find(g, key, SIGNED, is_array);
@@ -408,6 +414,7 @@ bool gguf_string_array(const struct gguf *g, const char *key, struct gguf_string
 bool gguf_int_array(const struct gguf *g, const char *key, struct gguf_ints *out)
 {
     const struct value *v = find_integer(g, key, true);
+    if (!v) v = find(g, key, BOOLEAN, true);
     if (v) *out = v->ints;
     return v != NULL;
 }

@@ -12,12 +12,13 @@ struct gguf_strings { /* an array of strings; pieces may hold any bytes but are 
     const char *const *text; /* NUL terminated */
     const uint32_t *len;
 };
-struct gguf_ints {
+struct gguf_ints { /* truth values count as 0 and 1 */
     size_t n;
     const int64_t *value;
 };
 
 const char *gguf_path(const struct gguf *g);
+bool gguf_has(const struct gguf *g, const char *key); /* of any type */
 bool gguf_int(const struct gguf *g, const char *key, int64_t *out);
 bool gguf_float(const struct gguf *g, const char *key, double *out);
 bool gguf_bool(const struct gguf *g, const char *key, bool *out);

@@ -219,7 +219,7 @@ HUBS = {
     "another width": ({"config.json": config(hidden_size=64)}, ["hub", "model.embed_tokens.weight", "[300,32]", "[300,64]"]),
     "heads that do not divide": ({"config.json": config(num_key_value_heads=3)}, ["heads"]),
     "width as text": ({"config.json": config(hidden_size="32")}, ["hidden_size"]),
-    "another activation": ({"config.json": config(hidden_act="gelu")}, ["gelu"]),
+    "another activation": ({"config.json": config(hidden_act="quick_gelu")}, ["quick_gelu"]),
     "an unknown rope": ({"config.json": config(rope_scaling={"rope_type": "spiral", "factor": 2})}, ["config.json"]),
     "half a tokenizer": ({"tokenizer.json": lambda b: b[:1000]}, ["tokenizer.json"]),
     "another kind of tokenizer": ({"tokenizer.json": lambda b: b.replace(b'"BPE"', b'"Unigram"')}, ["tokenizer.json", "Unigram"]),
