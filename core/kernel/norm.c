@@ -15,19 +15,22 @@ INLINE float sum(const float *x, uint32_t d)
     return sum16(s);
 }
 
+/* Σ (x − mean)², in two sums so that one addition need not wait for the last. */
 INLINE float squares_around(const float *x, float mean, uint32_t d)
 {
-    v16 s = {0};
+    v16 even = {0}, odd = {0}, c;
     uint32_t i = 0;
-    for (; i + LANES <= d; i += LANES) {
-        v16 c = load16(x + i) - mean;
-        s += c * c;
+    for (; i + 2 * LANES <= d; i += 2 * LANES) {
+        c = load16(x + i) - mean;
+        even += c * c;
+        c = load16(x + i + LANES) - mean;
+        odd += c * c;
     }
-    if (i < d) {
-        v16 c = load_tail(x + i, d - i, mean) - mean;
-        s += c * c;
+    for (; i < d; i += LANES) {
+        c = (d - i < LANES ? load_tail(x + i, d - i, mean) : load16(x + i)) - mean;
+        even += c * c;
     }
-    return sum16(s);
+    return sum16(even + odd);
 }
 
 struct moments {
@@ -39,31 +42,30 @@ struct moments {
 KERNEL static struct moments moments(const struct norm *n, const float *x, uint32_t d)
 {
     float mean = n->kind == NORM_LAYER ? sum(x, d) / (float)d : 0.0f;
-    float squares = n->kind == NORM_LAYER ? squares_around(x, mean, d) : dot(x, x, d);
-    return (struct moments){mean, sqrtf(squares / (float)d + n->eps)};
+    return (struct moments){mean, sqrtf(squares_around(x, mean, d) / (float)d + n->eps)};
 }
 
 /* ---- whole norms ---------------------------------------------------------------------------------- */
 
-INLINE v16 learned(const struct norm *n, v16 normalised, v16 gain, v16 bias)
-{
-    v16 y = normalised * (n->offset + gain);
-    return n->bias ? y + bias : y;
-}
-
 /* y = (x − mean) · inverse · (offset + gain) + bias */
-KERNEL static void finish_row(const struct norm *n, const float *x, float mean, float inverse, float *y, uint32_t d)
+INLINE void finish(float mean, float inverse, float offset, const float *x, const float *gain, const float *bias,
+                   float *y, uint32_t d)
 {
     uint32_t i = 0;
     for (; i + LANES <= d; i += LANES) {
-        v16 bias = n->bias ? load16(n->bias + i) : splat16(0);
-        store16(y + i, learned(n, (load16(x + i) - mean) * inverse, load16(n->gain + i), bias));
+        v16 scaled = (load16(x + i) - mean) * inverse * (offset + load16(gain + i));
+        store16(y + i, bias ? scaled + load16(bias + i) : scaled);
     }
-    if (i < d) {
-        v16 bias = n->bias ? load_tail(n->bias + i, d - i, 0) : splat16(0);
-        v16 unit = (load_tail(x + i, d - i, 0) - mean) * inverse;
-        store_tail(y + i, learned(n, unit, load_tail(n->gain + i, d - i, 0), bias), d - i);
-    }
+    if (i == d) return;
+    uint32_t k = d - i;
+    v16 scaled = (load_tail(x + i, k, 0) - mean) * inverse * (offset + load_tail(gain + i, k, 0));
+    store_tail(y + i, bias ? scaled + load_tail(bias + i, k, 0) : scaled, k);
+}
+
+KERNEL static void finish_row(const struct norm *n, const float *x, float mean, float inverse, float *y, uint32_t d)
+{
+    if (n->bias) finish(mean, inverse, n->offset, x, n->gain, n->bias, y, d);
+    else finish(mean, inverse, n->offset, x, n->gain, NULL, y, d);
 }
 
 KERNEL void norm_forward(const struct norm *n, const float *x, size_t ldx, float *y, size_t ldy, size_t rows, uint32_t d)
