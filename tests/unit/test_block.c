@@ -166,15 +166,15 @@ static void check_block(const char *name, uint32_t layer)
 
     float *zeros = calloc((z + 2 * kv) * d + d * z + 3 * d * a->d_mlp, sizeof *zeros);
     struct weight_grads grads = {zeros, zeros + (z + 2 * kv) * d, zeros + (z + 2 * kv) * d + d * z, NULL};
-    grads.down = grads.gate_up + 2 * d * a->d_mlp;
+    grads.of[GROUP_DOWN] = grads.of[GROUP_GATE_UP] + 2 * d * a->d_mlp;
     b.rows = rows_for(a, N, &scratch);
     memcpy(dx, c, n * sizeof *dx);
     must(block_backward(&b, &saved, dx, &grads, false, &e), e);
     for (size_t i = 0; i < n; i++) want[i] = slope(block_reference, &k, &k.x[i], STEP);
     check_close("block backward", dx, want, n, CLOSE, 0);
     const struct { enum role role; const float *grad; } all[] = {
-        {ROLE_Q, grads.qkv}, {ROLE_K, grads.qkv}, {ROLE_V, grads.qkv}, {ROLE_O, grads.o},
-        {ROLE_GATE, grads.gate_up}, {ROLE_UP, grads.gate_up}, {ROLE_DOWN, grads.down}};
+        {ROLE_Q, grads.of[GROUP_QKV]}, {ROLE_K, grads.of[GROUP_QKV]}, {ROLE_V, grads.of[GROUP_QKV]}, {ROLE_O, grads.of[GROUP_O]},
+        {ROLE_GATE, grads.of[GROUP_GATE_UP]}, {ROLE_UP, grads.of[GROUP_GATE_UP]}, {ROLE_DOWN, grads.of[GROUP_DOWN]}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) check_matrix(&k, all[i].role, all[i].grad, &seed);
     free(x), free(c), free(out), free(mid), free(dx), free(want), free(k.x), free(zeros);
     mem_drop(kept), mem_drop(scratch);

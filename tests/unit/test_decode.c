@@ -443,7 +443,7 @@ static void test_writes_go_on(void **state)
         uint32_t last = n + (uint32_t)t - 1;
         struct run_input in = {.ids = whole, .n = last + 1, .want = &last, .n_want = 1};
         struct run *run = run_new(g.view, &in, 1, &taps, &e);
-        must(run && STEP_ALL(run_step(run, g.session, &e)) && unembed(g.session, g.view, run_final(run, 0), 1, logits, &e), e);
+        must(run && STEP_ALL(run_step(run, g.session, &e)) && unembed(g.session, g.view, run_final(run, 0), 1, NULL, logits, &e), e);
         assert_int_equal(r->ids.id[t], arg_max(logits, V));
         whole[last + 1] = r->ids.id[t];
         run_free(run);

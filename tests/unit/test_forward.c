@@ -36,16 +36,21 @@ static void compare(const struct golden *g, const char *what, const float *got, 
     mem_drop(want);
 }
 
-/* READ taps on every hook of every layer for one sequence. */
+/* The hooks these models' expectations have; tests/unit/test_families.c has all. */
+static const enum hook hooks[] = {HOOK_RESID_PRE, HOOK_Q, HOOK_K, HOOK_V, HOOK_PATTERN, HOOK_Z, HOOK_ATTN_OUT, HOOK_RESID_MID,
+                                  HOOK_MLP_PRE, HOOK_MLP_PRE_LINEAR, HOOK_MLP_POST, HOOK_MLP_OUT, HOOK_RESID_POST};
+enum { N_HOOKS = sizeof hooks / sizeof *hooks };
+
+/* READ taps on these of every layer for one sequence. */
 static struct taps read_all(const struct arch *a, uint32_t seq, uint32_t P)
 {
-    struct taps t = {mem_new((size_t)a->n_layers * HOOK_COUNT * sizeof(struct tap)), 0};
+    struct taps t = {mem_new((size_t)a->n_layers * N_HOOKS * sizeof(struct tap)), 0};
     struct err e = {0};
     for (uint32_t l = 0; l < a->n_layers; l++)
-        for (unsigned h = 0; h < HOOK_COUNT; h++) {
-            uint32_t width = hook_width(a, (enum hook)h);
-            size_t n = (size_t)P * hook_heads(a, (enum hook)h) * (width ? width : P);
-            t.tap[t.n++] = (struct tap){.site = {(enum hook)h, l}, .seq = seq, .every_pos = true,
+        for (size_t h = 0; h < N_HOOKS; h++) {
+            uint32_t width = hook_width(a, hooks[h]);
+            size_t n = (size_t)P * hook_heads(a, hooks[h]) * (width ? width : P);
+            t.tap[t.n++] = (struct tap){.site = {hooks[h], l}, .seq = seq, .every_pos = true,
                                         .n_source = P, .dst = mem_floats(n, &e), .elements = n};
         }
     return t;
@@ -73,7 +78,7 @@ static void check_forward(const struct golden *g)
     const struct arch *a = &g->model->arch;
     struct run_input in[2];
     uint32_t want[64];
-    struct taps all = {mem_new(2 * (size_t)a->n_layers * HOOK_COUNT * sizeof(struct tap)), 0};
+    struct taps all = {mem_new(2 * (size_t)a->n_layers * N_HOOKS * sizeof(struct tap)), 0};
     struct taps own[2];
     for (uint32_t i = 0; i < 64; i++) want[i] = i;
     for (uint32_t s = 0; s < 2; s++) {
@@ -91,7 +96,7 @@ static void check_forward(const struct golden *g)
         (void)snprintf(what, sizeof what, "s%u.logits", s);
         compare_all(g, &own[s], prefix);
         float *logits = mem_floats((size_t)g->n[s] * a->d_vocab, &e);
-        must(unembed(g->session, g->view, run_final(r, s), g->n[s], logits, &e), e);
+        must(unembed(g->session, g->view, run_final(r, s), g->n[s], NULL, logits, &e), e);
         compare(g, what, logits, (size_t)g->n[s] * a->d_vocab);
         mem_drop(logits);
         drop(&own[s]);
@@ -127,7 +132,7 @@ static void compare_weight(const struct golden *g, enum role role, uint32_t laye
     char what[160];
     assert_true(model_role(g->model, role, layer, &t));
     (void)snprintf(what, sizeof what, "s0.grad.%s", g->model->tensors[t].name);
-    compare(g, what, got + g->model->tensors[t].offset, g->model->tensors[t].n_elements);
+    compare(g, what, got + group_offset(g->model, t), g->model->tensors[t].n_elements);
 }
 
 static size_t read_loss(const struct golden *g, uint32_t *rows, uint32_t *targets, double *value)
@@ -156,23 +161,23 @@ static void check_backward(const struct golden *g, bool every_gradient)
     struct weight_grads grads[8] = {0};
     size_t d = a->d_model, z = (size_t)a->n_heads * a->d_head, kv = (size_t)a->n_kv_heads * a->d_head;
     for (uint32_t l = 0; l < a->n_layers; l++)
-        grads[l] = (struct weight_grads){zeros((z + 2 * kv) * d), zeros(d * z),
-                                         zeros(2 * (size_t)a->d_mlp * d), zeros(d * a->d_mlp)};
-    embed(g->view, g->ids[0], g->n[0], tape_input(t));
+        grads[l] = (struct weight_grads){.of = {[GROUP_QKV] = zeros((z + 2 * kv) * d), [GROUP_O] = zeros(d * z),
+                                                [GROUP_GATE_UP] = zeros(2 * (size_t)a->d_mlp * d), [GROUP_DOWN] = zeros(d * a->d_mlp)}};
+    must(embed(g->session, g->view, g->ids[0], g->n[0], 0, NULL, 0, tape_input(t), &e), e);
     must(STEP_ALL(tape_forward(t, g->view, g->session, &e)), e);
-    must(tape_loss(t, g->view, g->session, &loss, NULL, &e), e);
+    must(tape_loss(t, g->view, g->session, NULL, &loss, NULL, &e), e);
     if (loss < want - 1e-5 || loss > want + 1e-5) fail_msg("loss %.8f, %.8f expected", loss, want);
     struct taps taps = read_all(a, 0, g->n[0]);
     must(STEP_ALL(tape_backward(t, g->view, g->session, grads, &taps, &e)), e);
     compare_all(g, &taps, "s0.grad.");
     for (uint32_t l = 0; l < a->n_layers; l++) {
         const struct { enum role role; float *g; } all[] = {
-            {ROLE_DOWN, grads[l].down}, {ROLE_Q, grads[l].qkv}, {ROLE_K, grads[l].qkv},
-            {ROLE_V, grads[l].qkv}, {ROLE_O, grads[l].o}, {ROLE_GATE, grads[l].gate_up},
-            {ROLE_UP, grads[l].gate_up}};
+            {ROLE_DOWN, grads[l].of[GROUP_DOWN]}, {ROLE_Q, grads[l].of[GROUP_QKV]}, {ROLE_K, grads[l].of[GROUP_QKV]},
+            {ROLE_V, grads[l].of[GROUP_QKV]}, {ROLE_O, grads[l].of[GROUP_O]}, {ROLE_GATE, grads[l].of[GROUP_GATE_UP]},
+            {ROLE_UP, grads[l].of[GROUP_GATE_UP]}};
         for (size_t k = 0; k < (every_gradient ? sizeof all / sizeof *all : 1); k++)
             compare_weight(g, all[k].role, l, all[k].g);
-        mem_drop(grads[l].qkv), mem_drop(grads[l].o), mem_drop(grads[l].gate_up), mem_drop(grads[l].down);
+        mem_drop(grads[l].of[GROUP_QKV]), mem_drop(grads[l].of[GROUP_O]), mem_drop(grads[l].of[GROUP_GATE_UP]), mem_drop(grads[l].of[GROUP_DOWN]);
     }
     drop(&taps);
     tape_free(t);

@@ -186,7 +186,7 @@ static void assert_same_description(const struct arch *a, const struct arch *b)
     assert_int_equal(a->context, b->context);
     assert_int_equal(a->tied_head, b->tied_head);
     assert_memory_equal(&a->norm_eps, &b->norm_eps, sizeof a->norm_eps);
-    assert_memory_equal(&a->rope_theta, &b->rope_theta, sizeof a->rope_theta);
+    assert_memory_equal(&a->rotary.theta, &b->rotary.theta, sizeof a->rotary.theta);
 }
 
 static void exported_base_reads_back(struct scratch *s, const struct source *from)
@@ -356,7 +356,7 @@ static void changed_tensor_reads_back(struct scratch *s, const char *path, const
         assert_int_equal(view_tensor_type(w, i) == DTYPE_F32, i == changed);
     }
     for (size_t i = 0; i < m->tensors[changed].n_elements; i++)
-        assert_true(view_tensor(w, changed)[i] == 1.0f / (float)(i + 3));
+        assert_true(held_floats(w, changed)[i] == 1.0f / (float)(i + 3));
     assert_aligned(again->file, name);
     view_digest(v, before);
     view_digest(w, after);
@@ -501,9 +501,9 @@ static struct modelfile *gguf_of(struct scratch *s, const struct words *w)
     put(&b, 3, 4);
     put(&b, 0, 8); /* tensors */
     put(&b, 8, 8); /* keys */
-    put_text(&b, "general.architecture", "llama");
-    put_text(&b, "tokenizer.ggml.model", "gpt2");
-    put_text(&b, "tokenizer.ggml.pre", w->pre);
+    gguf_put_text(&b, "general.architecture", "llama");
+    gguf_put_text(&b, "tokenizer.ggml.model", "gpt2");
+    gguf_put_text(&b, "tokenizer.ggml.pre", w->pre);
     put_list(&b, "tokenizer.ggml.tokens", GGUF_STRING, w->tokens);
     put_list(&b, "tokenizer.ggml.token_type", GGUF_INT32, w->types);
     put_list(&b, "tokenizer.ggml.merges", GGUF_STRING, w->merges);

@@ -160,15 +160,15 @@ static void test_loss_does_not_depend_on_neighbours(void **state)
     must(t, e);
     assert_int_equal(tape_rows(t), 19);
     size_t d = g.model->arch.d_model;
-    for (size_t i = 0, at = 0; i < 3; at += n[i++]) embed(g.view, ids, n[i], tape_input(t) + at * d);
-    must(STEP_ALL(tape_forward(t, g.view, g.session, &e)) && tape_loss(t, g.view, g.session, &loss, together, &e), e);
+    for (size_t i = 0, at = 0; i < 3; at += n[i++]) must(embed(g.session, g.view, ids, n[i], 0, NULL, 0, tape_input(t) + at * d, &e), e);
+    must(STEP_ALL(tape_forward(t, g.view, g.session, &e)) && tape_loss(t, g.view, g.session, NULL, &loss, together, &e), e);
     tape_free(t);
     near("mean", loss, (together[0] + together[1] + together[2]) / 3, 1e-12);
     for (int i = 0; i < 3; i++) {
         t = tape_new(&g.model->arch, &seq[i], 1, 0, false, &e);
         must(t, e);
-        embed(g.view, ids, n[i], tape_input(t));
-        must(STEP_ALL(tape_forward(t, g.view, g.session, &e)) && tape_loss(t, g.view, g.session, &alone, NULL, &e), e);
+        must(embed(g.session, g.view, ids, n[i], 0, NULL, 0, tape_input(t), &e), e);
+        must(STEP_ALL(tape_forward(t, g.view, g.session, &e)) && tape_loss(t, g.view, g.session, NULL, &alone, NULL, &e), e);
         near("alone", alone, together[i], 1e-5);
         tape_free(t);
     }
@@ -217,10 +217,10 @@ static float *kept_gradient(const struct golden *g, const struct example *x, siz
     struct run *r = run_new(g->view, in, n, &taps, &e);
     must(r && STEP_ALL(run_step(r, g->session, &e)), e);
     run_free(r);
-    struct weight_grads grads[8] = {{.down = grad}};
+    struct weight_grads grads[8] = {{.of = {[GROUP_DOWN] = grad}}};
     double loss;
-    tape_train_down(t, view_tensor(g->view, down_of(g, layer)), post);
-    must(STEP_ALL(tape_forward(t, g->view, g->session, &e)) && tape_loss(t, g->view, g->session, &loss, NULL, &e) &&
+    tape_train_down(t, held_floats(g->view, down_of(g, layer)), post);
+    must(STEP_ALL(tape_forward(t, g->view, g->session, &e)) && tape_loss(t, g->view, g->session, NULL, &loss, NULL, &e) &&
          STEP_ALL(tape_backward(t, g->view, g->session, grads, NULL, &e)), e);
     tape_free(t);
     free(post);
@@ -287,7 +287,7 @@ static double *train_in_full(const struct golden *g, const struct example *x, si
     float *now = malloc(weights * sizeof *now), *grad = malloc(weights * sizeof *grad);
     struct tape_seq seq[FACTS];
     uint32_t scored[FACTS][TARGET];
-    for (size_t i = 0; i < weights; i++) w[i] = (double)view_tensor(g->view, t)[i];
+    for (size_t i = 0; i < weights; i++) w[i] = (double)held_floats(g->view, t)[i];
     for (size_t i = 0; i < n; i++) {
         for (uint32_t k = 0; k < TARGET; k++) scored[i][k] = PROMPT - 1 + k;
         seq[i] = (struct tape_seq){x[i].n, scored[i], x[i].ids + PROMPT, TARGET};
@@ -299,10 +299,10 @@ static double *train_in_full(const struct golden *g, const struct example *x, si
         const float *data = now;
         struct view *view = view_with_tensors(g->view, &t, &data, 1, &e);
         must(view, e);
-        for (size_t i = 0, at = 0; i < n; at += x[i++].n) embed(view, x[i].ids, x[i].n, tape_input(tape) + at * d);
+        for (size_t i = 0, at = 0; i < n; at += x[i++].n) must(embed(g->session, view, x[i].ids, x[i].n, 0, NULL, 0, tape_input(tape) + at * d, &e), e);
         struct weight_grads grads[8] = {{0}};
-        grads[LAYER].down = memset(grad, 0, weights * sizeof *grad);
-        must(STEP_ALL(tape_forward(tape, view, g->session, &e)) && tape_loss(tape, view, g->session, &losses[epoch], NULL, &e) &&
+        grads[LAYER].of[GROUP_DOWN] = memset(grad, 0, weights * sizeof *grad);
+        must(STEP_ALL(tape_forward(tape, view, g->session, &e)) && tape_loss(tape, view, g->session, NULL, &losses[epoch], NULL, &e) &&
              STEP_ALL(tape_backward(tape, view, g->session, grads, NULL, &e)), e);
         for (size_t i = 0; i < weights; i++) {
             double gi = (double)grad[i];
@@ -335,8 +335,8 @@ static void test_kept_prefix_is_the_full_run(void **state)
             struct view *v = edited(g.view, ed);
             size_t t = down_of(&g, LAYER);
             for (size_t i = 0; i < g.model->tensors[t].n_elements; i++) {
-                double was = (double)view_tensor(g.view, t)[i];
-                off += pow((double)view_tensor(v, t)[i] - want[i], 2);
+                double was = (double)held_floats(g.view, t)[i];
+                off += pow((double)held_floats(v, t)[i] - want[i], 2);
                 size += want[i] * want[i];
                 moved += pow(want[i] - was, 2);
             }
@@ -371,7 +371,7 @@ static void test_only_the_target_moves(void **state)
         for (size_t t = 0; t < g.model->n_tensors; t++) {
             bool target = t == down_of(&g, layer);
             assert_int_equal(view_changes(v, t), target);
-            assert_int_equal(memcmp(view_tensor(v, t), view_tensor(g.view, t), g.model->tensors[t].n_elements * sizeof(float)) != 0, target);
+            assert_int_equal(memcmp(held_floats(v, t), held_floats(g.view, t), g.model->tensors[t].n_elements * sizeof(float)) != 0, target);
         }
         view_drop(v);
         method_locft.free(ed);
@@ -517,7 +517,7 @@ static void test_parent_is_untouched(void **state)
     make_facts(x);
     size_t t = down_of(&g, LAYER), bytes = g.model->tensors[t].n_elements * sizeof(float), d = g.model->arch.d_model;
     uint32_t last = PROMPT - 1;
-    float *saved = memcpy(malloc(bytes), view_tensor(g.view, t), bytes), before[32], after[32];
+    float *saved = memcpy(malloc(bytes), held_floats(g.view, t), bytes), before[32], after[32];
     assert_int_equal(d, 32);
     for (int round = 0; round < 2; round++) {
         struct run_input in = {.ids = x[0].ids, .n = PROMPT, .want = &last, .n_want = 1};
@@ -529,11 +529,11 @@ static void test_parent_is_untouched(void **state)
         struct edit_request q = request(g.view, x, FACTS, 1e-2, 5, 4);
         struct editor *ed = train(&g, &q);
         struct view *v = edited(g.view, ed);
-        assert_memory_not_equal(view_tensor(v, t), saved, bytes);
+        assert_memory_not_equal(held_floats(v, t), saved, bytes);
         view_drop(v);
         method_locft.free(ed);
     }
-    assert_memory_equal(view_tensor(g.view, t), saved, bytes);
+    assert_memory_equal(held_floats(g.view, t), saved, bytes);
     assert_memory_equal(before, after, sizeof before);
     free(saved);
     golden_close(&g);

@@ -182,7 +182,7 @@ static void compare(const struct golden *g, const struct patch_request *q, const
         uint32_t from = q->axis == PATCH_LAYER_POS ? i % a->C : first;
         bool skipped = from < first || from >= n;
         (void)snprintf(what, sizeof what, "%s %s cell (%u, %u) of %s at %u", g->name, metric_word(q->metric.kind), i / a->C,
-                       i % a->C, hook_info(q->site)->suffix, q->metric.pos);
+                       i % a->C, hook_info(q->site)->spelling, q->metric.pos);
         close_to(what, grid->values[i], by_definition(&q->metric, a->cell[i], a, q->denoise, V), close);
         if (skipped) assert_true(grid->values[i] == (q->denoise ? grid->corrupt : grid->clean));
         run += !skipped;

@@ -474,10 +474,10 @@ static void test_identity_writes(void **state)
                 none.weight = 0;
                 zero.op = TAP_ADD;
                 zero.src = NULL;
-                expect_same(&g, &set, 1, plain, hook_info((enum hook)h)->suffix);
-                expect_same(&g, &scale, 1, plain, hook_info((enum hook)h)->suffix);
-                expect_same(&g, &none, 1, plain, hook_info((enum hook)h)->suffix);
-                expect_same(&g, &zero, 1, plain, hook_info((enum hook)h)->suffix);
+                expect_same(&g, &set, 1, plain, hook_info((enum hook)h)->spelling);
+                expect_same(&g, &scale, 1, plain, hook_info((enum hook)h)->spelling);
+                expect_same(&g, &none, 1, plain, hook_info((enum hook)h)->spelling);
+                expect_same(&g, &zero, 1, plain, hook_info((enum hook)h)->spelling);
                 assert_true(set.elements > 0 && set.max_change == 0);
                 free(own);
             }
@@ -571,7 +571,7 @@ static void test_parts_decide_the_whole(void **state)
                 struct taps taps = {&whole, 1};
                 float *want = final_of(&g, g.view, g.ids[0], n, &taps);
                 assert_memory_not_equal(want, plain, bytes); /* or the test says nothing */
-                expect_same(&g, part, rows[k].n, want, hook_info(rows[k].whole)->suffix);
+                expect_same(&g, part, rows[k].n, want, hook_info(rows[k].whole)->spelling);
                 for (size_t p = 0; p < rows[k].n; p++) free(value[p]);
                 free(value[2]), free(want);
             }
@@ -589,9 +589,10 @@ static void test_stream_is_a_sum(void **state)
         golden_open(&g, models[i], NULL);
         uint32_t n = g.n[0], L = g.model->arch.n_layers;
         size_t values = (size_t)n * g.model->arch.d_model;
+        struct err e = {0};
         float *embedding = malloc(values * sizeof *embedding);
         double *sum = zero_doubles(values);
-        embed(g.view, g.ids[0], n, embedding);
+        must(embed(g.session, g.view, g.ids[0], n, 0, NULL, 0, embedding, &e), e);
         for (size_t k = 0; k < values; k++) sum[k] = (double)embedding[k];
         for (uint32_t l = 0; l < L; l++) {
             float *attn = read_hook(&g, g.ids[0], n, HOOK_ATTN_OUT, l), *mlp = read_hook(&g, g.ids[0], n, HOOK_MLP_OUT, l);
@@ -667,7 +668,7 @@ static const float *weight_of(const struct golden *g, enum role role, uint32_t l
     size_t t;
     assert_true(model_role(g->model, role, layer, &t));
     *info = g->model->tensors[t];
-    return view_tensor(g->view, t);
+    return held_floats(g->view, t);
 }
 
 /* Grouped keys and values, copied out for each query head, are plain multi-head attention. */

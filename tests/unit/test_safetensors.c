@@ -49,7 +49,7 @@ static void put_file(const struct dir *d, const char *name, const void *bytes, s
     assert_int_equal(fclose(f), 0);
 }
 
-static void put_text(const struct dir *d, const char *name, const char *text)
+static void gguf_put_text(const struct dir *d, const char *name, const char *text)
 {
     put_file(d, name, text, strlen(text));
 }
@@ -125,7 +125,7 @@ static const unsigned char honest_data[32] = {
 
 static void put_honest(const struct dir *d)
 {
-    put_text(d, "config.json", "{\"model_type\":\"llama\",\"hidden_size\":3}");
+    gguf_put_text(d, "config.json", "{\"model_type\":\"llama\",\"hidden_size\":3}");
     put_container(d, "model.safetensors", honest_header, honest_data, sizeof honest_data);
 }
 
@@ -148,9 +148,9 @@ static void a_single_file_serves_tensors_and_documents(void **state)
     const struct dir *d = *state;
     struct err e;
     put_honest(d);
-    put_text(d, "tokenizer.json", "{\"version\":\"1.0\"}");
-    put_text(d, "generation_config.json", "{\"eos_token_id\":2}");
-    put_text(d, "chat_template.jinja", "{{ messages }}\n");
+    gguf_put_text(d, "tokenizer.json", "{\"version\":\"1.0\"}");
+    gguf_put_text(d, "generation_config.json", "{\"eos_token_id\":2}");
+    gguf_put_text(d, "chat_template.jinja", "{{ messages }}\n");
     struct modelfile *m = modelfile_open(d->path, &e);
     if (!m) fail_msg("%s", e.text);
     assert_null(modelfile_gguf(m));
@@ -327,20 +327,20 @@ static void a_directory_without_its_parts_says_which(void **state)
 {
     const struct dir *d = *state;
     must_refuse(d, ERR_NOT_FOUND, "the directory has no config.json");
-    put_text(d, "config.json", "{}");
+    gguf_put_text(d, "config.json", "{}");
     must_refuse(d, ERR_NOT_FOUND, "neither model.safetensors nor model.safetensors.index.json");
     put_container(d, "model.safetensors", honest_header, honest_data, sizeof honest_data);
-    put_text(d, "config.json", "{\"a\":1,}");
+    gguf_put_text(d, "config.json", "{\"a\":1,}");
     must_refuse(d, ERR_CORRUPT, "JSON, byte 7: expected a key");
-    put_text(d, "config.json", "[1]");
+    gguf_put_text(d, "config.json", "[1]");
     must_refuse(d, ERR_CORRUPT, "not a JSON object");
-    put_text(d, "config.json", "");
+    gguf_put_text(d, "config.json", "");
     must_refuse(d, ERR_CORRUPT, "config.json");
-    put_text(d, "config.json", "{}");
-    put_text(d, "tokenizer.json", "{\"a\":\"\\ud800\"}");
+    gguf_put_text(d, "config.json", "{}");
+    gguf_put_text(d, "tokenizer.json", "{\"a\":\"\\ud800\"}");
     must_refuse(d, ERR_CORRUPT, "tokenizer.json");
-    put_text(d, "tokenizer.json", "{}");
-    put_text(d, "chat_template.jinja", "ab\xFF");
+    gguf_put_text(d, "tokenizer.json", "{}");
+    gguf_put_text(d, "chat_template.jinja", "ab\xFF");
     must_refuse(d, ERR_CORRUPT, "not UTF-8 from byte 2 on");
     drop_file(d, "chat_template.jinja");
     drop_file(d, "model.safetensors");
@@ -358,14 +358,14 @@ static void a_directory_without_its_parts_says_which(void **state)
 
 static void put_shards(const struct dir *d)
 {
-    put_text(d, "config.json", "{}");
+    gguf_put_text(d, "config.json", "{}");
     put_container(d, "w-2.safetensors", "{" TENSOR("a", "F32", "[2,3]", "[0,24]") "}", honest_data,
                   24);
     put_container(
         d, "w-1.safetensors",
         "{" TENSOR("b", "F16", "[2]", "[0,4]") "," TENSOR("c", "BF16", "[2]", "[4,8]") "}",
         honest_data + 24, 8);
-    put_text(d, "model.safetensors.index.json",
+    gguf_put_text(d, "model.safetensors.index.json",
              "{\"metadata\":{\"total_size\":32},\"weight_map\":{\"a\":\"w-2.safetensors\","
              "\"b\":\"w-1.safetensors\",\"c\":\"w-1.safetensors\"}}");
 }
@@ -419,7 +419,7 @@ static void an_index_that_lies_is_named(void **state)
     const struct dir *d = *state;
     put_shards(d);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        put_text(d, "model.safetensors.index.json", cases[i].index);
+        gguf_put_text(d, "model.safetensors.index.json", cases[i].index);
         must_refuse(d, cases[i].code, cases[i].why);
     }
 }
@@ -429,7 +429,7 @@ static void a_name_in_two_shards_is_refused(void **state)
     const struct dir *d = *state;
     put_shards(d);
     put_container(d, "w-2.safetensors", "{" TENSOR("b", "F32", "[1]", "[0,4]") "}", honest_data, 4);
-    put_text(d, "model.safetensors.index.json", MAP("\"a\":\"w-2.safetensors\"," REST));
+    gguf_put_text(d, "model.safetensors.index.json", MAP("\"a\":\"w-2.safetensors\"," REST));
     must_refuse(d, ERR_CORRUPT, "tensor 'b' appears twice");
 }
 

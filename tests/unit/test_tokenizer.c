@@ -332,9 +332,9 @@ static void write_gguf(const char *path, const struct gguf_case *c)
     put(&b, 3, 4);
     put(&b, 0, 8); /* tensors */
     put(&b, 7, 8); /* keys */
-    put_text(&b, "general.architecture", "llama");
-    put_text(&b, "tokenizer.ggml.model", c->model);
-    put_text(&b, "tokenizer.ggml.pre", c->pre);
+    gguf_put_text(&b, "general.architecture", "llama");
+    gguf_put_text(&b, "tokenizer.ggml.model", c->model);
+    gguf_put_text(&b, "tokenizer.ggml.pre", c->pre);
     put_list(&b, "tokenizer.ggml.tokens", GGUF_STRING, c->tokens);
     put_list(&b, "tokenizer.ggml.token_type", GGUF_INT32, c->types);
     put_list(&b, "tokenizer.ggml.merges", GGUF_STRING, c->merges);

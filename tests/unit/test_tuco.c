@@ -193,7 +193,7 @@ static void test_single_matrix_edit(void **state)
         struct view *v = changed(&g, g.view, ROLE_DOWN, layer, scales[k]);
         size_t t;
         assert_true(model_role(g.model, ROLE_DOWN, layer, &t));
-        const float *now = view_tensor(v, t), *was = view_tensor(g.view, t);
+        const float *now = held_floats(v, t), *was = held_floats(g.view, t);
         float *u = random_floats(&(uint64_t){1}, (size_t)n * m, 1);
         struct tap tap = {.site = {HOOK_MLP_POST, layer}, .op = TAP_READ, .every_pos = true, .dst = u};
         struct taps taps = {&tap, 1};

@@ -18,7 +18,7 @@ void put_key(struct buf *b, const char *key, enum gguf_type type)
     put(b, type, 4);
 }
 
-void put_text(struct buf *b, const char *key, const char *text)
+void gguf_put_text(struct buf *b, const char *key, const char *text)
 {
     put_key(b, key, GGUF_STRING);
     put_string(b, text);

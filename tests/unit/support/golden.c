@@ -84,3 +84,21 @@ double relative_error(const float *got, const float *want, size_t n)
     double of_norm = sqrt(off_squares / squares);
     return worst / top > of_norm ? worst / top : of_norm;
 }
+
+const float *held_floats(const struct view *v, size_t tensor)
+{
+    const struct matrix w = view_matrix(v, tensor);
+    assert_int_equal(w.type, DTYPE_F32);
+    return w.data;
+}
+
+size_t group_offset(const struct model *m, size_t tensor)
+{
+    const struct tensor *t = &m->tensors[tensor];
+    size_t at = 0;
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const struct tensor *o = &m->tensors[i];
+        if (o->layer == t->layer && o->group == t->group && o->role < t->role) at += o->n_elements;
+    }
+    return at;
+}

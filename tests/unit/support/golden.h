@@ -31,6 +31,11 @@ float *golden_tensor(const struct golden *g, const char *name, size_t *n);
 /* The larger of max |got − want| / max |want| and ‖got − want‖ / ‖want‖. 1 for an all-zero answer. */
 double relative_error(const float *got, const float *want, size_t n);
 
+/* Where a tensor's gradient lies in its group's. */
+size_t group_offset(const struct model *m, size_t tensor);
+/* The values of a tensor that is held as float32, as every tensor of a float32 file is. */
+const float *held_floats(const struct view *v, size_t tensor);
+
 #define must(ok, e)                                                                                \
     do {                                                                                           \
         if (!(ok)) fail_msg("%s", (e).text);                                                       \

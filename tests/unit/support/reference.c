@@ -16,9 +16,11 @@ struct reference *reference_new(const struct view *v)
     r->model = m;
     r->weight = calloc(m->n_tensors, sizeof *r->weight);
     for (size_t t = 0; t < m->n_tensors; t++) {
-        const float *w = view_tensor(v, t);
+        float *w = malloc(m->tensors[t].n_elements * sizeof *w);
+        view_tensor_copy(v, t, w);
         r->weight[t] = zero_doubles(m->tensors[t].n_elements);
         for (size_t i = 0; i < m->tensors[t].n_elements; i++) r->weight[t][i] = (double)w[i];
+        free(w);
     }
     return r;
 }
@@ -73,7 +75,7 @@ static double *turned(const struct reference *r, const double *x, size_t n, size
     for (size_t p = 0; p < n; p++)
         for (size_t h = 0; h < heads; h++)
             for (size_t i = 0; i < half; i++) {
-                double turn = (double)p * pow((double)r->model->arch.rope_theta, -2.0 * (double)i / (double)e);
+                double turn = (double)p * pow((double)r->model->arch.rotary.theta, -2.0 * (double)i / (double)e);
                 size_t a = (p * heads + h) * e + i, b = a + half;
                 y[a] = x[a] * cos(turn) - x[b] * sin(turn);
                 y[b] = x[b] * cos(turn) + x[a] * sin(turn);
