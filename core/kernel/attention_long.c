@@ -116,7 +116,7 @@ static void query_block(const struct packed *p, uint32_t head, uint32_t first, f
         uint32_t from = first_key(s, pos + r) - low, n = pos + r + 1 - low;
         softcap_row(row + from, n - from, s->softcap);
         softmax_row(row + from, n - from);
-        memset(row, 0, from * sizeof *row);
+        if (from) memset(row, 0, from * sizeof *row);
         memset(row + n, 0, (wide - n) * sizeof *row);
     }
     for (uint32_t c = 0; c < s->e; c += COLUMNS) {
