@@ -12,6 +12,7 @@
 #include "core/run.h"
 #include "core/train.h"
 #include "support/golden.h"
+#include "support/reference.h"
 
 #define TOLERANCE 1e-4
 
@@ -36,21 +37,17 @@ static void compare(const struct golden *g, const char *what, const float *got, 
     mem_drop(want);
 }
 
-/* The hooks these models' expectations have; tests/unit/test_families.c has all. */
-static const enum hook hooks[] = {HOOK_RESID_PRE, HOOK_Q, HOOK_K, HOOK_V, HOOK_PATTERN, HOOK_Z, HOOK_ATTN_OUT, HOOK_RESID_MID,
-                                  HOOK_MLP_PRE, HOOK_MLP_PRE_LINEAR, HOOK_MLP_POST, HOOK_MLP_OUT, HOOK_RESID_POST};
-enum { N_HOOKS = sizeof hooks / sizeof *hooks };
-
-/* READ taps on these of every layer for one sequence. */
+/* READ taps of every layer for one sequence, on the hooks these models have expectations of
+ * (tests/unit/test_families.c has all). */
 static struct taps read_all(const struct arch *a, uint32_t seq, uint32_t P)
 {
-    struct taps t = {mem_new((size_t)a->n_layers * N_HOOKS * sizeof(struct tap)), 0};
+    struct taps t = {mem_new((size_t)a->n_layers * REFERENCE_HOOKS * sizeof(struct tap)), 0};
     struct err e = {0};
     for (uint32_t l = 0; l < a->n_layers; l++)
-        for (size_t h = 0; h < N_HOOKS; h++) {
-            uint32_t width = hook_width(a, hooks[h]);
-            size_t n = (size_t)P * hook_heads(a, hooks[h]) * (width ? width : P);
-            t.tap[t.n++] = (struct tap){.site = {hooks[h], l}, .seq = seq, .every_pos = true,
+        for (size_t h = 0; h < REFERENCE_HOOKS; h++) {
+            uint32_t width = hook_width(a, reference_hooks[h]);
+            size_t n = (size_t)P * hook_heads(a, reference_hooks[h]) * (width ? width : P);
+            t.tap[t.n++] = (struct tap){.site = {reference_hooks[h], l}, .seq = seq, .every_pos = true,
                                         .n_source = P, .dst = mem_floats(n, &e), .elements = n};
         }
     return t;
@@ -78,7 +75,7 @@ static void check_forward(const struct golden *g)
     const struct arch *a = &g->model->arch;
     struct run_input in[2];
     uint32_t want[64];
-    struct taps all = {mem_new(2 * (size_t)a->n_layers * N_HOOKS * sizeof(struct tap)), 0};
+    struct taps all = {mem_new(2 * (size_t)a->n_layers * REFERENCE_HOOKS * sizeof(struct tap)), 0};
     struct taps own[2];
     for (uint32_t i = 0; i < 64; i++) want[i] = i;
     for (uint32_t s = 0; s < 2; s++) {
@@ -158,7 +155,7 @@ static void check_backward(const struct golden *g, bool every_gradient)
     seq.n_scored = read_loss(g, rows, targets, &want);
     struct tape *t = tape_new(a, &seq, 1, 0, false, &e);
     must(t, e);
-    struct weight_grads grads[8] = {0};
+    struct weight_grads grads[8] = {{{0}}};
     size_t d = a->d_model, z = (size_t)a->n_heads * a->d_head, kv = (size_t)a->n_kv_heads * a->d_head;
     for (uint32_t l = 0; l < a->n_layers; l++)
         grads[l] = (struct weight_grads){.of = {[GROUP_QKV] = zeros((z + 2 * kv) * d), [GROUP_O] = zeros(d * z),

@@ -219,10 +219,13 @@ static float *kept_gradient(const struct golden *g, const struct example *x, siz
     run_free(r);
     struct weight_grads grads[8] = {{.of = {[GROUP_DOWN] = grad}}};
     double loss;
-    tape_train_down(t, held_floats(g->view, down_of(g, layer)), post);
+    float *down = malloc(weights * sizeof *down);
+    view_tensor_copy(g->view, down_of(g, layer), down);
+    tape_train_down(t, down, post);
     must(STEP_ALL(tape_forward(t, g->view, g->session, &e)) && tape_loss(t, g->view, g->session, NULL, &loss, NULL, &e) &&
          STEP_ALL(tape_backward(t, g->view, g->session, grads, NULL, &e)), e);
     tape_free(t);
+    free(down);
     free(post);
     return grad;
 }
@@ -300,7 +303,7 @@ static double *train_in_full(const struct golden *g, const struct example *x, si
         struct view *view = view_with_tensors(g->view, &t, &data, 1, &e);
         must(view, e);
         for (size_t i = 0, at = 0; i < n; at += x[i++].n) must(embed(g->session, view, x[i].ids, x[i].n, 0, NULL, 0, tape_input(tape) + at * d, &e), e);
-        struct weight_grads grads[8] = {{0}};
+        struct weight_grads grads[8] = {{{0}}};
         grads[LAYER].of[GROUP_DOWN] = memset(grad, 0, weights * sizeof *grad);
         must(STEP_ALL(tape_forward(tape, view, g->session, &e)) && tape_loss(tape, view, g->session, NULL, &losses[epoch], NULL, &e) &&
              STEP_ALL(tape_backward(tape, view, g->session, grads, NULL, &e)), e);

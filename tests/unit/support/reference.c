@@ -9,6 +9,10 @@
 
 #include "numbers.h"
 
+const enum hook reference_hooks[REFERENCE_HOOKS] = {
+    HOOK_RESID_PRE, HOOK_Q, HOOK_K, HOOK_V, HOOK_PATTERN, HOOK_Z, HOOK_ATTN_OUT, HOOK_RESID_MID,
+    HOOK_MLP_PRE, HOOK_MLP_PRE_LINEAR, HOOK_MLP_POST, HOOK_MLP_OUT, HOOK_RESID_POST};
+
 struct reference *reference_new(const struct view *v)
 {
     struct reference *r = calloc(1, sizeof *r);

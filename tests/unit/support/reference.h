@@ -22,6 +22,10 @@ struct reference {
     void *ctx;
 };
 
+/* The hooks it shows. */
+enum { REFERENCE_HOOKS = 13 };
+extern const enum hook reference_hooks[REFERENCE_HOOKS];
+
 struct reference *reference_new(const struct view *v);
 void reference_free(struct reference *r);
 double *reference_weight(const struct reference *r, enum role role, uint32_t layer);
