@@ -116,7 +116,8 @@ static unsigned farness(struct spelling typed, const char *name)
     struct spelling s = split(name);
     unsigned word = distance(typed.word, typed.word_n, s.word, s.word_n);
     if (word > typed.word_n / 3) return UINT_MAX;
-    return word * 2 * MOST_LETTERS + distance(typed.module, typed.module_n, s.module, s.module_n);
+    unsigned module = typed.module_n ? distance(typed.module, typed.module_n, s.module, s.module_n) : s.module_n > 0;
+    return word * 2 * MOST_LETTERS + module; /* a module that was left out may be any */
 }
 
 /* All hooks of one scope (of both where a is NULL) that are nearest to what was typed. */
