@@ -4,15 +4,16 @@
 #include "core/hook.h"
 
 #include <assert.h>
-#include <string.h>
+#include <stdio.h>
 
 /* ---- models ------------------------------------------------------------------------------------ */
 
-static void put_model(jout *o, const struct model *m, const struct model_row *row,
-                      const struct revision *head)
+static void put_model(jout *o, const struct served *s, const struct revision *head)
 {
+    const struct model *m = s->model;
+    const struct model_row *row = &s->row;
     const struct arch *a = &m->arch;
-    jout_text(o, "name", m->name);
+    jout_text(o, "name", s->name);
     jout_text(o, "family", a->family);
     jout_int(o, "layers", a->n_layers);
     jout_int(o, "heads", a->n_heads);
@@ -31,20 +32,33 @@ static void put_model(jout *o, const struct model *m, const struct model_row *ro
     jout_text(h, "digest", head->digest);
 }
 
+static bool list_model(struct call *c, const struct served *s, jout *data, jout *models, struct err *e)
+{
+    struct revision head;
+    if (!ledger_head(c->reader, s->row.id, "main", &head, e)) return false;
+    jout *id = jout_put_object(data, NULL);
+    jout_text(id, "id", s->name);
+    jout_text(id, "object", "model");
+    put_model(jout_put_object(models, NULL), s, &head);
+    revision_release(&head);
+    return true;
+}
+
 bool api_models(struct call *c, struct reply *r, struct err *e)
 {
-    const struct model *m = daemon_model(c->daemon);
-    const struct model_row *row = daemon_model_row(c->daemon);
-    struct revision head;
-    if (!ledger_head(c->reader, row->id, "main", &head, e)) return false;
+    struct served *served[MODELS_MOST];
+    size_t n = models_list(daemon_models(c->daemon), served);
     jout *o = jout_object();
     jout_text(o, "object", "list");
-    jout *id = jout_put_object(jout_put_array(o, "data"), NULL);
-    jout_text(id, "id", m->name);
-    jout_text(id, "object", "model");
-    put_model(jout_put_object(jout_put_array(o, "models"), NULL), m, row, &head);
-    revision_release(&head);
-    return answer_reply(r, o, e);
+    jout *data = jout_put_array(o, "data"), *models = jout_put_array(o, "models");
+    bool ok = true;
+    for (size_t i = 0; i < n; i++) {
+        ok = ok && list_model(c, served[i], data, models, e);
+        served_drop(served[i]);
+    }
+    if (ok) return answer_reply(r, o, e);
+    jout_free(o);
+    return false;
 }
 
 /* ---- hooks ------------------------------------------------------------------------------------- */
@@ -103,13 +117,15 @@ static void put_hook(jout *o, const struct arch *a, struct site s)
 
 bool api_hooks(struct call *c, struct reply *r, struct err *e)
 {
-    const struct model *m = daemon_model(c->daemon);
-    if (strcmp(c->param[0], m->name) != 0)
-        return err_field(e, ERR_NOT_FOUND, "name", "no model of that name; served here: \"%s\"",
-                         m->name);
+    c->served = models_find(daemon_models(c->daemon), c->param[0], e);
+    if (!c->served) {
+        (void)snprintf(e->field, sizeof e->field, "name");
+        return false;
+    }
+    const struct arch *a = &c->served->model->arch;
     jout *o = jout_object(), *list = jout_put_array(o, "hooks");
-    for (uint32_t l = 0; l < m->arch.n_layers; l++)
+    for (uint32_t l = 0; l < a->n_layers; l++)
         for (unsigned h = 0; h < HOOK_COUNT; h++)
-            put_hook(jout_put_object(list, NULL), &m->arch, (struct site){(enum hook)h, l});
+            put_hook(jout_put_object(list, NULL), a, (struct site){(enum hook)h, l});
     return answer_reply(r, o, e);
 }
