@@ -17,6 +17,7 @@
 
 struct daemon;
 struct route;
+struct served;
 struct work;
 
 enum level { LEVEL_NONE, LEVEL_READER, LEVEL_PROBER, LEVEL_EDITOR, LEVEL_ADMIN };
@@ -42,6 +43,7 @@ struct call {
     bool no_cache;               /* Cache-Control: no-cache */
     struct ledger_reader *reader;
     struct arena *arena;
+    struct served *served;       /* found by call_served, held until the request ends; or NULL */
 };
 
 struct reply { /* of a synchronous handler */

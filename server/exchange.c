@@ -30,6 +30,7 @@ struct exchange *exchange_new(struct daemon *d, const char *target)
 void exchange_free(struct exchange *x)
 {
     if (x->job) job_drop(x->job);
+    served_drop(x->call.served);
     buf_release(&x->body);
     buf_release(&x->reply.body);
     arena_release(&x->arena);

@@ -106,10 +106,11 @@ static bool head_matches(struct exchange *x, struct problem *p)
 {
     char revision[ID_TEXT];
     int64_t seq;
+    struct err ignored; /* an unknown model or branch is the handler's to refuse */
     const char *want = x->call.if_match, *branch = branch_of(x->call.body);
-    if (!want || !x->call.route->writes || !daemon_head(x->daemon, branch, revision, &seq) ||
-        strcmp(want, revision) == 0)
-        return true;
+    if (!want || !x->call.route->writes) return true;
+    struct served *s = call_served(&x->call, x->call.body, &ignored);
+    if (!s || !served_head(s, branch, revision, &seq) || strcmp(want, revision) == 0) return true;
     return problem_set(p, PROBLEM_PRECONDITION, "the head of %s is %s, not %s", branch, revision,
                        want);
 }
@@ -154,6 +155,8 @@ static bool admit(struct exchange *x, struct work *w)
         w->author.verified = x->call.who.verified;
     }
     struct job_request r = {.work = w, .author = x->call.who.name, .key = &x->call.key,
+                            .model = w->served ? w->served->name : NULL,
+                            .model_id = w->served ? w->served->row.id : NULL,
                             .share_limited = x->call.who.verified,
                             .timeout_us = x->daemon->config->job_timeout_s * US_PER_S};
     x->job = jobs_admit(x->daemon->jobs, &r, &x->replay, &p);

@@ -240,6 +240,8 @@ static struct job *new_job(struct jobs *t, const struct job_request *r)
     j->created_us = wall_us();
     j->deadline_us = r->timeout_us > 0 ? monotonic_us() + r->timeout_us : INT64_MAX;
     (void)snprintf(j->author, sizeof j->author, "%s", r->author);
+    (void)snprintf(j->model, sizeof j->model, "%s", r->model ? r->model : "");
+    (void)snprintf(j->model_id, sizeof j->model_id, "%s", r->model_id ? r->model_id : "");
     atomic_init(&j->cancel, false);
     events_init(&j->events, j->stream ? EVENTS_LONG : EVENTS_SHORT);
     memcpy(r->work->job_id, j->id, sizeof j->id);

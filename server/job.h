@@ -52,6 +52,8 @@ struct job { /* fields without a note are constant after admission */
     char id[ID_TEXT];
     const struct work_ops *ops;
     char author[NAME_TEXT];
+    char model[NAME_TEXT];    /* served name… */
+    char model_id[ID_TEXT];   /* …and row; both "" where a job is about no one model */
     struct idempotency key;
     bool stream;
     int64_t created_us;       /* wall */
@@ -82,6 +84,7 @@ void jobs_free(struct jobs *t); /* every job must have ended */
 struct job_request {
     struct work *work;   /* taken on success */
     const char *author;
+    const char *model, *model_id; /* or NULL */
     bool share_limited;  /* the author is a token: JOBS_PER_TOKEN applies */
     const struct idempotency *key;
     int64_t timeout_us;  /* 0: none */

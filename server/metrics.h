@@ -1,7 +1,7 @@
 /* Numbers about the daemon, in Prometheus' text format.
  *
  * Counters are atomics, so any thread may count; what is a state (queues, heads, memory) is read
- * when the page is asked for. Labels are route templates, methods and statuses: never a caller,
+ * when the page is asked for. Labels are route templates, methods, statuses and models: never a caller,
  * a prompt or a path.
  *
  * engramd_http_request_seconds{route,method,status}: server time of a request, from its complete

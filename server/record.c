@@ -17,7 +17,7 @@ static bool write_acceptance(struct ledger *l, void *ctx, struct err *e)
 {
     struct acceptance *a = ctx;
     struct job *j = a->job;
-    return ledger_job_accept(l, j->id, j->ops->kind, a->daemon->row.id, j->author, &j->key, e);
+    return ledger_job_accept(l, j->id, j->ops->kind, j->model_id, j->author, &j->key, e);
 }
 
 static void end_acceptance(void *ctx, bool ok, const struct err *e)

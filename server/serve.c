@@ -101,10 +101,18 @@ static bool start(struct serve *s, struct err *e)
 
 static void announce(struct serve *s)
 {
-    printf("engramd: serving %s on http://%s\n", s->daemon.model->name, http_address(s->http));
+    struct daemon *d = &s->daemon;
+    struct served *served[MODELS_MOST];
+    size_t n = models_list(d->models, served);
+    printf("engramd: serving ");
+    for (size_t i = 0; i < n; i++) printf("%s%s", i ? "," : "", served[i]->name);
+    printf(" on http://%s\n", http_address(s->http));
     (void)fflush(stdout);
-    log_say(s->daemon.log, LOG_LEVEL_INFO, "ready", "%s, %s, %d threads, digest %s",
-            s->daemon.engine, s->daemon.kernel, s->daemon.threads, s->daemon.digests.base);
+    log_say(d->log, LOG_LEVEL_INFO, "ready", "%s, %s, %d threads", d->engine, d->kernel, d->threads);
+    for (size_t i = 0; i < n; i++) {
+        log_say(d->log, LOG_LEVEL_INFO, "model", "%s, digest %s", served[i]->name, served[i]->digests.base);
+        served_drop(served[i]);
+    }
 }
 
 /* Whatever was admitted while the last HTTP thread ended. */

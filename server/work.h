@@ -22,6 +22,7 @@
 #include "ledger/ledger.h"
 
 struct work;
+struct served;
 struct session; /* the compute thread's: scratch, thread pool, BLAS */
 
 enum record { RECORD_NOTHING, RECORD_RUN, RECORD_COMMIT };
@@ -51,6 +52,7 @@ struct work_ops {
 struct work { /* first member of every concrete work */
     const struct work_ops *ops;
     struct daemon *daemon;
+    struct served *served;     /* the model it computes with: its own reference, or NULL for none */
     char job_id[ID_TEXT];      /* set when queued */
     struct principal_name { char name[NAME_TEXT]; bool verified; } author;
     struct idempotency key;

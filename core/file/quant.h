@@ -2,8 +2,8 @@
  * name, elements per block, bytes per block, and how to widen a block. The widened values ARE
  * the base model: every digest of a quantised tensor is over them.
  *
- * Layouts are ggml's (block structs with static_assert on their sizes); 16-bit types widen
- * exactly, and narrow back exactly when the value came from there.
+ * Layouts are ggml's (quant_layout.h); 16-bit types widen exactly, and narrow back exactly when the
+ * value came from there.
  */
 #ifndef ENGRAM_QUANT_H
 #define ENGRAM_QUANT_H

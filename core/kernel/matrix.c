@@ -4,11 +4,11 @@
 
 #include "blas.h"
 #include "core/base/mem.h"
-#include "matrix_few.h"
+#include "packed.h"
 
 /* A widened tile is written by all threads and read back by the product at once: it should stay in
  * the cache they share, beside BLAS' own packed copy of it. */
-enum { TILE_FLOATS = 1 << 18 };
+enum { TILE_FLOATS = 1 << 18, FEW_ROWS = 8 };
 
 struct matrix matrix_of(enum dtype type, const void *data, size_t rows, size_t cols)
 {
@@ -30,7 +30,8 @@ void matrix_rows_widen(const struct matrix *w, size_t first, size_t n, float *ds
 {
     assert(first <= w->rows && n <= w->rows - first);
     const unsigned char *row = (const unsigned char *)w->data + first * w->row_bytes;
-    for (size_t i = 0; i < n; i++) dtype_widen(w->type, row + i * w->row_bytes, dst + i * ld, w->cols);
+    const struct packed_kernels *k = packed_kernels(w->type);
+    for (size_t i = 0; i < n; i++) k->widen(row + i * w->row_bytes, dst + i * ld, w->cols);
 }
 
 /* ---- by tiles ---------------------------------------------------------------------------------- */
@@ -75,11 +76,23 @@ struct few {
     bool accumulate;
 };
 
+/* The packed row is read from memory for the first PACKED_FEW rows of x, from the cache for the
+ * others. */
 static void few_range(void *ctx, size_t from, size_t to, int thread)
 {
     const struct few *f = ctx;
+    const struct packed_kernels *k = packed_kernels(f->w->type);
     (void)thread;
-    matrix_few_rows(f->w, from, to, f->m, f->x, f->ldx, f->y, f->ldy, f->accumulate);
+    for (size_t at = from; at < to; at += FEW_ROWS)
+        for (size_t i = 0; i < f->m; i += PACKED_FEW) {
+            size_t m = f->m - i < PACKED_FEW ? f->m - i : PACKED_FEW;
+            struct packed_rows r = {
+                .row = (const unsigned char *)f->w->data + at * f->w->row_bytes,
+                .row_bytes = f->w->row_bytes, .n = to - at < FEW_ROWS ? to - at : FEW_ROWS, .cols = f->w->cols,
+                .x = f->x + i * f->ldx, .ldx = f->ldx, .y = f->y + i * f->ldy + at, .ldy = f->ldy,
+                .accumulate = f->accumulate};
+            k->dot[m - 1](&r);
+        }
 }
 
 /* ---- products ---------------------------------------------------------------------------------- */

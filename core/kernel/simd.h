@@ -27,7 +27,7 @@ typedef float v16u __attribute__((vector_size(64), aligned(4), may_alias));
 
 INLINE v16 load16(const float *p) { return *(const v16u *)p; }
 INLINE void store16(float *p, v16 v) { *(v16u *)p = v; }
-INLINE v16 splat16(float x) { return (v16){0} + x; }
+INLINE v16 splat16(float x) { return x - (v16){0}; } /* x + 0 would lose the sign of −0 */
 INLINE float sum16(v16 v)
 {
     typedef float v8 __attribute__((vector_size(32)));

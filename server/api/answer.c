@@ -25,14 +25,6 @@ bool answer_unchanged(const struct call *c, struct reply *r, const char *etag)
     return true;
 }
 
-bool answer_model(struct call *c, const struct json *request, struct err *e)
-{
-    const struct json *model = json_get(request, "model");
-    const char *served = daemon_model(c->daemon)->name;
-    if (!model || strcmp(model->text, served) == 0) return true;
-    return err_field(e, ERR_NOT_FOUND, "model", "no model of that name; served here: \"%s\"", served);
-}
-
 void time_text(int64_t utc_us, char out[32])
 {
     time_t s = (time_t)(utc_us / 1000000);

@@ -15,8 +15,6 @@
 bool answer_reply(struct reply *r, jout *root, struct err *e) MUST_CHECK;
 /* Give the reply that ETag (with quotes); true when the client already has it: status 304, done. */
 bool answer_unchanged(const struct call *c, struct reply *r, const char *etag);
-/* The `model` a query or body names is the served one (or none is named). */
-bool answer_model(struct call *c, const struct json *request, struct err *e) MUST_CHECK;
 
 /* "2026-03-01T12:00:00.000000Z" */
 void time_text(int64_t utc_us, char out[32]);

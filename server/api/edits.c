@@ -73,8 +73,8 @@ static bool begin_before(struct edit_work *w, struct err *e)
 {
     struct look *l = &w->look;
     resolved_release(&l->view);
-    if (!daemon_view(l->work.daemon, NULL, NULL, json_get(l->request, "view")->text, &l->view, e) ||
-        !daemon_view(l->work.daemon, NULL, NULL, "base", &w->base_view, e) ||
+    if (!served_view(l->work.served, NULL, json_get(l->request, "view")->text, &l->view, e) ||
+        !served_view(l->work.served, NULL, "base", &w->base_view, e) ||
         !look_head_expected(l, &l->view, e))
         return false;
     w->before = measure_new(l->view.view, w->facts.fact, w->facts.n, NULL, e);
@@ -138,7 +138,7 @@ static bool begin_rebuild(struct edit_work *w, struct err *e)
 static enum step step_rebuild(struct edit_work *w, struct session *s, struct err *e)
 {
     (void)s, (void)e;
-    digest_view(w->candidate, daemon_digests(w->look.work.daemon), w->digest);
+    digest_view(w->candidate, &w->look.work.served->digests, w->digest);
     return STEP_DONE;
 }
 
@@ -298,7 +298,7 @@ static bool finish_commit(struct edit_work *w, struct outcome *o, struct err *e)
     o->commit = (struct commit){
         .kind = REV_EDIT, .model = l->view.model_id, .branch = l->view.name, .expected_head = l->view.revision,
         .message = json_get(l->request, "message")->text, .digest = w->digest, .after = w->candidate,
-        .before = l->view.view, .base = daemon_digests(l->work.daemon), .method = w->method->name,
+        .before = l->view.view, .base = &l->work.served->digests, .method = w->method->name,
         .delta_bytes = w->delta.data, .delta_len = w->delta.len, .request = l->text.data,
         .summary = w->summary.data, .edit_id = w->look.run, .answer = answer, .ctx = w};
     look_provenance(l, &o->commit.by);
@@ -327,7 +327,7 @@ static bool edit_finish(struct work *work, struct outcome *o, struct err *e)
 
 static void edit_published(struct work *work, const struct revision *rev)
 {
-    daemon_publish(work->daemon, rev, of(work)->candidate);
+    served_publish(work->served, rev, of(work)->candidate);
 }
 
 static const struct work_ops ops = {
@@ -380,7 +380,7 @@ static bool prepare(struct edit_work *w, struct call *c, struct err *e)
     char head[ID_TEXT];
     int64_t seq;
     const char *branch = json_get(q, "view")->text;
-    if (!daemon_head(c->daemon, branch, head, &seq))
+    if (!served_head(l->work.served, branch, head, &seq))
         return err_field(e, ERR_INVALID, "view", "\"%s\" is no branch; only a branch can be edited", branch);
     w->method = method_find(json_get(q, "method")->text);
     if (!w->method) return err_field(e, ERR_UNSUPPORTED, "method", "not served");

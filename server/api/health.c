@@ -8,6 +8,7 @@
 #include "handlers.h"
 #include "server/clock.h"
 #include "server/daemon_int.h"
+#include "server/quote.h"
 
 enum { RESERVE_BYTES = 64 << 20 }; /* below this much free disk, writing is about to fail */
 
@@ -29,12 +30,12 @@ bool api_readyz(struct call *c, struct reply *r, struct err *e)
     struct daemon *d = c->daemon;
     enum writer_health w = writer_health(d->writer);
     bool draining = atomic_load(&d->draining);
-    bool disk = free_bytes(d->config->data) >= RESERVE_BYTES;
-    bool ready = w == WRITER_OK && !draining && disk;
+    bool disk = free_bytes(d->config->data) >= RESERVE_BYTES, model = models_count(d->models) > 0;
+    bool ready = w == WRITER_OK && !draining && disk && model;
     (void)e;
     r->status = ready ? 200 : 503;
-    buf_printf(&r->body, "{\"ready\":%s,\"checks\":{\"model\":\"ok\",\"writer\":\"%s\",",
-               ready ? "true" : "false", writer_health_word(w));
+    buf_printf(&r->body, "{\"ready\":%s,\"checks\":{\"model\":\"%s\",\"writer\":\"%s\",",
+               ready ? "true" : "false", model ? "ok" : "none", writer_health_word(w));
     buf_printf(&r->body, "\"disk\":\"%s\",\"draining\":%s}", disk ? "ok" : "low",
                draining ? "true" : "false");
     if (w == WRITER_STOPPED)
@@ -70,18 +71,35 @@ static void write_jobs(struct daemon *d, struct buf *out)
                    n.ended[s]);
 }
 
+/* A gauge of each model. The text format escapes labels as JSON escapes strings. */
+static void write_heads(struct daemon *d, struct buf *out)
+{
+    struct served *served[MODELS_MOST];
+    char revision[ID_TEXT];
+    int64_t seq;
+    size_t n = models_list(d->models, served);
+    metrics_gauge(out, "engramd_models", "Models loaded.", (double)n);
+    buf_text(out, "# HELP engramd_head_seq Seq of the head of main.\n# TYPE engramd_head_seq gauge\n");
+    for (size_t i = 0; i < n; i++) {
+        if (served_head(served[i], "main", revision, &seq)) {
+            buf_text(out, "engramd_head_seq{model=");
+            quote(out, served[i]->name);
+            buf_printf(out, "} %" PRId64 "\n", seq);
+        }
+        served_drop(served[i]);
+    }
+}
+
 bool api_metrics(struct call *c, struct reply *r, struct err *e)
 {
     struct daemon *d = c->daemon;
     struct worker_load load;
-    char revision[ID_TEXT];
-    int64_t seq = 0;
     (void)e;
     r->content_type = "text/plain; version=0.0.4; charset=utf-8";
     metrics_write(d->metrics, &r->body);
     write_jobs(d, &r->body);
+    write_heads(d, &r->body);
     worker_load(d->worker, &load);
-    (void)daemon_head(d, "main", revision, &seq);
     const struct { const char *name, *help; double value; } rows[] = {
         {"engramd_queue_long", "Long works waiting.", (double)load.waiting_long},
         {"engramd_queue_brief", "Brief works waiting.", (double)load.waiting_brief},
@@ -89,7 +107,6 @@ bool api_metrics(struct call *c, struct reply *r, struct err *e)
         {"engramd_writable", "1 while the ledger can be written.",
          writer_health(d->writer) == WRITER_OK},
         {"engramd_event_streams", "Event streams open.", (double)atomic_load(&d->subscribers)},
-        {"engramd_head_seq", "Seq of the head of main.", (double)seq},
         {"engramd_threads", "Compute threads.", (double)d->threads},
         {"engramd_disk_free_bytes", "Free bytes beside the ledger.", free_bytes(d->config->data)},
         {"engramd_resident_bytes", "Resident memory.", resident_bytes()},

@@ -5,16 +5,18 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Rows carry the ledger's model id; answers say the name it is served under. */
-static const char *served_name(const struct call *c, const char *model_id)
+/* Rows carry the ledger's model id; answers say the name it is served under, or the id where that
+ * model is not loaded. */
+static void served_name(const struct call *c, const char *model_id, char out[NAME_TEXT])
 {
-    const struct model_row *row = daemon_model_row(c->daemon);
-    return strcmp(row->id, model_id) == 0 ? daemon_model(c->daemon)->name : model_id;
+    struct served *s = models_find_row(daemon_models(c->daemon), model_id);
+    (void)snprintf(out, NAME_TEXT, "%s", s ? s->name : model_id);
+    served_drop(s);
 }
 
 /* One page of rows: one more than `limit` is asked for, to know whether there is a next. */
 struct page {
-    const struct call *call;
+    const struct served *model;
     jout *list;
     int64_t limit, n, last;
 };
@@ -39,13 +41,14 @@ static void put_next(jout *o, const struct page *p)
 
 /* ---- revisions --------------------------------------------------------------------------------- */
 
-/* The list cannot change while the head of its branch stays: head id and query make a strong tag,
- * and an unchanged poll reads nothing. */
+/* The list cannot change while the head of its branch stays: head id, query and the name that the
+ * rows say make a strong tag, and an unchanged poll reads nothing. */
 static void revisions_tag(const struct call *c, const char *head, char out[80])
 {
     struct buf text = {0};
     uint64_t h = 0xcbf29ce484222325u;
     json_write(c->query, &text);
+    buf_text(&text, c->served->name);
     for (size_t i = 0; i < text.len; i++) h = (h ^ (unsigned char)text.data[i]) * 0x100000001b3u;
     buf_release(&text);
     (void)snprintf(out, 80, "\"%s-%016" PRIx64 "\"", head, h);
@@ -56,7 +59,7 @@ static void one_revision(void *ctx, const struct revision *rev)
     struct page *p = ctx;
     if (p->n++ >= p->limit) return;
     p->last = rev->seq;
-    answer_revision(jout_put_object(p->list, NULL), rev, served_name(p->call, rev->model));
+    answer_revision(jout_put_object(p->list, NULL), rev, p->model->name);
 }
 
 bool api_revisions(struct call *c, struct reply *r, struct err *e)
@@ -64,15 +67,16 @@ bool api_revisions(struct call *c, struct reply *r, struct err *e)
     const char *branch = word_of(c, "branch");
     char head[ID_TEXT], tag[80];
     int64_t seq;
-    if (!answer_model(c, c->query, e)) return false;
-    if (strcmp(branch, "base") == 0 || !daemon_head(c->daemon, branch, head, &seq))
+    struct served *s = call_served(c, c->query, e);
+    if (!s) return false;
+    if (!served_head(s, branch, head, &seq))
         return err_field(e, ERR_NOT_FOUND, "branch", "no branch of that name");
     revisions_tag(c, head, tag); /* before reading: at worst the page is newer than its tag */
     if (answer_unchanged(c, r, tag)) return true;
 
     jout *o = jout_object();
-    struct page p = {c, jout_put_array(o, "revisions"), number_of(c, "limit", 50), 0, 0};
-    if (!ledger_revisions(c->reader, daemon_model_row(c->daemon)->id, branch, (int)p.limit + 1,
+    struct page p = {s, jout_put_array(o, "revisions"), number_of(c, "limit", 50), 0, 0};
+    if (!ledger_revisions(c->reader, s->row.id, branch, (int)p.limit + 1,
                           number_of(c, "before", 0), one_revision, &p, e)) {
         jout_free(o);
         return false;
@@ -85,8 +89,10 @@ bool api_revision_get(struct call *c, struct reply *r, struct err *e)
 {
     struct revision rev;
     if (!ledger_revision(c->reader, c->param[0], &rev, e)) return false;
+    char model[NAME_TEXT];
+    served_name(c, rev.model, model);
     jout *o = jout_object();
-    answer_revision(o, &rev, served_name(c, rev.model));
+    answer_revision(o, &rev, model);
     revision_release(&rev);
     return answer_reply(r, o, e);
 }
@@ -95,18 +101,18 @@ static void one_branch(void *ctx, const char *branch, const struct revision *hea
 {
     struct page *p = ctx;
     jout *o = jout_put_object(p->list, NULL);
-    const char *model = served_name(p->call, head->model);
     jout_text(o, "branch", branch);
-    jout_text(o, "model", model);
-    answer_revision(jout_put_object(o, "head"), head, model);
+    jout_text(o, "model", p->model->name);
+    answer_revision(jout_put_object(o, "head"), head, p->model->name);
 }
 
 bool api_branches(struct call *c, struct reply *r, struct err *e)
 {
-    if (!answer_model(c, c->query, e)) return false;
+    const struct served *s = call_served(c, c->query, e);
+    if (!s) return false;
     jout *o = jout_object();
-    struct page p = {.call = c, .list = jout_put_array(o, "branches")};
-    if (!ledger_branches(c->reader, daemon_model_row(c->daemon)->id, one_branch, &p, e)) {
+    struct page p = {.model = s, .list = jout_put_array(o, "branches")};
+    if (!ledger_branches(c->reader, s->row.id, one_branch, &p, e)) {
         jout_free(o);
         return false;
     }
@@ -120,28 +126,28 @@ static void one_run(void *ctx, const struct run_row *run)
     struct page *p = ctx;
     if (p->n++ >= p->limit) return;
     p->last = run->chain_seq;
-    answer_run(jout_put_object(p->list, NULL), run, served_name(p->call, run->model));
+    answer_run(jout_put_object(p->list, NULL), run, p->model->name);
 }
 
 /* Runs name revisions; `base` and branches are asked for by what they are now. */
-static const char *view_of(const struct call *c, char revision[ID_TEXT])
+static const char *view_of(const struct call *c, struct served *s, char revision[ID_TEXT])
 {
     const char *view = word_of(c, "view");
     int64_t seq;
     if (!view) return NULL;
-    if (strcmp(view, "base") == 0) return daemon_model_row(c->daemon)->base_revision;
-    return daemon_head(c->daemon, view, revision, &seq) ? revision : view;
+    if (strcmp(view, "base") == 0) return s->row.base_revision;
+    return served_head(s, view, revision, &seq) ? revision : view;
 }
 
 bool api_runs(struct call *c, struct reply *r, struct err *e)
 {
     char revision[ID_TEXT];
-    if (!answer_model(c, c->query, e)) return false;
+    struct served *s = call_served(c, c->query, e);
+    if (!s) return false;
     jout *o = jout_object();
-    struct page p = {c, jout_put_array(o, "runs"), number_of(c, "limit", 50), 0, 0};
-    if (!ledger_runs(c->reader, daemon_model_row(c->daemon)->id, word_of(c, "kind"),
-                     view_of(c, revision), (int)p.limit + 1, number_of(c, "before", 0), one_run, &p,
-                     e)) {
+    struct page p = {s, jout_put_array(o, "runs"), number_of(c, "limit", 50), 0, 0};
+    if (!ledger_runs(c->reader, s->row.id, word_of(c, "kind"), view_of(c, s, revision),
+                     (int)p.limit + 1, number_of(c, "before", 0), one_run, &p, e)) {
         jout_free(o);
         return false;
     }
@@ -153,8 +159,10 @@ bool api_run_get(struct call *c, struct reply *r, struct err *e)
 {
     struct run_row run;
     if (!ledger_run(c->reader, c->param[0], &run, e)) return false;
+    char model[NAME_TEXT];
+    served_name(c, run.model, model);
     jout *o = jout_object();
-    answer_run(o, &run, served_name(c, run.model));
+    answer_run(o, &run, model);
     if (!run.result) jout_bool(o, "pruned", true);
     run_row_release(&run);
     return answer_reply(r, o, e);

@@ -1,5 +1,6 @@
 /* GET /v1/models/{name}/hooks: every hook point, with its shape, or why this model has none. */
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "answer.h"
@@ -69,7 +70,7 @@ static void put_hook(jout *o, const struct arch *a, struct site s)
     jout_text(o, "description", info->what);
 }
 
-static bool api_hooks_of(const struct arch *a, struct reply *r, struct err *e)
+static bool put_hooks(const struct arch *a, struct reply *r, struct err *e)
 {
     jout *o = jout_object(), *list = jout_put_array(o, "hooks");
     unsigned h = 0, first, end;
@@ -84,9 +85,8 @@ static bool api_hooks_of(const struct arch *a, struct reply *r, struct err *e)
 
 bool api_hooks(struct call *c, struct reply *r, struct err *e)
 {
-    const struct model *m = daemon_model(c->daemon);
-    if (strcmp(c->param[0], m->name) != 0)
-        return err_field(e, ERR_NOT_FOUND, "name", "no model of that name; served here: \"%s\"",
-                         m->name);
-    return api_hooks_of(&m->arch, r, e);
+    c->served = models_find(daemon_models(c->daemon), c->param[0], e);
+    if (c->served) return put_hooks(&c->served->model->arch, r, e);
+    (void)snprintf(e->field, sizeof e->field, "name");
+    return false;
 }

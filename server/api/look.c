@@ -23,6 +23,9 @@ bool look_begin(struct look *l, struct call *c, const struct work_ops *ops, stru
     json_write(c->body, &l->text);
     if (!buf_ok(&l->text, e)) return false;
     l->request = json_parse(l->text.data, l->text.len, &l->arena, e);
+    struct served *s = call_served(c, c->body, e);
+    if (!s) return false;
+    l->work.served = served_retain(s);
     ledger_new_id("run", l->run);
     if (c->if_match) (void)snprintf(l->if_match, sizeof l->if_match, "%s", c->if_match);
     return l->request && look_view(l, c, text_of(l->request, "view"), &l->view, e);
@@ -30,7 +33,7 @@ bool look_begin(struct look *l, struct call *c, const struct work_ops *ops, stru
 
 bool look_view(struct look *l, struct call *c, const char *name, struct resolved *out, struct err *e)
 {
-    return daemon_view(c->daemon, c->reader, text_of(l->request, "model"), name, out, e);
+    return served_view(l->work.served, c->reader, name, out, e);
 }
 
 bool look_head_expected(const struct look *l, const struct resolved *head, struct err *e)
@@ -54,6 +57,7 @@ void look_release(struct look *l)
     buf_release(&l->text);
     arena_release(&l->arena);
     jout_free(l->warnings);
+    served_drop(l->work.served);
 }
 
 void look_also(struct look *l, const struct resolved *against) { l->against = against; }

@@ -1,11 +1,12 @@
 #include "answer.h"
 #include "handlers.h"
 
-static void put_model(jout *o, const struct model *m, const struct model_row *row,
-                      const struct revision *head)
+static void put_model(jout *o, const struct served *s, const struct revision *head)
 {
+    const struct model *m = s->model;
+    const struct model_row *row = &s->row;
     const struct arch *a = &m->arch;
-    jout_text(o, "name", m->name);
+    jout_text(o, "name", s->name);
     jout_text(o, "family", a->family);
     jout_int(o, "layers", a->n_layers);
     jout_int(o, "heads", a->n_heads);
@@ -24,18 +25,31 @@ static void put_model(jout *o, const struct model *m, const struct model_row *ro
     jout_text(h, "digest", head->digest);
 }
 
+static bool list_model(struct call *c, const struct served *s, jout *data, jout *models, struct err *e)
+{
+    struct revision head;
+    if (!ledger_head(c->reader, s->row.id, "main", &head, e)) return false;
+    jout *id = jout_put_object(data, NULL);
+    jout_text(id, "id", s->name);
+    jout_text(id, "object", "model");
+    put_model(jout_put_object(models, NULL), s, &head);
+    revision_release(&head);
+    return true;
+}
+
 bool api_models(struct call *c, struct reply *r, struct err *e)
 {
-    const struct model *m = daemon_model(c->daemon);
-    const struct model_row *row = daemon_model_row(c->daemon);
-    struct revision head;
-    if (!ledger_head(c->reader, row->id, "main", &head, e)) return false;
+    struct served *served[MODELS_MOST];
+    size_t n = models_list(daemon_models(c->daemon), served);
     jout *o = jout_object();
     jout_text(o, "object", "list");
-    jout *id = jout_put_object(jout_put_array(o, "data"), NULL);
-    jout_text(id, "id", m->name);
-    jout_text(id, "object", "model");
-    put_model(jout_put_object(jout_put_array(o, "models"), NULL), m, row, &head);
-    revision_release(&head);
-    return answer_reply(r, o, e);
+    jout *data = jout_put_array(o, "data"), *models = jout_put_array(o, "models");
+    bool ok = true;
+    for (size_t i = 0; i < n; i++) {
+        ok = ok && list_model(c, served[i], data, models, e);
+        served_drop(served[i]);
+    }
+    if (ok) return answer_reply(r, o, e);
+    jout_free(o);
+    return false;
 }

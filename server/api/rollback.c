@@ -26,7 +26,7 @@ static enum step rollback_step(struct work *w, struct session *s, struct err *e)
     struct rollback_work *r = of(w);
     (void)s;
     const char *branch = json_get(r->look.request, "branch")->text;
-    bool ok = daemon_view(w->daemon, NULL, NULL, branch, &r->head, e) && look_head_expected(&r->look, &r->head, e);
+    bool ok = served_view(w->served, NULL, branch, &r->head, e) && look_head_expected(&r->look, &r->head, e);
     return ok ? STEP_DONE : STEP_FAIL;
 }
 
@@ -50,7 +50,7 @@ static bool rollback_finish(struct work *w, struct outcome *o, struct err *e)
     o->commit = (struct commit){
         .kind = REV_ROLLBACK, .model = to->model_id, .branch = r->head.name, .expected_head = r->head.revision,
         .to = to->revision, .message = json_get(r->look.request, "message")->text, .digest = to->digest,
-        .after = to->view, .before = r->head.view, .base = daemon_digests(w->daemon),
+        .after = to->view, .before = r->head.view, .base = &w->served->digests,
         .request = r->look.text.data, .answer = answer, .ctx = r};
     look_provenance(&r->look, &o->commit.by);
     return true;
@@ -58,7 +58,7 @@ static bool rollback_finish(struct work *w, struct outcome *o, struct err *e)
 
 static void rollback_published(struct work *w, const struct revision *rev)
 {
-    daemon_publish(w->daemon, rev, of(w)->look.view.view);
+    served_publish(w->served, rev, of(w)->look.view.view);
 }
 
 /* Not brief: between the steps of an edit it would move the head the edit has pinned. */
@@ -75,9 +75,9 @@ static bool prepare(struct rollback_work *r, struct call *c, struct err *e)
     const char *branch = json_get(q, "branch")->text, *to = json_get(q, "to")->text;
     char head[ID_TEXT];
     int64_t seq;
-    if (!daemon_head(c->daemon, branch, head, &seq))
+    if (!served_head(l->work.served, branch, head, &seq))
         return err_field(e, ERR_NOT_FOUND, "branch", "there is no branch \"%s\"", branch);
-    if (strcmp(to, "base") != 0 && daemon_head(c->daemon, to, head, &seq))
+    if (strcmp(to, "base") != 0 && served_head(l->work.served, to, head, &seq))
         return err_field(e, ERR_INVALID, "to", "\"%s\" is a branch; name a revision or \"base\"", to);
     resolved_release(&l->view);
     if (!look_view(l, c, to, &l->view, e)) return place_blame(e, "to");

@@ -13,6 +13,7 @@ static struct verify_work *of(struct work *w) { return (struct verify_work *)w; 
 static void verify_free(struct work *w)
 {
     if (of(w)->verifier) verifier_close(of(w)->verifier);
+    served_drop(w->served);
     mem_drop(w);
 }
 
@@ -22,7 +23,7 @@ static enum step verify_step(struct work *w, struct session *s, struct err *e)
     bool more = false;
     (void)s;
     if (!v->verifier)
-        v->verifier = verifier_open(daemon_data(w->daemon), daemon_model(w->daemon), daemon_digests(w->daemon), e);
+        v->verifier = verifier_open(daemon_data(w->daemon), w->served->model, &w->served->digests, e);
     if (!v->verifier || !verifier_step(v->verifier, &more, e)) return STEP_FAIL;
     int64_t done, total;
     verifier_progress(v->verifier, &done, &total);
@@ -60,9 +61,11 @@ static const struct work_ops ops = {
 
 struct work *api_verify(struct call *c, struct err *e)
 {
-    (void)e;
+    struct served *s = call_served(c, c->body ? c->body : c->query, e);
+    if (!s) return NULL;
     struct verify_work *v = mem_new(sizeof *v);
     v->work.ops = &ops;
     v->work.daemon = c->daemon;
+    v->work.served = served_retain(s);
     return &v->work;
 }

@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
-"""Make quant.bin: blocks of every element type and what they widen to, by the `gguf` package.
+"""Make quant.bin: blocks of every element type and what they widen to, by two references that must
+agree to the bit: the `gguf` package, and ggml's own functions, which the xllamacpp extension exports.
 
-    pip install gguf numpy && python3 tests/golden/make_quant.py
+    pip install gguf numpy xllamacpp && python3 tests/golden/make_quant.py
 
 Layout, little-endian: for each type a record (u32 ggml type, u32 elements, u32 bytes, the bytes, the
 float32 values); the record of type 0xFFFFFFFF ends them and holds n rounding cases: (u32 0xFFFFFFFF,
 u32 n, u32 0, then n times u32 float32 bits, u16 float16 bits, u16 bfloat16 bits).
 
-Nibbles and fifth bits are random; the scales walk through the corners: zero, signed, subnormal,
-largest. NaN and infinity have no value to compare and are left to the tests themselves.
+Numbers, bits and small scales are random; the blocks' scales walk through the corners: zero, signed,
+subnormal, largest. NaN and infinity have no value to compare and are left to the tests themselves.
 """
+import ctypes
+import importlib.util
 import pathlib
 import struct
 
@@ -19,19 +22,23 @@ from gguf.quants import BF16, dequantize
 
 SCALES = [1.0, -0.0371, 0.0, 5.96e-08, -3.1e-05, 65504.0]
 OFFSETS = [0.25, -1.7, 6.1e-05, 0.0, -65504.0, 3.0]
+# Where the float16 scale lies in a block, and the offset where there is one. Q8_K's scale is a float32.
+PLACES = {T.Q4_0: (0,), T.Q4_1: (0, 2), T.Q5_0: (0,), T.Q5_1: (0, 2), T.Q8_0: (0,), T.IQ4_NL: (0,),
+          T.Q2_K: (80, 82), T.Q3_K: (108,), T.Q4_K: (0, 2), T.Q5_K: (0, 2), T.Q6_K: (208,), T.Q8_K: (0,),
+          T.IQ4_XS: (0,)}
 rng = np.random.default_rng(20240917)
-
-
-def half(x):
-    return np.float16(x).tobytes()
+ggml = ctypes.CDLL(next(str(p) for root in importlib.util.find_spec("xllamacpp").submodule_search_locations
+                        for p in pathlib.Path(root).glob("*.so")))
 
 
 def blocks(t):
     _, size = GGML_QUANT_SIZES[t]
-    heads = {T.Q4_0: 1, T.Q5_0: 1, T.Q8_0: 1, T.Q4_1: 2, T.Q5_1: 2}[t]
-    for d, m in zip(SCALES, OFFSETS):
-        head = half(d) if heads == 1 else half(d) + half(m)
-        yield head + rng.integers(0, 256, size - len(head), dtype=np.uint8).tobytes()
+    for corner in zip(SCALES, OFFSETS):
+        block = bytearray(rng.integers(0, 256, size, dtype=np.uint8).tobytes())
+        for at, x in zip(PLACES[t], corner):
+            number = np.float32(x) if t is T.Q8_K else np.float16(x)
+            block[at:at + number.nbytes] = number.tobytes()
+        yield bytes(block)
 
 
 def sixteen_bit(t):
@@ -50,6 +57,24 @@ def raw_bytes(t):
     return b"".join(blocks(t))
 
 
+def by_ggml(raw, t):
+    """What ggml's dequantize_row_* makes of it."""
+    block, size = GGML_QUANT_SIZES[t]
+    values = np.empty(len(raw) // size * block, dtype=np.float32)
+    row = getattr(ggml, "dequantize_row_" + t.name.lower().replace("_k", "_K"))
+    row(raw, values.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(values)))
+    return values
+
+
+def widen(raw, t):
+    if t is T.Q8_K:  # the package has no such function
+        return by_ggml(raw, t)
+    values = dequantize(np.frombuffer(raw, dtype=np.uint8), t).astype(np.float32).reshape(-1)
+    if t in PLACES:
+        assert by_ggml(raw, t).tobytes() == values.tobytes(), f"the references differ on {t.name}"
+    return values
+
+
 def rounding_cases():
     exact = [0.0, -0.0, 1.0, -2.5, 65504.0, 65519.996, 65520.0, -65520.0, 1e6, 2.0**-24, 2.0**-25,
              np.nextafter(np.float32(2.0**-25), np.float32(1)), 3 * 2.0**-25, 2.0**-14,
@@ -65,9 +90,9 @@ def rounding_cases():
 
 def main():
     out = bytearray()
-    for t in (T.F32, T.F16, T.BF16, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0):
+    for t in (T.F32, T.F16, T.BF16, *PLACES):
         raw = raw_bytes(t)
-        values = dequantize(np.frombuffer(raw, dtype=np.uint8), t).astype(np.float32).reshape(-1)
+        values = widen(raw, t)
         assert np.isfinite(values).all()
         out += struct.pack("<III", int(t), len(values), len(raw)) + raw + values.tobytes()
     cases = rounding_cases()

@@ -370,8 +370,12 @@ static const struct liar {
      "not a whole number of Q4_1 blocks"},
     {1, 0, BODY(T L32("\2") L64("\x10") L64("\2") L32("\3") L64("\0")), 64, ERR_CORRUPT,
      "rows of 16 elements"},
-    {1, 0, BODY(T L32("\1") L64("\4") L32("\x0c") L64("\0")), 64, ERR_UNSUPPORTED,
-     "tensor 't' has ggml type 12"},
+    {1, 0, BODY(T L32("\2") L64("\x20") L64("\x08") L32("\x0c") L64("\0")), 1024, ERR_CORRUPT,
+     "rows of 32 elements, not a whole number of Q4_K blocks of 256"},
+    {1, 0, BODY(T L32("\1") "\0\1\0\0\0\0\0\0" L32("\x0e") L64("\0")), 209, ERR_CORRUPT,
+     "'t' needs 210 bytes"},
+    {1, 0, BODY(T L32("\1") L64("\4") L32("\x10") L64("\0")), 64, ERR_UNSUPPORTED,
+     "tensor 't' has ggml type 16"},
     {1, 0, BODY(T L32("\1") L64("\4") "\xFF\xFF\xFF\xFF" L64("\0")), 64, ERR_UNSUPPORTED,
      "ggml type 4294967295"},
     {1, 0, BODY(T L32("\1") L64("\4") L32("\0") L64("\4")), 64, ERR_CORRUPT, "not aligned to 32"},
@@ -410,6 +414,33 @@ static void every_lie_is_named(void **state)
         if (e.code != l->code || (l->why && !strstr(e.text, l->why)))
             fail_msg("liar %zu: %s: %s", i, err_word(e.code), e.text);
         buf_release(&b);
+    }
+}
+
+/* One block of each type: zeros are numbers, and with all bits set its scale is a NaN. */
+static void a_scale_that_is_no_number_is_named(void **state)
+{
+    for (unsigned t = 0; t < DTYPE_COUNT; t++) {
+        const struct dtype_info *d = dtype_info(t);
+        float values[256];
+        assert_true(d->gguf_id >= 0 && d->block <= sizeof values / sizeof *values);
+        for (int nan = 0; nan < 2; nan++) {
+            struct buf b = {0};
+            struct err e = {0};
+            put_header(&b, 3, 1, 0);
+            put_tensor(&b, "t", d->block, 0, (uint32_t)d->gguf_id, 0);
+            pad(&b, 32);
+            for (uint32_t i = 0; i < d->bytes; i++) put(&b, nan ? 0xFF : 0, 1);
+            fill(*state, b.data, b.len);
+            struct modelfile *m = modelfile_open(((struct file *)*state)->path, &e);
+            if (!m) fail_msg("%s: %s", d->word, e.text);
+            bool read = modelfile_read_f32(m, modelfile_find(m, "t"), values, &e);
+            assert_int_equal(read, !nan);
+            if (nan && (e.code != ERR_CORRUPT || !strstr(e.text, "'t' has a NaN or an infinity at element 0")))
+                fail_msg("%s: %s", d->word, e.text);
+            modelfile_close(m);
+            buf_release(&b);
+        }
     }
 }
 
@@ -561,6 +592,7 @@ int main(void)
         IN_FILE(every_flipped_bit_is_a_sentence_or_a_model),
         IN_FILE(random_damage_is_a_sentence_or_a_model),
         IN_FILE(every_lie_is_named),
+        IN_FILE(a_scale_that_is_no_number_is_named),
         IN_FILE(a_vast_sparse_file_does_not_justify_vast_lengths),
         IN_FILE(other_versions_and_byte_orders_are_named),
         IN_FILE(a_nan_or_infinity_names_tensor_and_element),

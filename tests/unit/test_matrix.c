@@ -17,13 +17,16 @@
 
 #define CLOSE 1e-5
 
-/* Where a block's float16 scales lie, so that random blocks have values of ordinary size. Every type
+/* Where a block's scales lie (float16, Q8_K's float32), so that random blocks have values of ordinary size. Every type
  * has its row: without one its scales would be random bits. */
 static const struct scales {
     uint8_t n, at[2];
 } scales[DTYPE_COUNT] = {
     [DTYPE_Q4_0] = {1, {0}}, [DTYPE_Q4_1] = {2, {0, 2}}, [DTYPE_Q5_0] = {1, {0}},
-    [DTYPE_Q5_1] = {2, {0, 2}}, [DTYPE_Q8_0] = {1, {0}},
+    [DTYPE_Q5_1] = {2, {0, 2}}, [DTYPE_Q8_0] = {1, {0}}, [DTYPE_IQ4_NL] = {1, {0}},
+    [DTYPE_Q2_K] = {2, {80, 82}}, [DTYPE_Q3_K] = {1, {108}}, [DTYPE_Q4_K] = {2, {0, 2}},
+    [DTYPE_Q5_K] = {2, {0, 2}}, [DTYPE_Q6_K] = {1, {208}}, [DTYPE_Q8_K] = {1, {0}},
+    [DTYPE_IQ4_XS] = {1, {0}},
 };
 
 static void fill_block(uint64_t *seed, enum dtype t, unsigned char *b)
@@ -37,8 +40,8 @@ static void fill_block(uint64_t *seed, enum dtype t, unsigned char *b)
         assert_true(scales[t].n > 0);
         for (uint32_t i = 0; i < d->bytes; i++) b[i] = (unsigned char)below(seed, 256);
         for (uint32_t i = 0; i < scales[t].n; i++) {
-            half = f32_to_f16((float)uniform(seed, 0.02));
-            memcpy(b + scales[t].at[i], &half, sizeof half);
+            x = (float)uniform(seed, 0.02), half = f32_to_f16(x);
+            memcpy(b + scales[t].at[i], t == DTYPE_Q8_K ? (void *)&x : (void *)&half, t == DTYPE_Q8_K ? sizeof x : sizeof half);
         }
     }
 }

@@ -1,5 +1,5 @@
-/* Element types against the `gguf` package (tests/golden/quant.bin) and against their definition.
- */
+/* Element types against the `gguf` package and ggml (tests/golden/quant.bin) and against their
+ * definition. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -159,7 +159,9 @@ static void types_are_found_by_their_names_in_files(void **state)
     enum dtype t;
     assert_true(dtype_from_gguf(3, &t) && t == DTYPE_Q4_1);
     assert_true(dtype_from_safetensors("BF16", &t) && t == DTYPE_BF16);
-    assert_false(dtype_from_gguf(12, &t)); /* Q4_K */
+    assert_true(dtype_from_gguf(12, &t) && t == DTYPE_Q4_K);
+    assert_false(dtype_from_gguf(9, &t)); /* Q8_1: ggml's own scratch format, never widened */
+    assert_false(dtype_from_gguf(16, &t)); /* IQ2_XXS */
     assert_false(dtype_from_gguf(UINT32_MAX, &t));
     assert_false(dtype_from_safetensors("F64", &t));
     assert_false(dtype_from_safetensors("Q4_1", &t));
