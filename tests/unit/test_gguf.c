@@ -434,7 +434,7 @@ static void a_scale_that_is_no_number_is_named(void **state)
             fill(*state, b.data, b.len);
             struct modelfile *m = modelfile_open(((struct file *)*state)->path, &e);
             if (!m) fail_msg("%s: %s", d->word, e.text);
-            bool read = modelfile_read_f32(m, modelfile_find(m, "t"), values, &e);
+            bool read = modelfile_read(m, modelfile_find(m, "t"), DTYPE_F32, values, &e);
             assert_int_equal(read, !nan);
             if (nan && (e.code != ERR_CORRUPT || !strstr(e.text, "'t' has a NaN or an infinity at element 0")))
                 fail_msg("%s: %s", d->word, e.text);
