@@ -59,7 +59,7 @@ static void check_head(const char *name)
           *dx = random_floats(&seed, N * d, 1), *before = random_floats(&seed, N * d, 1);
     struct head_case k = {reference_new(g.view), N, c, widened(x, N * d), zero_doubles(N * V)};
     head_reference(&k);
-    must(unembed(g.session, g.view, x, N, logits, &e), e);
+    must(unembed(g.session, g.view, x, N, NULL, logits, &e), e);
     check_close("unembed", logits, k.logits, N * V, CLOSE, 0);
 
     static const uint32_t ids[] = {299, 0, 17, 17};
@@ -74,7 +74,7 @@ static void check_head(const char *name)
     for (size_t i = 0; i < N * d; i++) top = fmax(top, fabs(want[i] = slope(head_reference, &k, &k.x[i], STEP)));
     memcpy(dx, before, N * d * sizeof *dx);
     for (size_t i = 0; i < N * d; i++) want[i] += (double)before[i];
-    must(unembed_backward(g.session, g.view, x, N, c, dx, &e), e);
+    must(unembed_backward(g.session, g.view, x, N, NULL, c, dx, &e), e);
     check_close("unembed backward", dx, want, N * d, CLOSE, top);
     free(x), free(c), free(logits), free(dx), free(before), free(want), free(k.x), free(k.logits);
     reference_free(k.r);
@@ -134,7 +134,7 @@ static void check_matrix(struct block_case *k, enum role role, const float *grad
     for (int i = 0; i < 20; i++) {
         size_t at = below(seed, (uint32_t)info->n_elements);
         double want = slope(block_reference, k, &k->r->weight[t][at], STEP);
-        check_close(info->name, grad + info->offset + at, &want, 1, 1e-4, 0.1);
+        check_close(info->name, grad + group_offset(k->r->model, t) + at, &want, 1, 1e-4, 0.1);
     }
 }
 
@@ -156,16 +156,17 @@ static void check_block(const char *name, uint32_t layer)
     struct block_case k = {reference_new(g.view), layer, N, c, widened(x, n)};
     memcpy(out, x, n * sizeof *out);
     must(block_attention(&b, &e), e);
-    block_project(&b);
+    must(block_project(&b, &e), e);
     memcpy(mid, out, n * sizeof *mid);
-    block_mlp(&b);
+    must(block_mlp(&b, &e), e);
 
     double *want = widened(x, n);
     reference_block(k.r, layer, want, N);
     check_close("block", out, want, n, CLOSE, 0);
 
     float *zeros = calloc((z + 2 * kv) * d + d * z + 3 * d * a->d_mlp, sizeof *zeros);
-    struct weight_grads grads = {zeros, zeros + (z + 2 * kv) * d, zeros + (z + 2 * kv) * d + d * z, NULL};
+    struct weight_grads grads = {.of = {[GROUP_QKV] = zeros, [GROUP_O] = zeros + (z + 2 * kv) * d,
+                                        [GROUP_GATE_UP] = zeros + (z + 2 * kv) * d + d * z}};
     grads.of[GROUP_DOWN] = grads.of[GROUP_GATE_UP] + 2 * d * a->d_mlp;
     b.rows = rows_for(a, N, &scratch);
     memcpy(dx, c, n * sizeof *dx);
@@ -227,7 +228,7 @@ static void test_cross_entropy(void **state)
     struct tape_seq seq = {n, scored, target, 2};
     struct tape *t = tape_new(&g.model->arch, &seq, 1, 0, false, &e);
     must(t, e);
-    embed(g.view, g.ids[1], n, tape_input(t));
+    must(embed(g.session, g.view, g.ids[1], n, 0, NULL, 0, tape_input(t), &e), e);
     struct loss_case k = {reference_new(g.view), g.ids[1], n, zero_doubles((size_t)n * d)};
     k.r->hook = add_nudge;
     k.r->ctx = &k;
@@ -236,7 +237,7 @@ static void test_cross_entropy(void **state)
     struct taps taps = {&tap, 1};
     double loss, *want = zero_doubles((size_t)n * d);
     must(STEP_ALL(tape_forward(t, g.view, g.session, &e)), e);
-    must(tape_loss(t, g.view, g.session, &loss, NULL, &e), e);
+    must(tape_loss(t, g.view, g.session, NULL, &loss, NULL, &e), e);
     must(STEP_ALL(tape_backward(t, g.view, g.session, NULL, &taps, &e)), e);
     assert_true(fabs(loss - loss_reference(&k)) < 1e-5);
     for (size_t i = 0; i < (size_t)n * d; i++) want[i] = slope(loss_reference, &k, &k.nudge[i], STEP);
