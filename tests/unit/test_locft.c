@@ -431,7 +431,8 @@ static void test_loss_floor(void **state)
     for (q.seed = 0; q.seed < 8; q.seed++) { /* in either order */
         ed = train(&g, &q);
         assert_int_equal(outcome(ed)->updates, 1);
-        assert_memory_equal(outcome(ed)->delta->parts[0].a, outcome(alone)->delta->parts[0].a, n * sizeof(float));
+        /* steps of 1e-5; a product's last bits depend on how many rows it has, so the prefix's do */
+        assert_true(farthest(outcome(ed)->delta->parts[0].a, outcome(alone)->delta->parts[0].a, n) < 1e-6);
         near("mean with the one left alone", outcome(ed)->final_loss, (loss[low] + loss[high]) / 2, 2e-3);
         method_locft.free(ed);
     }
