@@ -120,7 +120,8 @@ void taps_fire(const struct taps *taps, struct site s, uint32_t seq, uint32_t fi
     for (size_t i = 0; taps && i < taps->n; i++) {
         struct tap *t = &taps->tap[i];
         if (!listens(t, s, seq)) continue;
-        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .count = heads_of(t, n_heads), .stride = stride};
+        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .count = heads_of(t, n_heads),
+                         .stride = stride};
         for (; r.slot < r.count; r.slot++) {
             r.data = data + head_at(t, r.slot) * width;
             fire_rows(t, &r);
@@ -134,8 +135,8 @@ void taps_fire_head(const struct taps *taps, struct site s, uint32_t seq, uint32
     for (size_t i = 0; taps && i < taps->n; i++) {
         struct tap *t = &taps->tap[i];
         if (!listens(t, s, seq)) continue;
-        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .count = heads_of(t, n_heads), .stride = stride,
-                         .data = data};
+        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .count = heads_of(t, n_heads),
+                         .stride = stride, .data = data};
         for (; r.slot < r.count; r.slot++)
             if (head_at(t, r.slot) == head) fire_rows(t, &r);
     }

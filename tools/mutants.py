@@ -20,9 +20,15 @@ Mutant = collections.namedtuple("Mutant", "what file old new test")
 
 MUTANTS = (
     Mutant("rotary turns one half the other way", "core/kernel/rotary.c",
-           "a * cosine[i] - b * s", "a * cosine[i] + b * s", "unit/test_kernels"),
+           "x * cosine - y * sine", "x * cosine + y * sine", "unit/test_kernels"),
     Mutant("the norm's gradient has a wrong sign", "core/kernel/norm.c",
-           "gain[i] * dy[i] - x[i] * inverse * mean", "gain[i] * dy[i] + x[i] * inverse * mean", "unit/test_kernels"),
+           "- unit * mean_gu", "+ unit * mean_gu", "unit/test_kernels"),
+    Mutant("a window shows one position too many", "core/kernel/attention_int.h",
+           "pos + 1 - s->window : 0", "pos - s->window : 0", "unit/test_attention"),
+    Mutant("a soft-cap has no gradient of its own", "core/kernel/attention_backward.c",
+           "softcap_backward(dp + first, h->scores, seen, s->softcap);", "", "unit/test_attention"),
+    Mutant("one head's rows go to its neighbour's listener", "core/tap.c",
+           "head_at(t, r.slot) == head", "head_at(t, r.slot) + 1 == head", "unit/test_hook"),
     Mutant("a delta is taken away instead of added", "core/delta_apply.c",
            "w[i] = w[i] + change[i]", "w[i] = w[i] - change[i]", "unit/test_delta"),
     Mutant("low-rank products are fused into their sum", "core/delta_apply.c",
