@@ -58,7 +58,7 @@ def test_every_hook_of_every_layer_is_as_expected(tmp_path, name):
     d = Daemon(tmp_path / "data", model=TINY / SOURCES[name]).start()
     try:
         sites = [f"blocks.{l}.{h}" for l in range(facts["shape"]["L"]) for h in HOOKS]
-        assert sorted(sites) == sorted(h["site"] for h in d.get(f"/v1/models/{d.name}/hooks").json["hooks"])
+        assert set(sites) <= {h["site"] for h in d.get(f"/v1/models/{d.name}/hooks").json["hooks"] if h["readable"]}
         inputs = [{"id": f"s{i}", "ids": ids} for i, ids in enumerate(facts["sequences"])]
         a = trace(d, inputs, [{"site": s} for s in sites], top_k=5, top_pos="all")
         assert len(a["captures"]) == 2 * len(sites)
