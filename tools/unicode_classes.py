@@ -11,18 +11,20 @@ Unicode versions at once: its regular expressions (Oniguruma) see one, its Digit
   unicode_new.def   code points whose general category or white space differs between Oniguruma
                     and this machine's PCRE2, each with a stand-in: a code point of as many UTF-8
                     bytes that PCRE2 puts into the class Oniguruma has for the original.
+  unicode_class.def what Oniguruma and Rust's is_numeric say of every code point, as ranges of flags.
   unicode_rust.def  the numeric and the word code points of Rust, as full lists of ranges.
-  unicode_nfc.def   code points that the reference's NFC treats as inert starters and utf8proc's
-                    does not: those with a combining class or a composition younger than the
-                    reference's tables, and U+11A7, which utf8proc swallows after a syllable.
+  unicode_nfc.def   for each normalisation form the code points that the reference treats as inert
+                    starters and utf8proc does not: those with a combining class, a composition or
+                    a decomposition younger than the reference's tables, and U+11A7, which
+                    utf8proc swallows after a syllable.
+  unicode_lower.def code points whose lower case differs between Rust and utf8proc.
 """
 import ctypes
 import ctypes.util
 import os
 
 import tokenizers
-from tokenizers import AddedToken, Regex, Tokenizer, models
-from tokenizers.normalizers import NFC
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers
 from tokenizers.pre_tokenizers import Digits, Split
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -123,24 +125,68 @@ def stand_ins(onig, pcre):
     return out
 
 
-def nfc_cuts():
-    """Code points whose neighbourhood the two normalisers see differently."""
-    lib, libc, reference = ctypes.CDLL(ctypes.util.find_library("utf8proc")), ctypes.CDLL(None), NFC()
-    lib.utf8proc_NFC.restype = ctypes.c_void_p
-    lib.utf8proc_version.restype = lib.utf8proc_unicode_version.restype = ctypes.c_char_p
+FORMS = {"NFC": normalizers.NFC(), "NFD": normalizers.NFD(), "NFKC": normalizers.NFKC(), "NFKD": normalizers.NFKD()}
 
-    def ours(text):
-        p = lib.utf8proc_NFC(text.encode())
+
+class Utf8proc:
+    def __init__(self):
+        self.lib, self.libc = ctypes.CDLL(ctypes.util.find_library("utf8proc")), ctypes.CDLL(None)
+        for form in FORMS:
+            getattr(self.lib, "utf8proc_" + form).restype = ctypes.c_void_p
+        self.lib.utf8proc_version.restype = self.lib.utf8proc_unicode_version.restype = ctypes.c_char_p
+
+    def normalise(self, form, text):
+        p = getattr(self.lib, "utf8proc_" + form)(text.encode())
         raw = ctypes.string_at(p)
-        libc.free(ctypes.c_void_p(p))
+        self.libc.free(ctypes.c_void_p(p))
         return raw.decode()
 
+    def lower(self, c):
+        return chr(self.lib.utf8proc_tolower(c))
+
+
+def form_cuts(proc, form):
+    """Code points whose neighbourhood the two normalisers see differently."""
     contexts = ["{}", "a{}\u0301", "a\u0315{}", "a\u0327{}", "a{}\u0327", "{}\u0338", "\u1100{}",
                 "\uac00{}", "a\u05b0{}\u3099", "\U00011935{}"]
-    found = [c for c in CODE_POINTS
-             if any(reference.normalize_str(t) != ours(t) for t in (x.format(chr(c)) for x in contexts))]
-    return found, (f"utf8proc {lib.utf8proc_version().decode()}, "
-                   f"its Unicode {lib.utf8proc_unicode_version().decode()}")
+    reference = FORMS[form].normalize_str
+    return [c for c in CODE_POINTS
+            if any(reference(t) != proc.normalise(form, t) for t in (x.format(chr(c)) for x in contexts))]
+
+
+def class_rows(onig, numeric):
+    """Ranges of equal flags; capitals and small letters in turn become one row."""
+    names = {"Lu": "UPPER", "Lt": "UPPER", "Ll": "LOWER", "Lm": "OTHER", "Lo": "OTHER"}
+
+    def flags(c):
+        category, space = onig[c]
+        name = names.get(category) or {"M": "MARK", "N": "NUMBER", "P": "PUNCTUATION"}.get(category[0])
+        return " | ".join(x for x in (name, "SPACE" if space else None, "DIGIT" if c in numeric else None) if x)
+
+    rows, i, out = ranges([(c, flags(c)) for c in CODE_POINTS]), 0, []
+    rows = [r for r in rows if r[2]]
+    while i < len(rows):
+        k = i
+        while (k + 1 < len(rows) and rows[k][0] == rows[k][1] and rows[k + 1][0] == rows[k + 1][1] == rows[k][0] + 1
+               and rows[k + 1][2] == rows[i + (k + 1 - i) % 2][2]):
+            k += 1
+        if k - i >= 3:
+            k -= (k - i + 1) % 2
+            out.append(f"PAIRS(0x{rows[i][0]:05X}, 0x{rows[k][0]:05X}, {rows[i][2]}, {rows[i + 1][2]})")
+            i = k + 1
+        else:
+            out.append(f"ROW(0x{rows[i][0]:05X}, 0x{rows[i][1]:05X}, {rows[i][2]})")
+            i += 1
+    return out
+
+
+def packed(rows, width=110):
+    lines = [""]
+    for row in rows:
+        if len(lines[-1]) + len(row) > width:
+            lines.append("")
+        lines[-1] += (" " if lines[-1] else "") + row
+    return lines
 
 
 def write(name, head, lines):
@@ -157,18 +203,30 @@ def main():
     differ = [(c, stand[onig[c], len(chr(c).encode())]) for c in CODE_POINTS if onig[c] != pcre[c]]
     write("unicode_new.def", f"{versions}.\n * {len(differ)} code points. ROW(first, last, stand-in)",
           [f"ROW(0x{a:05X}, 0x{b:05X}, 0x{v:05X})" for a, b, v in ranges(differ)])
-    lines, counts = [], []
-    for macro, members in (("NUMERIC", rust_numeric()), ("WORD", rust_word())):
+    lines, counts, numeric = [], [], rust_numeric()
+    for macro, members in (("NUMERIC", numeric), ("WORD", rust_word())):
         rows = [f"{macro}(0x{a:05X}, 0x{b:05X})"
                 for a, b, _ in ranges([(c, 0) for c in sorted(members)])]
         lines += [" ".join(rows[k:k + 4]) for k in range(0, len(rows), 4)]
         counts.append(f"{len(members)} {macro.lower()}")
     write("unicode_rust.def", f"tokenizers {tokenizers.__version__}.\n * {', '.join(counts)} code points."
           " KIND(first, last), in order", lines)
-    cuts, proc = nfc_cuts()
-    write("unicode_nfc.def", f"tokenizers {tokenizers.__version__}, {proc}.\n * {len(cuts)} code points."
-          " ROW(first, last), in order", [f"ROW(0x{a:05X}, 0x{b:05X})" for a, b, _ in ranges([(c, 0) for c in cuts])])
-    print(len(cuts), "NFC cuts")
+    write("unicode_class.def", f"tokenizers {tokenizers.__version__}.\n * ROW(first, last, flags);"
+          " PAIRS(first, last, flags of the first, flags of the second), in turn", packed(class_rows(onig, numeric)))
+    proc, lines = Utf8proc(), []
+    has = (f"tokenizers {tokenizers.__version__}, utf8proc {proc.lib.utf8proc_version().decode()}, "
+           f"its Unicode {proc.lib.utf8proc_unicode_version().decode()}")
+    for form in FORMS:
+        cuts = form_cuts(proc, form)
+        print(len(cuts), form, "cuts")
+        lines += packed([f"{form}(0x{a:05X}, 0x{b:05X})" for a, b, _ in ranges([(c, 0) for c in cuts])])
+    write("unicode_nfc.def", f"{has}.\n * FORM(first, last), in order", lines)
+    lower, odd = normalizers.Lowercase().normalize_str, []
+    for c in CODE_POINTS:
+        if lower(chr(c)) != proc.lower(c):
+            assert len(lower(chr(c))) == 1 or c == 0x130, hex(c)
+            odd.append(f"ROW(0x{c:05X}, 0x{ord(lower(chr(c))[0]):05X})")
+    write("unicode_lower.def", f"{has}.\n * ROW(code point, its lower case); U+0130 has a U+0307 after it", packed(odd))
     print(versions, "|", len(differ), "differ |", ", ".join(counts))
 
 

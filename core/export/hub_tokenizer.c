@@ -8,6 +8,8 @@
 #include "core/text/strmap.h"
 #include "core/text/tokenizer_int.h"
 
+static const char *truth(bool b) { return b ? "true" : "false"; }
+
 static void put_token_text(struct buf *out, const struct token_spec *s, size_t id)
 {
     json_write_text(out, s->token[id].text, s->token[id].len);
@@ -32,7 +34,12 @@ static void put_split(struct buf *out, enum split_id split)
 static void put_pre_tokenizer(struct buf *out, const struct pretokenize_plan *plan)
 {
     bool own = plan->n && plan->split[plan->n - 1] == SPLIT_GPT2;
-    assert(!plan->prefix_space); /* no GGUF asks for it */
+    assert(!plan->prefix_space && plan->mark_prefix == MARK_NONE); /* no GGUF asks for it */
+    if (!plan->byte_level) {
+        assert(plan->n == 0);
+        buf_text(out, "\"pre_tokenizer\":null,\n");
+        return;
+    }
     buf_text(out, "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[");
     for (size_t i = 0; i + own < plan->n; i++) put_split(out, (enum split_id)plan->split[i]);
     buf_printf(out,
@@ -41,9 +48,56 @@ static void put_pre_tokenizer(struct buf *out, const struct pretokenize_plan *pl
                own ? "true" : "false");
 }
 
-static void put_normalizer(struct buf *out, const struct pretokenize_plan *plan)
+/* The steps that a GGUF file can ask for. */
+static void put_normal_step(struct buf *out, const struct normal_step *s)
 {
-    buf_printf(out, "\"normalizer\":%s,\n", plan->nfc ? "{\"type\":\"NFC\"}" : "null");
+    switch ((enum normal_op)s->op) {
+    case NORMAL_NFC: buf_text(out, "{\"type\":\"NFC\"}"); break;
+    case NORMAL_PREPEND:
+        buf_text(out, "{\"type\":\"Prepend\",\"prepend\":");
+        json_write_text(out, s->put, s->put_len);
+        buf_text(out, "}");
+        break;
+    case NORMAL_REPLACE:
+        buf_text(out, "{\"type\":\"Replace\",\"pattern\":{\"String\":");
+        json_write_text(out, s->find, s->find_len);
+        buf_text(out, "},\"content\":");
+        json_write_text(out, s->put, s->put_len);
+        buf_text(out, "}");
+        break;
+    default: assert(!"no GGUF asks for it");
+    }
+}
+
+static void put_normalizer(struct buf *out, const struct normal_plan *plan)
+{
+    if (plan->n == 0) {
+        buf_text(out, "\"normalizer\":null,\n");
+        return;
+    }
+    buf_text(out, plan->n > 1 ? "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[" : "\"normalizer\":");
+    for (size_t i = 0; i < plan->n; i++) {
+        buf_text(out, i ? "," : "");
+        put_normal_step(out, &plan->step[i]);
+    }
+    buf_text(out, plan->n > 1 ? "]},\n" : ",\n");
+}
+
+static void put_decoder(struct buf *out, const struct detokenize_plan *p)
+{
+    if (p->byte_level) {
+        buf_text(out, "\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,"
+                      "\"trim_offsets\":true,\"use_regex\":true},\n");
+        return;
+    }
+    assert(p->byte_fallback && !p->bare_first && p->right == 0);
+    buf_text(out, "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":");
+    json_write_text(out, p->mark, strlen(p->mark));
+    buf_text(out, "},\"content\":");
+    json_write_text(out, p->put, strlen(p->put));
+    buf_text(out, "},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}");
+    if (p->left) buf_printf(out, ",{\"type\":\"Strip\",\"content\":\" \",\"start\":%u,\"stop\":0}", p->left);
+    buf_text(out, "]},\n");
 }
 
 /* ---- what is added -------------------------------------------------------------------------- */
@@ -57,9 +111,9 @@ static void put_added(struct buf *out, const struct token_spec *s)
         buf_printf(out, "%s{\"id\":%zu,\"content\":", between, i);
         put_token_text(out, s, i);
         buf_printf(out,
-                   ",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
-                   "\"normalized\":false,\"special\":%s}",
-                   s->token[i].kind == TOKEN_SPECIAL ? "true" : "false");
+                   ",\"single_word\":false,\"lstrip\":false,\"rstrip\":%s,\"normalized\":%s,\"special\":%s}",
+                   truth(s->token[i].rstrip), truth(s->token[i].normalized),
+                   truth(s->token[i].kind == TOKEN_SPECIAL));
         between = ",\n";
     }
     buf_text(out, "],\n");
@@ -129,11 +183,24 @@ static bool put_vocabulary(struct buf *out, const struct token_spec *s, const st
     return true;
 }
 
-static void put_merges(struct buf *out, const struct token_spec *s)
+/* A merge of a character that is no token has no place in tokenizer.json. */
+static bool check_merge(const struct merge_row *m, const struct strmap *map, struct err *e)
+{
+    uint32_t id;
+    if (strmap_get(map, m->left, m->left_len, &id) && strmap_get(map, m->right, m->right_len, &id))
+        return true;
+    return err_set(e, ERR_UNSUPPORTED,
+                   "the token \"%.*s%.*s\" is made of a character that is no token, which tokenizer.json cannot say",
+                   (int)m->left_len, m->left, (int)m->right_len, m->right);
+}
+
+static bool put_merges(struct buf *out, const struct token_spec *s, const struct strmap *map,
+                       struct err *e)
 {
     buf_text(out, "\"merges\":[");
     for (size_t i = 0; i < s->n_merge; i++) {
         const struct merge_row *m = &s->merge[i];
+        if (s->spare && !check_merge(m, map, e)) return false;
         buf_text(out, i ? ",\n[" : "\n[");
         json_write_text(out, m->left, m->left_len);
         buf_text(out, ",");
@@ -141,34 +208,36 @@ static void put_merges(struct buf *out, const struct token_spec *s)
         buf_text(out, "]");
     }
     buf_text(out, "]");
+    return true;
 }
 
 static bool put_model(struct buf *out, const struct token_spec *s, struct err *e)
 {
     struct strmap map = {0};
     if (!map_spellings(s, &map, e)) return false;
+    buf_text(out, "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":");
+    if (s->unknown == NO_TOKEN)
+        buf_text(out, "null");
+    else
+        put_token_text(out, s, s->unknown);
     buf_printf(out,
-               "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,"
-               "\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"
-               "\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":%s,\n",
-               s->plan.ignore_merges ? "true" : "false");
-    bool ok = put_vocabulary(out, s, &map, e);
+               ",\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"
+               "\"fuse_unk\":%s,\"byte_fallback\":%s,\"ignore_merges\":%s,\n",
+               truth(s->fuse_unknown), truth(s->byte_fallback), truth(s->plan.ignore_merges));
+    bool ok = put_vocabulary(out, s, &map, e) && put_merges(out, s, &map, e);
     strmap_release(&map);
-    if (!ok) return false;
-    put_merges(out, s);
     buf_text(out, "}");
-    return true;
+    return ok;
 }
 
 static bool put_tokenizer(struct buf *out, const struct token_spec *s, struct err *e)
 {
     buf_text(out, "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\n");
     put_added(out, s);
-    put_normalizer(out, &s->plan);
+    put_normalizer(out, &s->normal);
     put_pre_tokenizer(out, &s->plan);
     put_post_processor(out, s);
-    buf_text(out, "\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,"
-                  "\"trim_offsets\":true,\"use_regex\":true},\n");
+    put_decoder(out, &s->detokenize);
     if (!put_model(out, s, e)) return false;
     buf_text(out, "}\n");
     return buf_ok(out, e);

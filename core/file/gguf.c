@@ -48,6 +48,7 @@ struct value {
         const char *text;
         struct gguf_strings strings;
         struct gguf_ints ints;
+        struct gguf_floats floats;
     };
 };
 
@@ -155,21 +156,25 @@ static bool read_strings(struct reader *r, size_t n, struct value *v)
     return true;
 }
 
-/* Integers and truth values (as 0 and 1) are kept; floats (token scores, say) have no getter and are
- * only walked over. */
+/* Integers, truth values (as 0 and 1) and floats of single precision (token scores, say) are kept;
+ * others have no getter and are only walked over. */
 static bool read_numbers(struct reader *r, uint32_t type, size_t n, struct value *v)
 {
     bool keep = types[type].kind != FLOATING;
+    bool floats = types[type].kind == FLOATING && types[type].bytes == sizeof(float);
     int64_t *values = keep ? arena_take(&r->g->arena, n, sizeof *values, r->e) : NULL;
-    if (keep && !values) return false;
+    float *numbers = floats ? arena_take(&r->g->arena, n, sizeof *numbers, r->e) : NULL;
+    if ((keep && !values) || (floats && !numbers)) return false;
     struct value item = {.kind = types[type].kind};
-    v->served = keep;
+    v->served = keep || floats;
     for (size_t i = 0; i < n; i++) {
         if (!read_scalar(r, type, &item)) return err_while(r->e, "reading item %zu", i);
         v->served = v->served && item.served;
         if (keep) values[i] = item.integer;
+        if (floats) numbers[i] = (float)item.number;
     }
     if (keep) v->ints = (struct gguf_ints){n, values};
+    if (floats) v->floats = (struct gguf_floats){n, numbers};
     return true;
 }
 
@@ -416,6 +421,13 @@ bool gguf_int_array(const struct gguf *g, const char *key, struct gguf_ints *out
     const struct value *v = find_integer(g, key, true);
     if (!v) v = find(g, key, BOOLEAN, true);
     if (v) *out = v->ints;
+    return v != NULL;
+}
+
+bool gguf_float_array(const struct gguf *g, const char *key, struct gguf_floats *out)
+{
+    const struct value *v = find(g, key, FLOATING, true);
+    if (v) *out = v->floats;
     return v != NULL;
 }
 

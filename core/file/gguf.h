@@ -16,6 +16,10 @@ struct gguf_ints { /* truth values count as 0 and 1 */
     size_t n;
     const int64_t *value;
 };
+struct gguf_floats {
+    size_t n;
+    const float *value;
+};
 
 const char *gguf_path(const struct gguf *g);
 bool gguf_has(const struct gguf *g, const char *key); /* of any type */
@@ -24,6 +28,7 @@ bool gguf_float(const struct gguf *g, const char *key, double *out);
 bool gguf_bool(const struct gguf *g, const char *key, bool *out);
 bool gguf_text(const struct gguf *g, const char *key, const char **out);
 bool gguf_string_array(const struct gguf *g, const char *key, struct gguf_strings *out);
+bool gguf_float_array(const struct gguf *g, const char *key, struct gguf_floats *out);
 bool gguf_int_array(const struct gguf *g, const char *key, struct gguf_ints *out);
 
 /* Used by modelfile.c only. */

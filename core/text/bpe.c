@@ -1,6 +1,9 @@
 #include "bpe.h"
 
 #include <assert.h>
+#include <string.h>
+
+#include "codepoint.h"
 
 struct bpe_pair {
     uint32_t left, right, rank, result; /* left BPE_NONE: free */
@@ -12,6 +15,8 @@ struct bpe_symbol {
 struct bpe_candidate {
     uint32_t rank, at, result;
 };
+
+enum { PAGE = 256, PAGES = 0x110000 / PAGE, SHORT = 40 };
 
 static size_t hash(uint32_t left, uint32_t right)
 {
@@ -33,15 +38,56 @@ bool bpe_init(struct bpe *b, const struct bpe_merge *merge, size_t n, struct err
         while (b->pair[at].left != BPE_NONE &&
                (b->pair[at].left != m->left || b->pair[at].right != m->right))
             at = (at + 1) & b->mask;
-        b->pair[at] = (struct bpe_pair){m->left, m->right, (uint32_t)i, m->result};
+        b->pair[at] = (struct bpe_pair){m->left, m->right, m->rank, m->result};
     }
     return true;
 }
 
 void bpe_release(struct bpe *b)
 {
+    for (size_t i = 0; b->page && i < PAGES; i++) mem_drop(b->page[i]);
+    mem_drop(b->page);
+    mem_drop(b->spare);
     mem_drop(b->pair);
-    b->pair = NULL;
+    *b = (struct bpe){.n_tokens = 0};
+}
+
+/* ---- characters ------------------------------------------------------------------------------ */
+
+uint32_t bpe_symbol_of(const struct bpe *b, uint32_t cp)
+{
+    const uint32_t *page = b->page ? b->page[cp / PAGE] : NULL;
+    return page ? page[cp % PAGE] : BPE_NONE;
+}
+
+bool bpe_character(struct bpe *b, uint32_t cp, uint32_t symbol, struct err *e)
+{
+    if (!b->page && !(b->page = mem_take(PAGES, sizeof *b->page, e))) return false;
+    uint32_t **page = &b->page[cp / PAGE];
+    if (!*page) {
+        if (!(*page = mem_take(PAGE, sizeof **page, e))) return false;
+        for (size_t i = 0; i < PAGE; i++) (*page)[i] = BPE_NONE;
+    }
+    (*page)[cp % PAGE] = symbol;
+    return true;
+}
+
+bool bpe_spare(struct bpe *b, uint32_t cp, uint32_t *symbol, struct err *e)
+{
+    *symbol = bpe_symbol_of(b, cp);
+    if (*symbol != BPE_NONE) return true;
+    if (b->n_spare == b->spare_cap) {
+        size_t cap = b->spare_cap ? 2 * b->spare_cap : 64;
+        uint32_t *grown = mem_take(cap, sizeof *grown, e);
+        if (!grown) return false;
+        if (b->n_spare) memcpy(grown, b->spare, b->n_spare * sizeof *grown);
+        mem_drop(b->spare);
+        b->spare = grown;
+        b->spare_cap = cap;
+    }
+    *symbol = b->n_tokens + (uint32_t)b->n_spare;
+    b->spare[b->n_spare++] = cp;
+    return bpe_character(b, cp, *symbol, e);
 }
 
 static const struct bpe_pair *find_pair(const struct bpe *b, uint32_t left, uint32_t right)
@@ -57,6 +103,7 @@ void bpe_work_release(struct bpe_work *w)
 {
     mem_drop(w->symbol);
     mem_drop(w->heap);
+    mem_drop(w->first);
     *w = (struct bpe_work){0};
 }
 
@@ -68,7 +115,8 @@ static bool reserve(struct bpe_work *w, size_t n, struct err *e)
     bpe_work_release(w);
     w->symbol = mem_take(cap, sizeof *w->symbol, e);
     w->heap = w->symbol ? mem_take(cap * 3, sizeof *w->heap, e) : NULL;
-    if (!w->heap) {
+    w->first = w->heap ? mem_take(cap, sizeof *w->first, e) : NULL;
+    if (!w->first) {
         bpe_work_release(w);
         return false;
     }
@@ -109,19 +157,117 @@ static void offer(const struct bpe *b, struct bpe_work *w, int32_t at)
     if (p) heap_push(w, (struct bpe_candidate){p->rank, (uint32_t)at, p->result});
 }
 
-/* The symbols a word starts as; returns how many. */
-static size_t lay_out(const struct bpe *b, struct bpe_work *w, const char *bytes, size_t len)
+/* ---- the symbols a word starts as ------------------------------------------------------------ */
+
+/* Where they go: an array of a caller that knows there is room. */
+struct layout {
+    uint32_t *id;
+    size_t n;
+    bool waiting; /* an unknown one is still to be put */
+};
+
+static void put_known(const struct bpe *b, struct layout *l, uint32_t id)
 {
-    size_t n = 0;
-    bool in_unknown = false;
-    for (size_t i = 0; i < len; i++) {
-        uint32_t id = b->byte_id[(unsigned char)bytes[i]];
-        bool known = id != BPE_NONE;
-        if (!known && (b->unknown == BPE_NONE || (in_unknown && b->fuse_unknown))) continue;
-        in_unknown = !known;
-        w->symbol[n] = (struct bpe_symbol){known ? id : b->unknown, (int32_t)n - 1, (int32_t)n + 1};
-        n++;
+    if (l->waiting) l->id[l->n++] = b->unknown;
+    l->waiting = false;
+    l->id[l->n++] = id;
+}
+
+static void put_unknown(const struct bpe *b, struct layout *l)
+{
+    if (b->unknown == BPE_NONE) return;
+    if (l->waiting && !b->fuse_unknown) l->id[l->n++] = b->unknown;
+    l->waiting = true;
+}
+
+/* The tokens of the bytes, if all have one. */
+static bool put_bytes(const struct bpe *b, struct layout *l, const char *bytes, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (b->byte_id[(unsigned char)bytes[i]] == BPE_NONE) return false;
+    for (size_t i = 0; i < n; i++) l->id[l->n++] = b->byte_id[(unsigned char)bytes[i]];
+    return true;
+}
+
+/* At most as many as the word has bytes; returns how many. */
+static size_t lay_out(const struct bpe *b, const char *bytes, size_t len, uint32_t *id)
+{
+    struct layout l = {id, 0, false};
+    for (size_t at = 0, n; at < len; at += n) {
+        uint32_t symbol, cp;
+        n = b->by_character ? cp_next(bytes + at, len - at, &cp) : 1;
+        symbol = b->by_character ? bpe_symbol_of(b, cp) : b->byte_id[(unsigned char)bytes[at]];
+        if (symbol != BPE_NONE)
+            put_known(b, &l, symbol);
+        else if (!b->by_character || !put_bytes(b, &l, bytes + at, n))
+            put_unknown(b, &l);
     }
+    if (l.waiting) l.id[l.n++] = b->unknown;
+    return l.n;
+}
+
+/* ---- and the tokens it ends as --------------------------------------------------------------- */
+
+static bool put_spare(const struct bpe *b, uint32_t symbol, struct ids *out, struct err *e)
+{
+    char c[4];
+    struct layout l = {(uint32_t[4]){0}, 0, false};
+    size_t len = cp_put(c, b->spare[symbol - b->n_tokens]);
+    if (!put_bytes(b, &l, c, len) && b->unknown != BPE_NONE) l.id[l.n++] = b->unknown;
+    for (size_t i = 0; i < l.n; i++)
+        if (!ids_push(out, l.id[i], e)) return false;
+    return true;
+}
+
+static inline bool put_id(const struct bpe *b, uint32_t symbol, struct ids *out, struct err *e)
+{
+    return symbol < b->n_tokens ? ids_push(out, symbol, e) : put_spare(b, symbol, out, e);
+}
+
+/* ---- a short word ---------------------------------------------------------------------------- */
+
+struct short_pair {
+    uint32_t rank, result;
+};
+
+static struct short_pair pair_of(const struct bpe *b, uint32_t left, uint32_t right)
+{
+    const struct bpe_pair *p = find_pair(b, left, right);
+    return p ? (struct short_pair){p->rank, p->result} : (struct short_pair){BPE_NONE, 0};
+}
+
+static bool short_word(const struct bpe *b, const char *bytes, size_t len, struct ids *out,
+                       struct err *e)
+{
+    uint32_t id[SHORT];
+    struct short_pair pair[SHORT];
+    size_t n = lay_out(b, bytes, len, id);
+    for (size_t i = 0; i + 1 < n; i++) pair[i] = pair_of(b, id[i], id[i + 1]);
+    while (n > 1) {
+        size_t best = 0;
+        for (size_t i = 1; i + 1 < n; i++)
+            if (pair[i].rank < pair[best].rank) best = i;
+        if (pair[best].rank == BPE_NONE) break;
+        id[best] = pair[best].result;
+        n--;
+        memmove(id + best + 1, id + best + 2, (n - best - 1) * sizeof *id);
+        if (best + 1 < n) memmove(pair + best + 1, pair + best + 2, (n - best - 2) * sizeof *pair);
+        if (best + 1 < n) pair[best] = pair_of(b, id[best], id[best + 1]);
+        if (best > 0) pair[best - 1] = pair_of(b, id[best - 1], id[best]);
+    }
+    for (size_t i = 0; i < n; i++)
+        if (!put_id(b, id[i], out, e)) return false;
+    return true;
+}
+
+/* ---- a long word ----------------------------------------------------------------------------- */
+
+static size_t link_up(const struct bpe *b, struct bpe_work *w, const char *bytes, size_t len)
+{
+    uint32_t *id = w->first;
+    size_t n = lay_out(b, bytes, len, id);
+    for (size_t i = 0; i < n; i++)
+        w->symbol[i] = (struct bpe_symbol){id[i], (int32_t)i - 1, (int32_t)i + 1};
     if (n) w->symbol[n - 1].after = -1;
     return n;
 }
@@ -148,12 +294,13 @@ bool bpe_word(const struct bpe *b, struct bpe_work *w, const char *bytes, size_t
               struct ids *out, struct err *e)
 {
     assert(len <= BPE_WORD_MAX);
+    if (len <= SHORT) return short_word(b, bytes, len, out, e);
     if (!reserve(w, len, e)) return false;
-    size_t n = lay_out(b, w, bytes, len);
+    size_t n = link_up(b, w, bytes, len);
     w->n_heap = 0;
     for (size_t i = 0; i + 1 < n; i++) offer(b, w, (int32_t)i);
     join(b, w);
     for (int32_t i = n ? 0 : -1; i >= 0; i = w->symbol[i].after)
-        if (!ids_push(out, w->symbol[i].id, e)) return false;
+        if (!put_id(b, w->symbol[i].id, out, e)) return false;
     return true;
 }

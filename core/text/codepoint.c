@@ -1,6 +1,7 @@
 #include "codepoint.h"
 
 #include <assert.h>
+#include <string.h>
 
 struct range {
     uint32_t first, last;
@@ -22,11 +23,6 @@ static const struct range word[] = {
 #include "unicode_rust.def"
 #undef NUMERIC
 #undef WORD
-};
-static const struct range nfc_inert[] = {
-#define ROW(first, last) {first, last},
-#include "unicode_nfc.def"
-#undef ROW
 };
 static const struct stand_in stand_ins[] = {
 #define ROW(first, last, stand_in) {first, last, stand_in},
@@ -89,7 +85,6 @@ static bool within(const struct range *r, size_t n, uint32_t cp)
 bool cp_numeric(uint32_t cp) { return WITHIN(numeric, cp); }
 bool cp_word(uint32_t cp) { return WITHIN(word, cp); }
 bool cp_space(uint32_t cp) { return WITHIN(space, cp); }
-bool cp_nfc_inert(uint32_t cp) { return WITHIN(nfc_inert, cp); }
 
 uint32_t cp_stand_in(uint32_t cp)
 {
@@ -103,6 +98,27 @@ uint32_t cp_stand_in(uint32_t cp)
     }
     bool found = low < sizeof stand_ins / sizeof *stand_ins && cp >= stand_ins[low].first;
     return found ? stand_ins[low].stand_in : cp;
+}
+
+bool cp_stand_in_text(const char *text, size_t len, char **out, struct err *e)
+{
+    *out = NULL;
+    for (size_t at = 0, n; at < len; at += n) {
+        uint32_t cp;
+        n = cp_next(text + at, len - at, &cp);
+        uint32_t other = cp < 0x80 ? cp : cp_stand_in(cp);
+        if (other == cp) continue;
+        if (!*out) {
+            *out = mem_take(len, 1, e);
+            if (!*out) return false;
+            memcpy(*out, text, len);
+        }
+        char c[4];
+        size_t m = cp_put(c, other);
+        assert(m == n);
+        memcpy(*out + at, c, m);
+    }
+    return true;
 }
 
 /* Which second bytes may follow a lead byte: the place where overlong forms, surrogates and values

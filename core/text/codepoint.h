@@ -7,7 +7,6 @@
  *   cp_numeric, cp_word, cp_space   Rust's is_numeric, \w and \s: digit splitting, added tokens
  *   cp_stand_in                     for the pattern library: a code point of the same UTF-8 length
  *                                   that it puts where the reference puts this one
- *   cp_nfc_inert                    what the reference's NFC leaves alone and utf8proc does not
  *
  * Everything is pure and constant. cp_next and cp_before expect valid UTF-8; utf8_repair takes
  * any bytes.
@@ -26,8 +25,9 @@ size_t cp_put(char out[4], uint32_t cp);
 bool cp_numeric(uint32_t cp);
 bool cp_word(uint32_t cp);
 bool cp_space(uint32_t cp);
-bool cp_nfc_inert(uint32_t cp);
 uint32_t cp_stand_in(uint32_t cp); /* itself for nearly all */
+/* The text with every code point's stand-in, in fresh memory; *out is NULL where that is itself. */
+bool cp_stand_in_text(const char *text, size_t len, char **out, struct err *e) MUST_CHECK;
 
 /* Append the bytes with every maximal broken part replaced by one U+FFFD. */
 void utf8_repair(const char *bytes, size_t len, struct buf *out);

@@ -34,7 +34,23 @@ static int by_spelling(const void *a, const void *b)
 void special_set_finish(struct special_set *s)
 {
     if (s->n) qsort(s->token, s->n, sizeof *s->token, by_spelling);
-    for (size_t i = 0; i < s->n; i++) s->starts[(unsigned char)s->token[i].text[0]] = true;
+    for (size_t i = 0; i < s->n; i++) {
+        const struct special *t = &s->token[i];
+        unsigned first = (unsigned char)t->text[0], second = t->len > 1 ? (unsigned char)t->text[1] : 0;
+        s->starts[first] = true;
+        s->any_special = s->any_special || t->special;
+        for (unsigned b = t->len > 1 ? second : 0; b <= (t->len > 1 ? second : 255); b++)
+            s->follows[(first << 8 | b) / 64] |= (uint64_t)1 << (b % 64);
+    }
+}
+
+/* Can a token begin here? The text goes on for at least one byte. */
+static inline bool may_begin(const struct special_set *s, const char *text, size_t left)
+{
+    unsigned first = (unsigned char)text[0];
+    if (!s->starts[first]) return false;
+    unsigned both = first << 8 | (left > 1 ? (unsigned char)text[1] : 0);
+    return left == 1 || (s->follows[both / 64] >> (both % 64) & 1);
 }
 
 /* The part of [low, high) whose byte at `depth` is `byte`; all agree on the bytes before it. */
@@ -128,7 +144,7 @@ bool special_cut(const struct special_set *s, const char *text, size_t len,
         while (sections->end <= at + i) sections++;
         size_t limit = sections->end - at < len ? sections->end - at : len;
         const struct special *t =
-            s->starts[(unsigned char)text[i]] ? longest(s, text + i, limit - i) : NULL;
+            may_begin(s, text + i, limit - i) ? longest(s, text + i, limit - i) : NULL;
         if (!t) {
             i++;
             continue;

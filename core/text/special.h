@@ -23,7 +23,10 @@ struct special {
 struct special_set {
     struct special *token; /* sorted by spelling: the order is the search tree */
     size_t n;
-    bool starts[256]; /* first bytes of spellings */
+    bool any_special;
+    bool starts[256];        /* first bytes of spellings */
+    uint64_t follows[1024];  /* and which two they may begin with, a bit each; a spelling of one byte
+                              * may be followed by any */
 };
 bool special_set_init(struct special_set *s, size_t max, struct err *e) MUST_CHECK;
 void special_set_release(struct special_set *s);

@@ -25,24 +25,21 @@ static bool check_model(const struct json *model, struct err *e)
     if (!is_blank(json_get(model, "continuing_subword_prefix")) ||
         !is_blank(json_get(model, "end_of_word_suffix")))
         return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's model marks parts of words");
-    if (is_true(json_get(model, "byte_fallback")))
-        return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's model uses byte_fallback");
     return true;
 }
 
-static bool read_normalizer(struct token_spec *s, const struct json *n, struct err *e)
+/* Parts that contradict each other, or whose meeting we do not do. */
+static bool check_together(const struct token_spec *s, struct err *e)
 {
-    if (is_null(n)) return true;
-    const struct json *type = json_get(n, "type"), *list = json_get(n, "normalizers");
-    if (is_text(type, "Sequence") && is_array(list)) {
-        for (const struct json *c = list->child; c; c = c->next)
-            if (!read_normalizer(s, c, e)) return false;
-        return true;
+    if (s->byte_fallback && s->plan.byte_level)
+        return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's model uses byte_fallback on a ByteLevel alphabet");
+    for (size_t i = 0; s->plan.mark_prefix == MARK_FIRST && i < s->normal.n; i++) {
+        const struct normal_step *n = &s->normal.step[i];
+        bool takes = (n->op == NORMAL_REPLACE || n->op == NORMAL_PATTERN) && n->put_len == 0;
+        if (takes || (n->op == NORMAL_STRIP && n->left))
+            return err_set(e, ERR_UNSUPPORTED, "a normalizer that takes away what Metaspace's first prefix "
+                                               "is put before");
     }
-    if (!is_text(type, "NFC"))
-        return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's normalizer %.64s is not one we have",
-                       type && type->type == JSON_STRING ? type->text : "without a type");
-    s->plan.nfc = true;
     return true;
 }
 
@@ -106,9 +103,6 @@ static bool read_added(struct token_spec *s, const struct json *vocab, const str
                             .lstrip = is_true(json_get(v, "lstrip")),
                             .rstrip = is_true(json_get(v, "rstrip")),
                             .normalized = normalized ? is_true(normalized) : !special};
-    if (special && t->normalized && s->plan.nfc)
-        return err_set(e, ERR_UNSUPPORTED, "special token \"%.64s\" is matched after normalisation",
-                       t->text);
     return true;
 }
 
@@ -118,13 +112,13 @@ static bool read_merge(struct merge_row *m, const struct json *v)
     if (v->type == JSON_ARRAY) {
         const struct json *a = v->child, *b = a ? a->next : NULL;
         if (v->len != 2 || a->type != JSON_STRING || b->type != JSON_STRING) return false;
-        *m = (struct merge_row){a->text, b->text, (uint32_t)a->len, (uint32_t)b->len};
+        *m = (struct merge_row){a->text, b->text, (uint32_t)a->len, (uint32_t)b->len, 0};
         return true;
     }
     const char *space = v->type == JSON_STRING ? strchr(v->text, ' ') : NULL;
     if (!space || strchr(space + 1, ' ')) return false;
     uint32_t left = (uint32_t)(space - v->text);
-    *m = (struct merge_row){v->text, space + 1, left, (uint32_t)v->len - left - 1};
+    *m = (struct merge_row){v->text, space + 1, left, (uint32_t)v->len - left - 1, 0};
     return true;
 }
 
@@ -136,6 +130,8 @@ static bool read_merges(struct token_spec *s, const struct json *merges, struct 
     for (const struct json *v = merges->child; v; v = v->next, s->n_merge++)
         if (!read_merge(&s->merge[s->n_merge], v))
             return err_set(e, ERR_CORRUPT, "merge %zu is not a pair of tokens", s->n_merge);
+        else
+            s->merge[s->n_merge].rank = (uint32_t)s->n_merge;
     return true;
 }
 
@@ -180,18 +176,72 @@ static bool read_enders(struct token_spec *s, const struct json *ids, struct err
     return true;
 }
 
-/* Does the post-processor's template for one text begin with a special token? */
-static bool template_begins_special(const struct json *post)
+/* The special token that a template for one text begins with, or NO_TOKEN. */
+static uint32_t template_begins(const struct token_spec *s, const struct json *post)
+{
+    const struct json *single = json_get(post, "single");
+    const struct json *first = is_array(single) && single->child ? json_get(single->child, "SpecialToken") : NULL;
+    const struct json *name = json_get(first, "id");
+    if (!name || name->type != JSON_STRING) return NO_TOKEN;
+    uint32_t id = numbered(s, json_get(json_get(json_get(post, "special_tokens"), name->text), "ids"));
+    return id != NO_TOKEN ? id : named(s, name);
+}
+
+/* ["[CLS]", 101] */
+static uint32_t pair_begins(const struct token_spec *s, const struct json *post)
+{
+    const struct json *cls = json_get(post, "cls");
+    return is_array(cls) && cls->child ? numbered(s, cls->child->next) : NO_TOKEN;
+}
+
+static uint32_t nothing_begins(const struct token_spec *s, const struct json *post)
+{
+    (void)s, (void)post;
+    return NO_TOKEN;
+}
+
+static const struct post {
+    const char *type;
+    uint32_t (*begins)(const struct token_spec *s, const struct json *post);
+} posts[] = {
+    {"TemplateProcessing", template_begins},
+    {"BertProcessing", pair_begins},
+    {"RobertaProcessing", pair_begins},
+    {"ByteLevel", nothing_begins}, /* offsets only */
+};
+
+/* Which token the post-processor puts before a text; the first of a Sequence that does counts. */
+static bool read_post_processor(const struct token_spec *s, const struct json *post, uint32_t *begins,
+                                struct err *e)
 {
     const struct json *type = json_get(post, "type"), *list = json_get(post, "processors");
+    if (is_null(post)) return true;
     if (is_text(type, "Sequence") && is_array(list)) {
         for (const struct json *c = list->child; c; c = c->next)
-            if (!is_text(json_get(c, "type"), "Sequence") && template_begins_special(c)) return true;
-        return false;
+            if (!read_post_processor(s, c, begins, e)) return false;
+        return true;
     }
-    const struct json *single = json_get(post, "single");
-    return is_text(type, "TemplateProcessing") && is_array(single) && single->child &&
-           json_get(single->child, "SpecialToken") != NULL;
+    for (size_t i = 0; i < sizeof posts / sizeof *posts; i++)
+        if (is_text(type, posts[i].type)) {
+            if (*begins == NO_TOKEN) *begins = posts[i].begins(s, post);
+            return true;
+        }
+    return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's post_processor %.64s is not one we have",
+                   type && type->type == JSON_STRING ? type->text : "without a type");
+}
+
+/* tokenizer_config.json says it, or the post-processor does it. */
+static bool read_bos(struct token_spec *s, const struct token_files *f, struct err *e)
+{
+    uint32_t begins = NO_TOKEN;
+    const struct json *says = json_get(f->tokenizer_config, "add_bos_token");
+    if (!read_post_processor(s, json_get(f->tokenizer, "post_processor"), &begins, e)) return false;
+    s->bos = find_token(s, f, "bos_token", "bos_token_id");
+    s->eos = find_token(s, f, "eos_token", "eos_token_id");
+    bool said = says && says->type == JSON_BOOL;
+    s->adds_bos = said ? says->boolean : begins != NO_TOKEN;
+    if (begins != NO_TOKEN && (s->bos == NO_TOKEN || !said)) s->bos = begins;
+    return true;
 }
 
 /* chat_template of tokenizer_config.json: a text, or a list of which "default" is meant. */
@@ -203,38 +253,41 @@ static const char *config_template(const struct json *config)
     return v && v->type == JSON_STRING ? v->text : NULL;
 }
 
+static bool read_unknown(struct token_spec *s, const struct json *model, struct err *e)
+{
+    const struct json *text = json_get(model, "unk_token");
+    s->fuse_unknown = is_true(json_get(model, "fuse_unk"));
+    if (!text || text->type != JSON_STRING) return true;
+    const struct json *id = json_get(json_get(model, "vocab"), text->text);
+    if (!id) return err_set(e, ERR_CORRUPT, "unk_token \"%.64s\" is not a token", text->text);
+    s->unknown = (uint32_t)id->integer;
+    return true;
+}
+
 static bool read_tokenizer(struct token_spec *s, const struct token_files *f, struct err *e)
 {
     const struct json *t = f->tokenizer, *model = json_get(t, "model");
     const struct json *vocab = json_get(model, "vocab"), *added = json_get(t, "added_tokens");
-    const struct json *decoder = json_get(t, "decoder"), *unknown = json_get(model, "unk_token");
     if (!model || model->type != JSON_OBJECT)
         return err_set(e, ERR_CORRUPT, "tokenizer.json has no model");
     if (!check_model(model, e)) return false;
-    if (!is_null(decoder) && !is_text(json_get(decoder, "type"), "ByteLevel"))
-        return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's decoder is not ByteLevel");
     if (!pretokenize_json(json_get(t, "pre_tokenizer"), &s->plan, e) ||
-        !read_normalizer(s, json_get(t, "normalizer"), e) ||
+        !normal_plan_json(json_get(t, "normalizer"), &s->normal, e) ||
+        !detokenize_json(json_get(t, "decoder"), s->plan.byte_level, &s->detokenize, e) ||
         !read_vocabulary(s, vocab, added, e) || !read_merges(s, json_get(model, "merges"), e))
         return false;
     for (const struct json *v = is_array(added) ? added->child : NULL; v; v = v->next)
         if (!read_added(s, vocab, v, e)) return false;
     s->plan.ignore_merges = is_true(json_get(model, "ignore_merges"));
-    s->fuse_unknown = is_true(json_get(model, "fuse_unk"));
-    if (unknown && unknown->type == JSON_STRING) s->unknown = unknown->text;
-    return true;
+    s->plan.nfc = normal_plan_has(&s->normal, NORMAL_NFC);
+    s->byte_fallback = is_true(json_get(model, "byte_fallback"));
+    return read_unknown(s, model, e) && check_together(s, e);
 }
 
 bool token_spec_from_json(struct token_spec *s, const struct token_files *f, struct err *e)
 {
-    *s = (struct token_spec){.bos = NO_TOKEN, .eos = NO_TOKEN};
-    if (!read_tokenizer(s, f, e)) return false;
-    s->bos = find_token(s, f, "bos_token", "bos_token_id");
-    s->eos = find_token(s, f, "eos_token", "eos_token_id");
-    const struct json *says = json_get(f->tokenizer_config, "add_bos_token");
-    s->adds_bos = says && says->type == JSON_BOOL
-                      ? says->boolean
-                      : template_begins_special(json_get(f->tokenizer, "post_processor"));
+    *s = (struct token_spec){.bos = NO_TOKEN, .eos = NO_TOKEN, .unknown = NO_TOKEN};
+    if (!read_tokenizer(s, f, e) || !read_bos(s, f, e)) return false;
     s->chat_template = f->chat_template ? f->chat_template : config_template(f->tokenizer_config);
     const struct json *enders = json_get(f->generation_config, "eos_token_id");
     return read_enders(s, enders ? enders : json_get(f->config, "eos_token_id"), e);

@@ -241,6 +241,13 @@ static void bad_text_is_refused_with_its_offset(void **state)
 #define MODEL(vocab, merges, more)                                                                 \
     "\"model\":{\"type\":\"BPE\"," more "\"vocab\":" vocab ",\"merges\":" merges "}"
 #define BYTE_LEVEL "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+#define METASPACE(scheme)                                                                          \
+    "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"prepend_scheme\":" scheme "},"                     \
+    "\"decoder\":{\"type\":\"Metaspace\"}"
+#define DECODER(list) "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" list "]}"
+#define SPLIT_ON(pattern, behavior)                                                                \
+    "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{" pattern "},\"behavior\":" behavior "},"   \
+    DECODER("{\"type\":\"Fuse\"}") ","
 #define AB "{\"a\":0,\"b\":1,\"ab\":2}"
 static const struct {
     const char *json;
@@ -268,10 +275,33 @@ static const struct {
     {"{" BYTE_LEVEL MODEL(AB, "[]", "\"byte_fallback\":true,") "}", ERR_UNSUPPORTED, "byte_fallback"},
     {"{" BYTE_LEVEL MODEL(AB, "[]", "\"end_of_word_suffix\":\"</w>\",") "}", ERR_UNSUPPORTED, "words"},
     {"{" BYTE_LEVEL "\"model\":{\"type\":\"Unigram\"}}", ERR_UNSUPPORTED, "Unigram"},
-    {"{" MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "ByteLevel"},
-    {"{\"normalizer\":{\"type\":\"NFKC\"}," BYTE_LEVEL MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "NFKC"},
+    {"{" MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "without a decoder"},
+    {"{\"normalizer\":{\"type\":\"NFKC\"}," BYTE_LEVEL MODEL(AB, "[]", "") "}", ERR_NONE, NULL},
+    {"{\"normalizer\":{\"type\":\"Precompiled\"}," BYTE_LEVEL MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED,
+     "Precompiled"},
+    {"{\"normalizer\":{}," BYTE_LEVEL MODEL(AB, "[]", "") "}", ERR_CORRUPT, "normalizer without a type"},
+    {"{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"(a+)+\"},\"content\":\"\"},"
+     BYTE_LEVEL MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "(a+)+"},
+    {"{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"\"},\"content\":\"\"},"
+     BYTE_LEVEL MODEL(AB, "[]", "") "}", ERR_CORRUPT, "Replace"},
+    {"{\"post_processor\":{\"type\":\"Novel\"}," BYTE_LEVEL MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "Novel"},
     {"{\"decoder\":{\"type\":\"Fuse\"}," BYTE_LEVEL MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "decoder"},
-    {"{\"pre_tokenizer\":{\"type\":\"Metaspace\"}," MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "Metaspace"},
+    {"{\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"}," MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "Bert"},
+    {"{" METASPACE("\"first\"") "," MODEL(AB, "[]", "") "}", ERR_NONE, NULL},
+    {"{" METASPACE("\"never\"") ",\"normalizer\":{\"type\":\"Strip\"}," MODEL(AB, "[]", "") "}", ERR_NONE, NULL},
+    {"{" METASPACE("\"first\"") ",\"normalizer\":{\"type\":\"Strip\"}," MODEL(AB, "[]", "") "}",
+     ERR_UNSUPPORTED, "takes away"},
+    {"{" METASPACE("\"now\"") "," MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "prepend_scheme"},
+    {"{" BYTE_LEVEL "\"decoder\":{\"type\":\"Metaspace\"}," MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED,
+     "not that of its pre_tokenizer"},
+    {"{" DECODER("{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}") "," MODEL(AB, "[]", "") "}",
+     ERR_UNSUPPORTED, "after Fuse"},
+    {"{" DECODER("{\"type\":\"Fuse\"},{\"type\":\"ByteFallback\"}") "," MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED,
+     "ByteFallback after Fuse"},
+    {"{" DECODER("{\"type\":\"WordPiece\"}") "," MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "WordPiece"},
+    {"{" SPLIT_ON("\"String\":\" \"", "\"Shuffled\"") MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "Shuffled"},
+    {"{" SPLIT_ON("\"String\":\"0123456789abcdef\"", "\"Isolated\"") MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED,
+     "16 bytes"},
     {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a+)+\"},"
      "\"behavior\":\"Isolated\"}," MODEL(AB, "[]", "") "}", ERR_UNSUPPORTED, "(a+)+"},
     {"{\"added_tokens\":[{\"id\":1,\"content\":\"<s>\",\"special\":true}]," BYTE_LEVEL
@@ -321,7 +351,8 @@ static const struct gguf_case {
     {"gpt2", "gpt-2", "a|b|ab", "1|1|1", "a b ", 0, NULL, NULL, ERR_CORRUPT, "merge 0 is not two"},
     {"gpt2", "gpt-2", "a|b|ab", "1|1|1", " b", 0, NULL, NULL, ERR_CORRUPT, "merge 0 names \"\""},
     {"gpt2", "gpt-2", "a|b|ab", "1|1|1", "a b", 3, NULL, NULL, ERR_CORRUPT, "bos_token_id is 3"},
-    {"llama", "gpt-2", "a|b|ab", "1|1|1", "a b", 0, NULL, NULL, ERR_UNSUPPORTED, "\"llama\""},
+    {"bert", "gpt-2", "a|b|ab", "1|1|1", "a b", 0, NULL, NULL, ERR_UNSUPPORTED, "\"bert\""},
+    {"llama", "gpt-2", "a|b|ab", "1|1|1", "a b", 0, NULL, NULL, ERR_CORRUPT, "no tokenizer.ggml.scores"},
     {"gpt2", "novel", "a|b|ab", "1|1|1", "a b", 0, NULL, NULL, ERR_UNSUPPORTED, "\"novel\""},
 };
 
