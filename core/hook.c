@@ -179,7 +179,7 @@ static size_t layer_prefix(const char *text, uint32_t *layer)
     int used = 0;
     if (sscanf(text, "blocks.%9u.%n", &l, &used) != 1 || used == 0) return 0;
     (void)snprintf(canonical, sizeof canonical, "blocks.%u.", l); /* no "blocks.05.", no "blocks.+5." */
-    if (strncmp(text, canonical, (size_t)used) != 0 || strlen(canonical) != (size_t)used) return 0;
+    if (strncmp(text, canonical, (size_t)used) != 0) return 0;
     *layer = l;
     return (size_t)used;
 }

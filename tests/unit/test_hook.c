@@ -126,6 +126,7 @@ static void test_wrong_sites(void **state)
         {"blocks.5.hook_z", "did you mean \"blocks.5.attn.hook_z\"?", " or "}, {"blocks.5.z", "\"blocks.5.attn.hook_z\"", " or "},
         {"blocks.5.mlp.hook_z", "\"blocks.5.attn.hook_z\"", " or "}, {"blocks.5.attn.hook_z ", "unknown site", ""},
         {"blocks.0.hook_resid_pro", "\"blocks.0.hook_resid_pre\"", ""}, {"blocks.0.hook_residpost", "\"blocks.0.hook_resid_post\"", " or "},
+        {"blocks.0.hook_resid_mdi", "mean \"blocks.0.hook_resid_mid\"", " or "},
         {"blocks.0.attn.hook_reslut", "\"blocks.0.attn.hook_result\"", " or "}, {"blocks.0.attn.hook_paterm", "attn.hook_pattern", " or "},
         /* several that are as near; none that this model lacks */
         {"blocks.3.hook_scale", "\"blocks.3.ln1.hook_scale\" or \"blocks.3.ln2.hook_scale\"", "ln1_post"},
