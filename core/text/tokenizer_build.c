@@ -179,12 +179,20 @@ static bool resolve_merge(struct tokenizer *t, const struct token_spec *s, size_
     return true;
 }
 
+/* Else what is left and right of a dropped character would touch. */
+static bool drops_nothing(const struct bpe *b)
+{
+    bool all = true;
+    for (size_t i = 0; i < 256; i++) all = all && b->byte_id[i] != BPE_NONE;
+    return all || b->unknown != BPE_NONE;
+}
+
 static bool take_merges(struct tokenizer *t, const struct token_spec *s, struct err *e)
 {
     struct bpe_merge *merge = mem_take(s->n_merge, sizeof *merge, e);
     struct buf joined = {0};
     bool ok = merge != NULL;
-    t->cuts_at_marks = t->bpe.by_character && bpe_symbol_of(&t->bpe, MARK) != BPE_NONE;
+    t->cuts_at_marks = t->bpe.by_character && bpe_symbol_of(&t->bpe, MARK) != BPE_NONE && drops_nothing(&t->bpe);
     for (size_t i = 0; ok && i < s->n_merge; i++) ok = resolve_merge(t, s, i, &merge[i], &joined, e);
     ok = ok && bpe_init(&t->bpe, merge, s->n_merge, e);
     buf_release(&joined);
