@@ -23,7 +23,7 @@
 #include "core/file/quant.h"
 #include "par.h"
 
-enum { MATRIX_FEW = 4 };
+enum { MATRIX_FEW = 8 };
 
 struct matrix {
     enum dtype type;
