@@ -6,6 +6,7 @@
 
 #include "core/kernel/kv.h"
 #include "core/kernel/softmax.h"
+#include "core/text/codepoint.h"
 #include "head.h"
 
 struct place { /* a row of the run's results */
@@ -77,6 +78,7 @@ void decoder_free(struct decoder *d)
     for (size_t i = 0; d->result && i < d->n; i++) {
         struct decode_result *r = &d->result[i];
         ids_release(&r->ids);
+        ids_release(&r->ends);
         buf_release(&r->text);
         logprobs_release(&r->prompt);
         logprobs_release(&r->tokens);
@@ -212,7 +214,7 @@ static bool take_token(struct decoder *d, struct session *s, size_t i, const flo
     size_t len, old = r->text.len;
     const char *piece = tokenizer_piece(m->tokenizer, id, &len);
     if (!tokenizer_is_special(m->tokenizer, id)) buf_put(&r->text, piece, len);
-    if (!buf_ok(&r->text, e)) return false;
+    if (!buf_ok(&r->text, e) || !ids_push(&r->ends, (uint32_t)r->text.len, e)) return false;
     if (tokenizer_ends_generation(m->tokenizer, id)) r->finish = FINISH_END_TOKEN;
     else if (find_stop(q, r, old)) r->finish = FINISH_STOP_STRING;
     else if (r->ids.n >= q->max_tokens || q->n_prompt + r->ids.n >= m->arch.context)
@@ -345,24 +347,12 @@ enum step decoder_step(struct decoder *d, struct session *s, struct err *e)
 const struct decode_result *decoder_result(const struct decoder *d, size_t i) { return &d->result[i]; }
 size_t decoder_tokens(const struct decoder *d) { return d->tokens; }
 
-/* Bytes at the end that start a character without finishing it. */
-static size_t open_character(const char *text, size_t n)
-{
-    for (size_t back = 1; back <= 3 && back <= n; back++) {
-        unsigned char c = (unsigned char)text[n - back];
-        if ((c & 0xc0) == 0x80) continue;
-        size_t need = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
-        return need > back ? back : 0;
-    }
-    return 0;
-}
-
 size_t decode_safe(const struct decoder *d, size_t i)
 {
     const struct decode_result *r = &d->result[i];
     size_t n = r->text.len;
     if (r->finish != FINISH_NOT_YET || !n) return n;
-    n -= open_character(r->text.data, n);
+    n -= utf8_open(r->text.data, n);
     for (size_t s = 0; s < d->q[i].n_stop; s++) { /* the longest tail that may become a stop */
         size_t len = strlen(d->q[i].stop[s]);
         for (size_t k = len ? len - 1 : 0; k; k--)

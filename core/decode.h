@@ -44,6 +44,7 @@ struct decode_result {
     enum finish finish;
     struct ids ids;          /* generated, the end token included */
     struct buf text;         /* raw bytes, cut before a stop string */
+    struct ids ends;         /* bytes of text after each of ids, before any cut */
     size_t stop;             /* FINISH_STOP_STRING: which */
     double last_logprob;     /* of the newest token, at temperature 1 */
     struct logprobs prompt;  /* score_prompt: places 1 … n_prompt − 1 of the prompt */

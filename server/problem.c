@@ -74,6 +74,7 @@ bool problem_from(struct problem *p, const struct err *e)
     if (!over_header(p, e))
         *p = (struct problem){.status = problem_status(e->code), .type = err_word(e->code),
                               .title = faults[e->code].title};
+    p->cause = e->code;
     (void)snprintf(p->detail, sizeof p->detail, "%s", e->text);
     (void)snprintf(p->field, sizeof p->field, "%s", e->field);
     return false;

@@ -1,6 +1,7 @@
 /* INPUT: wherever text goes in, resolved to the token ids that positions will index.
  *
  *     "text" · {"text"} · {"ids"} · {"messages", "add_generation_prompt"}      with optional "bos"
+ *     [ids], where a route's shape allows it
  *
  * Beginning-of-sequence is added to text exactly when the model file says so, never to ids, and
  * not where a rendered template already begins with it; "bos" overrules all of that. Spellings of
@@ -25,7 +26,7 @@ struct input {
     char *text; /* as given, or the rendered conversation; NULL for ids */
 };
 
-/* in: a string, or any object with one of the members above (other members are ignored). field:
+/* in: a string, a list of ids, or any object with one of the members above (other members are ignored). field:
  * the dotted path of `in`, "" for the body itself. */
 bool input_resolve(const struct model *m, const struct json *in, const char *field,
                    struct input *out, struct err *e) MUST_CHECK;
