@@ -57,7 +57,7 @@ static void tell_token(struct generate_work *g)
     struct err e = {0};
     if (safe > g->told_text) utf8_repair(r->text.data + g->told_text, safe - g->told_text, &text);
     jout_int(o, "id", r->ids.id[r->ids.n - 1]);
-    jout_text(o, "text", text.data ? text.data : "");
+    jout_string(o, "text", text.data ? text.data : "", text.len);
     jout_f64(o, "logprob", r->last_logprob);
     if (jout_print(o, &data, &e)) work_emit(&g->look.work, "token", data.data);
     jout_free(o);
@@ -85,7 +85,7 @@ static bool generate_finish(struct work *w, struct outcome *o, struct err *e)
     struct buf text = {0};
     jout *root = jout_object();
     if (r->text.len) utf8_repair(r->text.data, r->text.len, &text);
-    jout_text(root, "text", text.data ? text.data : "");
+    jout_string(root, "text", text.data ? text.data : "", text.len);
     jout_u32s(root, "ids", r->ids.id, r->ids.n);
     input_tokens(root, "tokens", m, r->ids.id, r->ids.n);
     jout_u32s(root, "prompt_ids", prompt->ids, prompt->n);

@@ -145,6 +145,7 @@ bool input_resolve(const struct model *m, const struct json *in, const char *fie
     }
     out->ids = ids.id;
     out->n = ids.n;
+    out->text_len = text.len;
     out->text = s.ids ? NULL : buf_detach(&text);
     return true;
 }

@@ -24,6 +24,7 @@ struct input {
     size_t n; /* 1 … context */
     bool bos_added;
     char *text; /* as given, or the rendered conversation; NULL for ids */
+    size_t text_len;
 };
 
 /* in: a string, a list of ids, or any object with one of the members above (other members are ignored). field:

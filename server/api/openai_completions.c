@@ -10,8 +10,8 @@
 static void put_members(struct openai *o, const struct openai_part *p, struct buf *out)
 {
     struct buf text = {0};
-    const char *prompt = p->first && o->echo ? o->prompt[p->choice / o->n].text : "";
-    buf_text(&text, prompt);
+    const struct input *prompt = &o->prompt[p->choice / o->n];
+    if (p->first && o->echo) buf_put(&text, prompt->text, prompt->text_len);
     buf_put(&text, p->text, p->len);
     out->failed |= text.failed;
     buf_text(out, "\"text\":");
@@ -55,7 +55,7 @@ static bool read_one(struct openai *o, const struct json *prompt, const char *fi
     struct buf text = {0};
     tokenizer_decode(m->tokenizer, in->ids, in->n, true, &text);
     if (!buf_ok(&text, e)) return false;
-    buf_put(&text, "", 0);
+    in->text_len = text.len;
     in->text = text.data ? buf_detach(&text) : mem_text("");
     return true;
 }

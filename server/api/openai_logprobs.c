@@ -156,9 +156,9 @@ static void add_tokens(struct openai *o, const struct openai_part *p, size_t pro
 void openai_put_completion_logprobs(struct openai *o, const struct openai_part *p, struct buf *out)
 {
     struct lists l = {.model = openai_model(o)};
-    const char *prompt = o->echo ? o->prompt[p->choice / o->n].text : "";
+    const struct input *prompt = &o->prompt[p->choice / o->n];
     if (p->first && o->echo) add_prompt(o, p, &l);
-    add_tokens(o, p, count(prompt, strlen(prompt)), &l);
+    add_tokens(o, p, o->echo ? count(prompt->text, prompt->text_len) : 0, &l);
     struct { const char *name; struct buf *list; } all[] = {
         {"{\"tokens\":[", &l.token}, {"],\"token_logprobs\":[", &l.value},
         {"],\"top_logprobs\":[", &l.top}, {"],\"text_offset\":[", &l.offset}};
