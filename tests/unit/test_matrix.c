@@ -248,7 +248,7 @@ static void check_products(uint64_t *seed, enum dtype t, size_t rows, size_t col
 static void products_are_those_of_the_widened_rows(void **state)
 {
     (void)state;
-    static const size_t rows[] = {1, 2, 3, 5, 64, 131}, ms[] = {1, 2, 3, 4, 5, 8, 9, 17, 300};
+    static const size_t rows[] = {1, 2, 3, 5, 64, 131}, ms[] = {1, 2, 3, 4, 5, 8, 9, 17, 33, 300};
     uint64_t seed = 2;
     for (unsigned t = 0; t < DTYPE_COUNT; t++)
         for (size_t m = 0; m < sizeof ms / sizeof *ms; m++)
