@@ -44,7 +44,7 @@ static void gpt_neox_block(struct arch *a)
 bool gpt_neox_from_config(const struct json *c, struct arch *a, struct err *e)
 {
     const struct json *p = config_rotary_parameters(c);
-    double theta, part;
+    double theta = 0, part = 0;
     gpt_neox_block(a);
     return config_sizes(c, &gpt_neox_words, a, e) && config_attention_bias(c, true, a, e) &&
            config_flag(c, "use_parallel_residual", true, &a->parallel, e) &&
