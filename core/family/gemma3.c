@@ -73,6 +73,6 @@ bool gemma3_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 void gemma3_to_config(const struct arch *a, struct buf *out)
 {
     gemma_to_config(a, out);
-    put_rotary(out, a);
-    put_number(out, "rope_local_base_freq", a->rotary.theta_local);
+    config_put_rotary(out, a);
+    config_put_number(out, "rope_local_base_freq", a->rotary.theta_local);
 }
