@@ -90,8 +90,8 @@ fuzz: ## libFuzzer (clang): T=json|gguf|safetensors|tokenizer TIME=60
 	@tools/fuzz.sh "$(T)" "$(or $(TIME),60)"
 
 bench: deps ## the numbers to reach, each beside its bound
-	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/bench_engine
-	@model=$(MODEL) && $(BUILD)/bench_engine "$$model" && \
+	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/bench_engine $(BUILD)/bench_matrix
+	@model=$(MODEL) && $(BUILD)/bench_matrix && $(BUILD)/bench_engine "$$model" && \
 	    if [ -x $(CACHE)/parity/bin/python ]; then $(CACHE)/parity/bin/python bench/rival_transformers.py "$$model"; \
 	    else echo "(make parity first: then transformers is timed beside this)"; fi && \
 	    $(PYTHON) bench/bench_http.py $(BUILD)/engramd "$$model"

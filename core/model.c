@@ -219,9 +219,7 @@ static bool load(struct counted *c, const char *path,
     if (modelfile_gguf(m->file)) m->arch.tied_head = !head || !modelfile_find(m->file, head->gguf);
     m->tokenizer = tokenizer_new(m->file, e);
     if (!m->tokenizer || !list_tensors(c, e) || !lay_out(c, e) || !rotary_tables(m, e)) return false;
-    if (tokenizer_size(m->tokenizer) > m->arch.d_vocab)
-        return err_set(e, ERR_CORRUPT, "%s: the tokenizer has %u tokens, the model %u", path,
-                       tokenizer_size(m->tokenizer), m->arch.d_vocab);
+    tokenizer_bind(m->tokenizer, m->arch.d_vocab);
     size_t done = 0;
     for (size_t i = 0; i < m->n_tensors; i++) {
         if (!load_tensor(c, &c->tensors[i], e)) return false;

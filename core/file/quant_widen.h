@@ -1,5 +1,6 @@
-/* Inside core/file/quant*.c: one function per element type, widening n elements. src needs no
- * alignment: blocks are copied to a local first, which rules out aliasing too.
+/* What dtype_widen consists of, for core/file/quant*.c and for kernels that must agree with it: one
+ * function per element type, widening n elements. src needs no alignment: blocks are copied to a local
+ * first, which rules out aliasing too.
  *
  * Every product of a scale and a number is exact: float16's 11 significant bits, a group's scale
  * and the number have at most 24 together (Q8_K, whose scale is float32, has no offset). So an offset is

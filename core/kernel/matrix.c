@@ -6,9 +6,9 @@
 #include "core/base/mem.h"
 #include "packed.h"
 
-/* A widened tile is written by all threads and read back by the product at once: it should stay in
- * the cache they share, beside BLAS' own packed copy of it. */
-enum { TILE_FLOATS = 1 << 18, FEW_ROWS = 8 };
+/* A widened tile is written by all threads and read back by the product at once. It pays to make it
+ * large, as long as the last cache still holds it: BLAS packs its other operand anew for every tile. */
+enum { TILE_FLOATS = 1 << 22 };
 
 struct matrix matrix_of(enum dtype type, const void *data, size_t rows, size_t cols)
 {
@@ -49,11 +49,11 @@ static void widen_range(void *ctx, size_t from, size_t to, int thread)
     matrix_rows_widen(t->w, t->first + from, to - from, t->dst + from * t->w->cols, t->w->cols);
 }
 
+/* As few tiles as possible, of about the same height. */
 static size_t tile_rows(const struct matrix *w)
 {
-    size_t rows = TILE_FLOATS / w->cols;
-    if (rows > w->rows) rows = w->rows;
-    return rows ? rows : 1;
+    size_t most = TILE_FLOATS / w->cols ? TILE_FLOATS / w->cols : 1, tiles = (w->rows + most - 1) / most;
+    return (w->rows + tiles - 1) / tiles;
 }
 
 static bool scratch_for(struct matrix_scratch *s, size_t floats, struct err *e)
@@ -70,29 +70,18 @@ static bool scratch_for(struct matrix_scratch *s, size_t floats, struct err *e)
 
 struct few {
     const struct matrix *w;
-    size_t m, ldx, ldy;
-    const float *x;
-    float *y;
-    bool accumulate;
+    struct packed_rows all; /* y and row of the whole matrix */
 };
 
-/* The packed row is read from memory for the first PACKED_FEW rows of x, from the cache for the
- * others. */
 static void few_range(void *ctx, size_t from, size_t to, int thread)
 {
     const struct few *f = ctx;
-    const struct packed_kernels *k = packed_kernels(f->w->type);
+    struct packed_rows r = f->all;
     (void)thread;
-    for (size_t at = from; at < to; at += FEW_ROWS)
-        for (size_t i = 0; i < f->m; i += PACKED_FEW) {
-            size_t m = f->m - i < PACKED_FEW ? f->m - i : PACKED_FEW;
-            struct packed_rows r = {
-                .row = (const unsigned char *)f->w->data + at * f->w->row_bytes,
-                .row_bytes = f->w->row_bytes, .n = to - at < FEW_ROWS ? to - at : FEW_ROWS, .cols = f->w->cols,
-                .x = f->x + i * f->ldx, .ldx = f->ldx, .y = f->y + i * f->ldy + at, .ldy = f->ldy,
-                .accumulate = f->accumulate};
-            k->dot[m - 1](&r);
-        }
+    r.row += from * r.row_bytes;
+    r.y += from;
+    r.n = to - from;
+    packed_kernels(f->w->type)->dot(&r);
 }
 
 /* ---- products ---------------------------------------------------------------------------------- */
@@ -111,7 +100,7 @@ bool matrix_nt(struct par *par, struct matrix_scratch *scratch, size_t m, const 
     assert(w->rows && w->cols);
     if (!m) return true;
     if (m <= MATRIX_FEW) {
-        struct few f = {w, m, ldx, ldy, x, y, accumulate};
+        struct few f = {w, {w->data, w->row_bytes, w->rows, w->cols, x, m, ldx, y, ldy, accumulate}};
         par_for(par, w->rows, few_range, &f);
         return true;
     }

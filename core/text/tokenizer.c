@@ -254,11 +254,26 @@ static bool encode_sections(const struct tokenizer *t, const char *text, size_t 
     return ok;
 }
 
+void tokenizer_bind(struct tokenizer *t, uint32_t n_model) { t->n_model = n_model; }
+
+/* Encoding for the model: every id has an embedding. */
+static bool encode_bound(const struct tokenizer *t, const char *text, size_t len, const struct section *sections,
+                         struct ids *out, struct err *e)
+{
+    size_t from = out->n;
+    if (!encode_sections(t, text, len, sections, out, e)) return false;
+    for (size_t i = from; t->n_model && i < out->n; i++)
+        if (out->id[i] >= t->n_model)
+            return err_set(e, ERR_UNPROCESSABLE, "the text contains the token \"%s\" (%u), but the model has only %u embeddings",
+                           t->spelling[out->id[i]], out->id[i], t->n_model);
+    return true;
+}
+
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool parse_special,
                       struct ids *out, struct err *e)
 {
     const struct section whole = {len, parse_special};
-    return encode_sections(t, text, len, &whole, out, e);
+    return encode_bound(t, text, len, &whole, out, e);
 }
 
 bool tokenizer_chat(const struct tokenizer *t, const struct message *m, size_t n,
@@ -268,7 +283,7 @@ bool tokenizer_chat(const struct tokenizer *t, const struct message *m, size_t n
     struct buf text = {0};
     struct section *sections = NULL;
     bool ok = chat_render(&t->chat, m, n, add_generation_prompt, &text, &sections, e) &&
-              encode_sections(t, text.data ? text.data : "", text.len, sections, out, e);
+              encode_bound(t, text.data ? text.data : "", text.len, sections, out, e);
     if (ok && rendered) buf_put(rendered, text.data ? text.data : "", text.len);
     buf_release(&text);
     mem_drop(sections);

@@ -30,6 +30,9 @@ bool ids_push(struct ids *v, uint32_t id, struct err *e) MUST_CHECK;
 
 struct tokenizer *tokenizer_new(const struct modelfile *f, struct err *e) MUST_CHECK;
 void tokenizer_free(struct tokenizer *t);
+/* The model has n_model embeddings. Some checkpoints bring more tokens than that (a text model's
+ * image marks): a text that contains one is then ERR_UNPROCESSABLE. Before anybody else uses it. */
+void tokenizer_bind(struct tokenizer *t, uint32_t n_model);
 
 uint32_t tokenizer_size(const struct tokenizer *t);
 bool tokenizer_adds_bos(const struct tokenizer *t); /* what the file says; false when it is silent */

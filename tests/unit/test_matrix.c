@@ -2,6 +2,7 @@
  * those values, for every element type, ragged sizes, and any number of threads.
  *
  * Tolerance: a float32 sum of a thousand terms is off by some 1e-6 of the largest result. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include "core/base/mem.h"
 #include "core/kernel/blas.h"
 #include "core/kernel/matrix.h"
+#include "core/kernel/packed.h"
 #include "support/numbers.h"
 
 #define CLOSE 1e-5
@@ -99,6 +101,85 @@ static void rows_widen_to_the_bit(void **state)
         }
 }
 
+/* Any bytes at all, for each instruction set there is; corners of scales come of themselves in so many. */
+static void every_instruction_set_widens_to_the_bit(void **state)
+{
+    (void)state;
+    uint64_t seed = 6;
+    int levels = 0;
+    for (unsigned t = 0; t < DTYPE_COUNT; t++)
+        for (int level = 0; level < PACKED_LEVELS; level++) {
+            const struct packed_kernels *k = packed_kernels_at(level, t);
+            const struct dtype_info *d = dtype_info(t);
+            if (!k) continue;
+            levels |= 1 << level;
+            for (int round = 0; round < 400; round++) {
+                unsigned char block[300] = {0};
+                float want[256], got[256];
+                assert_true(d->bytes < sizeof block && d->block <= 256);
+                for (uint32_t i = 0; i < d->bytes; i++)
+                    block[1 + i] = (unsigned char)(below(&seed, 8) ? below(&seed, 256) : round % 2 ? 0x80u : 0u);
+                dtype_widen(t, block + 1, want, d->block);
+                k->widen(block + 1, got, d->block);
+                for (uint32_t i = 0; i < d->block; i++)
+                    if (isnan(want[i]) ? !isnan(got[i]) : memcmp(&got[i], &want[i], sizeof *got) != 0)
+                        fail_msg("%s, level %d, element %u: %a instead of %a", d->word, level, i, (double)got[i],
+                                 (double)want[i]);
+            }
+        }
+    assert_true(levels & 1);
+}
+
+/* The halves that are not NaN, all of them. */
+static void every_half_widens_to_the_bit(void **state)
+{
+    (void)state;
+    static uint16_t half[65536];
+    static float want[65536], got[65536];
+    for (unsigned i = 0; i < 65536; i++) half[i] = (uint16_t)i;
+    for (int t = DTYPE_F16; t <= DTYPE_BF16; t++) {
+        dtype_widen(t, half, want, 65536);
+        for (int level = 0; level < PACKED_LEVELS; level++) {
+            const struct packed_kernels *k = packed_kernels_at(level, t);
+            if (!k) continue;
+            k->widen((const unsigned char *)half, got, 65536);
+            for (unsigned i = 0; i < 65536; i++)
+                if (isnan(want[i]) ? !isnan(got[i]) : memcmp(&got[i], &want[i], sizeof *got) != 0)
+                    fail_msg("%s %04x, level %d: %a instead of %a", dtype_info(t)->word, i, level, (double)got[i],
+                             (double)want[i]);
+        }
+    }
+}
+
+static void every_instruction_set_multiplies(void **state)
+{
+    (void)state;
+    enum { ROWS = 11, M = 19, LDY = ROWS + 1 };
+    uint64_t seed = 7;
+    for (unsigned t = 0; t < DTYPE_COUNT; t++) {
+        struct matrix w = random_matrix(&seed, t, ROWS, columns(t, 300), 2 * below(&seed, 2));
+        float *v = widened(&w), *x = random_floats(&seed, M * w.cols, 1);
+        double want[M * LDY] = {0};
+        for (size_t i = 0; i < M; i++)
+            for (size_t r = 0; r < ROWS; r++)
+                for (size_t c = 0; c < w.cols; c++)
+                    want[i * LDY + r] += (double)x[i * w.cols + c] * (double)v[r * w.cols + c];
+        for (int level = 0; level < PACKED_LEVELS; level++) {
+            const struct packed_kernels *k = packed_kernels_at(level, t);
+            float all[M * LDY] = {0};
+            if (!k) continue;
+            k->dot(&(struct packed_rows){w.data, w.row_bytes, ROWS, w.cols, x, M, w.cols, all, LDY, false});
+            check_close(dtype_info(t)->word, all, want, M * LDY, CLOSE, 1);
+            for (size_t m = 1; m <= PACKED_FEW; m++) { /* the same to the bit, whatever the company */
+                float few[PACKED_FEW * LDY] = {0};
+                k->dot(&(struct packed_rows){w.data, w.row_bytes, ROWS, w.cols, x, m, w.cols, few, LDY, false});
+                assert_memory_equal(few, all, m * LDY * sizeof *few);
+            }
+        }
+        free(v), free(x), free_matrix(&w);
+    }
+}
+
 struct sides { /* both results of one matrix and m rows, and the space around them */
     size_t m, ldx, ldy;
     float *x, *y, *g, *dx;
@@ -167,7 +248,7 @@ static void check_products(uint64_t *seed, enum dtype t, size_t rows, size_t col
 static void products_are_those_of_the_widened_rows(void **state)
 {
     (void)state;
-    static const size_t rows[] = {1, 2, 3, 5, 64, 131}, ms[] = {1, 2, 3, 4, 5, 17, 300};
+    static const size_t rows[] = {1, 2, 3, 5, 64, 131}, ms[] = {1, 2, 3, 4, 5, 8, 9, 17, 33, 300};
     uint64_t seed = 2;
     for (unsigned t = 0; t < DTYPE_COUNT; t++)
         for (size_t m = 0; m < sizeof ms / sizeof *ms; m++)
@@ -180,10 +261,8 @@ static void large_matrices_are_multiplied_by_tiles(void **state)
 {
     (void)state;
     uint64_t seed = 3;
-    for (unsigned t = 0; t < DTYPE_COUNT; t++) {
-        check_products(&seed, t, 700, 1500, 6, 2);
-        check_products(&seed, t, 3, 300000, 5, 2);
-    }
+    check_products(&seed, DTYPE_BF16, 17, 300000, MATRIX_FEW + 1, 2);
+    check_products(&seed, DTYPE_Q4_K, 3000, 1700, MATRIX_FEW + 1, 3);
 }
 
 static void few_rows_do_not_depend_on_threads_or_company(void **state)
@@ -254,6 +333,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_widen_to_the_bit),
+        cmocka_unit_test(every_instruction_set_widens_to_the_bit),
+        cmocka_unit_test(every_half_widens_to_the_bit),
+        cmocka_unit_test(every_instruction_set_multiplies),
         cmocka_unit_test(products_are_those_of_the_widened_rows),
         cmocka_unit_test(large_matrices_are_multiplied_by_tiles),
         cmocka_unit_test(few_rows_do_not_depend_on_threads_or_company),
