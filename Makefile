@@ -86,7 +86,7 @@ parity: deps ## live comparison with reference implementations
 mutants: ## deliberate faults, one at a time: each must turn its test red
 	@$(PYTHON) tools/mutants.py --make $(MAKE)
 
-fuzz: ## libFuzzer (clang): T=json|gguf|safetensors|tokenizer TIME=60
+fuzz: ## libFuzzer (clang) on every reader, or T=config|gguf|json|safetensors|tokenizer alone; TIME=60 each
 	@tools/fuzz.sh "$(T)" "$(or $(TIME),60)"
 
 bench: deps ## the numbers to reach, each beside its bound
