@@ -46,6 +46,8 @@ MUTANTS = (
            "unit/test_family_config"),
     Mutant("one head's rows go to its neighbour's listener", "core/tap.c",
            "head_at(t, r.slot) == head", "head_at(t, r.slot) + 1 == head", "unit/test_hook"),
+    Mutant("what people wrote counts as the template's words", "core/text/chat.c",
+           "if (own) memset(origin, 1, len);", "memset(origin, 1, len);", "unit/test_chat"),
     Mutant("a delta is taken away instead of added", "core/delta_apply.c",
            "w[i] = w[i] + change[i]", "w[i] = w[i] - change[i]", "unit/test_delta"),
     Mutant("low-rank products are fused into their sum", "core/delta_apply.c",
