@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 from conftest import ENGRAMD, ROOT
-from helpers import LEARN, committed, keeps
+from helpers import LEARN, committed, keeps, problem
 from reference import log_softmax, safetensors
 
 FAMILIES = ROOT / "tests" / "golden" / "families"
@@ -92,6 +92,19 @@ def patches(d, clean):
             assert abs(values[layer, cell] - (y[answer] - y[foil])) <= 1e-4
 
 
+def limits(d, context):
+    """Up to the last position the model has, and not one further (learned positions are a table)."""
+    full = [5 + k % 7 for k in range(context)]
+    assert len(trace(d, [full])) == 1 and len(generate(d, full[:-2])["ids"]) <= 3
+    said = generate(d, full[:-2], max_tokens=50)
+    assert said["ids"] and said["finish_reason"] in ("length", "stop")
+    for route, body in (("/v1/generate", {"prompt": {"ids": full + [5]}}),
+                        ("/v1/trace", {"inputs": [{"id": "i", "ids": full + [5]}]}),
+                        ("/v1/tuco", {"prompts": [{"ids": full + [5]}]}),
+                        ("/v1/edits", {"method": "locft", "facts": [{"prompt": {"ids": full}, "target_new": "Rome"}]})):
+        problem(d.post(route, body), 400, said=str(context))
+
+
 def tuco(d, prompt, **more):
     return ask(d, "/v1/tuco", {"prompts": [{"ids": prompt}], **more})["scores"][0]
 
@@ -137,6 +150,7 @@ def test_a_model_of_each_family_lives_its_life(start, tmp_path, source):
     assert d.digest() == base
     said = looks(d, golden, short)
     patches(d, long)
+    limits(d, model["context"])
     s = tuco(d, long)
     assert s["tuco"] == 0 and s["ftc"] == 0 and s["ptc"] > 0
     revision, edited = edits(d, short, base)
