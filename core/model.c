@@ -230,7 +230,7 @@ static bool load(struct counted *c, const char *path,
     return true;
 }
 
-static char *default_name(const char *path)
+char *model_default_name(const char *path)
 {
     size_t n = strlen(path);
     while (n && path[n - 1] == '/') n--;
@@ -251,7 +251,7 @@ struct model *model_open(const char *path, const char *name,
     struct counted *c = mem_new(sizeof *c);
     atomic_init(&c->references, 1);
     c->m.path = mem_text(path);
-    c->m.name = name ? mem_text(name) : default_name(path);
+    c->m.name = name ? mem_text(name) : model_default_name(path);
     if (load(c, path, progress, ctx, e)) return &c->m;
     model_drop(&c->m);
     return NULL;

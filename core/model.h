@@ -50,6 +50,8 @@ struct model {
 struct model *model_open(const char *path, const char *name,
                          void (*progress)(void *ctx, size_t done, size_t total), void *ctx,
                          struct err *e) MUST_CHECK;
+/* The name a model gets when none is given: the last part of its path. Free with mem_drop. */
+char *model_default_name(const char *path);
 struct model *model_retain(struct model *m);
 void model_drop(struct model *m);
 

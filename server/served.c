@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/json.h"
+
 enum { CACHED_VIEWS = 4 };
 
 struct head { /* the published state of a branch */
@@ -33,6 +35,16 @@ struct at_hand {
 
 static void lock(struct at_hand *a) { (void)pthread_mutex_lock(&a->lock); }
 static void unlock(struct at_hand *a) { (void)pthread_mutex_unlock(&a->lock); }
+
+bool served_may_be_called(const char *name, struct err *e)
+{
+    size_t n = strlen(name), bad;
+    bool ok = n > 0 && n < NAME_TEXT && utf8_valid(name, n, &bad);
+    for (const char *p = name; ok && *p; p++) ok = (unsigned char)*p >= 0x20 && *p != 0x7f && *p != '/';
+    return ok || err_field(e, ERR_INVALID, "name",
+                           "a model's name is 1 to %d bytes of UTF-8 without control characters or /",
+                           NAME_TEXT - 1);
+}
 
 /* ---- life --------------------------------------------------------------------------------- */
 
