@@ -23,7 +23,7 @@
 #include "input.h"
 #include "server/daemon.h"
 
-enum { OPENAI_PROMPTS = 2048, OPENAI_CHOICES = 4096 };
+enum { OPENAI_PROMPTS = 2048, OPENAI_CHOICES = 4096, OPENAI_VALUES = 1 << 21 /* log-probabilities of prompts */ };
 
 struct openai;
 

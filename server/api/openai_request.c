@@ -142,13 +142,24 @@ struct openai *openai_new(struct call *c, const struct work_ops *ops, const stru
     return NULL;
 }
 
+/* What a request may make the answer hold before anything is generated. */
+static bool check_size(const struct openai *o, uint32_t n_top, struct err *e)
+{
+    size_t total = o->n_prompts * o->n, scored = 0;
+    if (total > OPENAI_CHOICES)
+        return err_field(e, ERR_INVALID, "n", "%zu prompts with %u continuations each are over the limit of %d choices",
+                         o->n_prompts, o->n, OPENAI_CHOICES);
+    for (size_t i = 0; o->echo && o->logprobs && i < o->n_prompts; i++) scored += o->prompt[i].n * o->n;
+    return scored <= OPENAI_VALUES / (n_top + 1) ||
+           err_field(e, ERR_INVALID, "logprobs", "%zu prompt tokens with %u alternatives each are over the limit of %d values",
+                     scored, n_top, OPENAI_VALUES);
+}
+
 bool openai_requests(struct openai *o, const struct json *request, uint32_t max_tokens, uint32_t n_top, struct err *e)
 {
     const struct arch *a = &openai_model(o)->arch;
     size_t total = o->n_prompts * o->n;
-    if (total > OPENAI_CHOICES)
-        return err_field(e, ERR_INVALID, "n", "%zu prompts with %u continuations each are over the limit of %d choices",
-                         o->n_prompts, o->n, OPENAI_CHOICES);
+    if (!check_size(o, n_top, e)) return false;
     struct decode_request common = {.sampling = generation_sampling(request),
                                     .max_tokens = max_tokens < a->context ? max_tokens : a->context,
                                     .score_tokens = o->logprobs,

@@ -377,6 +377,7 @@ def message(**members):
     (COMPLETIONS, {"prompt": "river " * 300}, "context_length_exceeded", "prompt"),
     (COMPLETIONS, {"prompt": ["x"] * 2049}, None, "prompt"),
     (COMPLETIONS, {"prompt": ["x"] * 64, "n": 65}, None, "n"),
+    (COMPLETIONS, {"prompt": ["x y z" * 40] * 600, "echo": True, "logprobs": 20}, None, "logprobs"),
     (COMPLETIONS, {**P, "max_tokens": 0}, None, "max_tokens"),
     (COMPLETIONS, {**P, "max_tokens": -1}, None, "max_tokens"),
     (COMPLETIONS, {**P, "n": 0}, None, "n"),

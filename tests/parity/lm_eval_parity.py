@@ -3,8 +3,8 @@
 
 The tasks of lm_eval_tasks/ are run through the harness' own `hf` model and, over HTTP, through
 `local-completions` (token ids and texts, one prompt and several a request) and
-`local-chat-completions`. Log-likelihoods agree to 1e-3 where the reference's gap is clear, the
-greedy flags and the continuations are the same, and so are the scores.
+`local-chat-completions`. Log-likelihoods agree to 1e-3; the greedy flags, the continuations and the
+scores are the same.
 """
 import json
 import os
