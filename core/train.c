@@ -47,6 +47,20 @@ static bool place(struct tape *t, struct err *e)
     return true;
 }
 
+enum { LOSS_ROWS = 128 }; /* logits rows in hand at a time */
+
+void tape_plan(const struct arch *a, size_t rows, size_t longest, size_t scored, uint32_t from, int threads,
+               struct plan *p)
+{
+    size_t logits = mem_floats_bytes((size_t)LOSS_ROWS * a->d_vocab), stream = mem_floats_bytes(rows * a->d_model);
+    plan_add(p, NEED_TAPE, mem_floats_bytes(plan_times(layer_floats(a, rows), a->n_layers - from)));
+    plan_add(p, NEED_STREAM, plan_sum(stream, stream));
+    plan_add(p, NEED_STREAM, mem_floats_bytes(2 * scored * a->d_model + 1));
+    plan_add(p, NEED_LOGITS, a->final_softcap > 0 ? plan_sum(logits, logits) : logits);
+    plan_add(p, NEED_SCRATCH, session_bytes(a, rows, longest, threads));
+    plan_add(p, NEED_SCRATCH, attention_backward_bytes(longest));
+}
+
 struct tape *tape_new(const struct arch *a, const struct tape_seq *seq, size_t n, uint32_t from,
                       bool from_mid, struct err *e)
 {
@@ -121,8 +135,6 @@ enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct
     if (++t->layer < t->arch->n_layers) return STEP_MORE;
     return STEP_DONE;
 }
-
-enum { LOSS_ROWS = 128 }; /* logits rows in hand at a time */
 
 static size_t count_scored(const struct tape *t)
 {

@@ -18,6 +18,7 @@
 
 #include "block.h"
 #include "core/base/step.h"
+#include "plan.h"
 
 struct tape;
 
@@ -30,6 +31,9 @@ struct tape_seq {
 
 /* from_mid: x given to the tape is the stream without the MLP of layer `from`, whose attention is not
  * run; in a parallel model only together with tape_train_down. */
+/* A tape of so many rows from layer `from` up, its pass forward and back, and `scored` rows of logits. */
+void tape_plan(const struct arch *a, size_t rows, size_t longest, size_t scored, uint32_t from, int threads,
+               struct plan *p);
 struct tape *tape_new(const struct arch *a, const struct tape_seq *seq, size_t n, uint32_t from,
                       bool from_mid, struct err *e) MUST_CHECK;
 void tape_free(struct tape *t);

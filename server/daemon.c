@@ -7,6 +7,7 @@
 #include "clock.h"
 #include "core/kernel/blas.h"
 #include "ledger/sha.h"
+#include "machine.h"
 
 /* ---- what requests ask of it ------------------------------------------------------------- */
 
@@ -16,6 +17,20 @@ struct served *call_served(struct call *c, const struct json *request, struct er
     if (!c->served) c->served = models_find(c->daemon->models, name ? name->text : NULL, e);
     return c->served;
 }
+
+bool daemon_lease(struct daemon *d, const struct plan *p, struct lease *out, struct err *e)
+{
+    if (budget_take(d->budget, HOLDER_WORKS, p, out, e)) return true;
+    struct served *served[MODELS_MOST];
+    size_t n = models_list(d->models, served);
+    for (size_t i = 0; i < n; i++) {
+        served_forget(served[i]);
+        served_drop(served[i]);
+    }
+    return budget_take(d->budget, HOLDER_WORKS, p, out, e);
+}
+
+int daemon_threads(struct daemon *d) { return d->threads; }
 
 const char *daemon_data(struct daemon *d) { return d->config->data; }
 struct models *daemon_models(struct daemon *d) { return d->models; }
@@ -37,6 +52,18 @@ static void name_engine(struct daemon *d)
     if (sha_file("/proc/self/exe", hash, &ignored)) digest_hex(hash, hex);
     (void)snprintf(d->engine, sizeof d->engine, "engramd %s+%.12s", ENGRAM_VERSION, hex);
     (void)snprintf(d->kernel, sizeof d->kernel, "%s", blas_kernel());
+}
+
+/* Left to the rest of the machine when --memory does not say: a sixteenth, and 256 MiB. */
+static void set_limit(struct daemon *d)
+{
+    char limit[BYTES_TEXT], all[BYTES_TEXT];
+    size_t has = machine_memory(), margin = has / 16 + ((size_t)256 << 20);
+    size_t bytes = d->config->memory ? (size_t)d->config->memory : has > margin ? has - margin : 0;
+    d->budget = budget_new(bytes);
+    log_say(d->log, LOG_LEVEL_INFO, "memory", "at most %s (%s), of the %s this machine or its cgroup has",
+            bytes_text(bytes, limit), d->config->memory ? "--memory" : "all but a sixteenth and 256 MiB",
+            bytes_text(has, all));
 }
 
 static bool start_engine(struct daemon *d, struct err *e)
@@ -67,7 +94,7 @@ static bool find_row(struct daemon *d, struct ledger_reader *reader, struct serv
 
 static bool serve_model(struct daemon *d, struct ledger_reader *reader, struct err *e)
 {
-    struct served *s = served_open(d->config->model, d->config->name, d->config->data, NULL, NULL, e);
+    struct served *s = served_open(d->config->model, d->config->name, d->config->data, d->budget, NULL, NULL, e);
     bool ok = s && find_row(d, reader, s, e) && served_restore(s, reader, e) && models_add(d->models, s, e);
     served_drop(s);
     return ok;
@@ -95,6 +122,7 @@ bool daemon_open(struct daemon *d, struct err *e)
     d->metrics = metrics_new(routes, n_routes);
     d->jobs = jobs_new(wake, d);
     d->models = models_new();
+    set_limit(d);
     d->auth = auth_open(d->config->token_file, e);
     if (!d->auth) return false;
     d->ledger = ledger_open(d->config->data, e); /* first: its lock keeps a second daemon away */
@@ -111,6 +139,7 @@ void daemon_close(struct daemon *d)
     writer_stop(d->writer);
     jobs_free(d->jobs);
     models_free(d->models);
+    budget_free(d->budget);
     if (d->ledger) ledger_close(d->ledger);
     auth_close(d->auth);
     metrics_free(d->metrics);

@@ -36,7 +36,26 @@ static void unlock(struct at_hand *a) { (void)pthread_mutex_unlock(&a->lock); }
 
 /* ---- life --------------------------------------------------------------------------------- */
 
-struct served *served_open(const char *path, const char *name, const char *data,
+struct opening {
+    struct served *served;
+    void (*progress)(void *ctx, size_t done, size_t total);
+    void *ctx;
+};
+
+static void on_progress(void *ctx, size_t done, size_t total)
+{
+    const struct opening *o = ctx;
+    if (o->progress) o->progress(o->ctx, done, total);
+}
+
+static bool afford(void *ctx, size_t bytes, struct err *e)
+{
+    struct served *s = ((const struct opening *)ctx)->served;
+    const struct plan plan = {.bytes[NEED_WEIGHTS] = bytes};
+    return budget_take(s->budget, HOLDER_MODELS, &plan, &s->weights, e);
+}
+
+struct served *served_open(const char *path, const char *name, const char *data, struct budget *budget,
                            void (*progress)(void *ctx, size_t done, size_t total), void *ctx,
                            struct err *e)
 {
@@ -44,7 +63,11 @@ struct served *served_open(const char *path, const char *name, const char *data,
     s->views = mem_new(sizeof *s->views);
     (void)pthread_mutex_init(&s->views->lock, NULL);
     atomic_init(&s->references, 1);
-    s->model = model_open(path, name, progress, ctx, e);
+    s->budget = budget;
+    struct opening opening = {s, progress, ctx};
+    struct model_loading how = {on_progress, afford, &opening, budget_overlays(budget)};
+    s->model = model_open_as(path, name, &how, e);
+    if (!s->model) (void)err_while(e, "loading %s", path);
     if (s->model && base_digests_init(&s->digests, s->model, data, e)) {
         (void)snprintf(s->name, sizeof s->name, "%s", s->model->name);
         return s;
@@ -70,6 +93,7 @@ void served_drop(struct served *s)
     mem_drop(a);
     base_digests_release(&s->digests);
     model_drop(s->model);
+    lease_give(&s->weights);
     mem_drop(s);
 }
 
@@ -141,6 +165,37 @@ static void cache(struct at_hand *a, const struct resolved *r)
     view_drop(old);
 }
 
+void served_forget(struct served *s)
+{
+    struct view *old[CACHED_VIEWS];
+    lock(s->views);
+    for (size_t i = 0; i < CACHED_VIEWS; i++) {
+        old[i] = s->views->cache[i].view;
+        s->views->cache[i] = (struct cached_view){0};
+    }
+    unlock(s->views);
+    for (size_t i = 0; i < CACHED_VIEWS; i++) view_drop(old[i]);
+}
+
+/* What a rebuild holds: the tensors it changes, and while one is replaced its delta as read and as
+ * parsed and the tensor before. The view it makes is counted by the budget from then on. */
+static struct view *rebuild(struct served *s, struct ledger_reader *reader, const char *id, struct err *e)
+{
+    struct plan plan = {0};
+    struct lease lease = {0};
+    size_t changed = 0, largest = 0;
+    if (!ledger_touched(reader, s->row.id, s->model, &changed, &largest, e)) return NULL;
+    plan_add(&plan, NEED_DELTAS, plan_sum(changed, plan_times(3, largest)));
+    bool ok = budget_take(s->budget, HOLDER_WORKS, &plan, &lease, e);
+    if (!ok) {
+        served_forget(s);
+        ok = budget_take(s->budget, HOLDER_WORKS, &plan, &lease, e);
+    }
+    struct view *v = ok ? ledger_restore(reader, s->model, &s->digests, id, e) : NULL;
+    lease_give(&lease);
+    return v;
+}
+
 static bool resolve_revision(struct served *s, struct ledger_reader *reader, const char *id,
                              struct resolved *out, struct err *e)
 {
@@ -151,7 +206,7 @@ static bool resolve_revision(struct served *s, struct ledger_reader *reader, con
               err_field(e, ERR_INVALID, "view",
                         "revision %s is of another model than %s; `model` must name that one", id,
                         s->name);
-    struct view *v = ok ? ledger_restore(reader, s->model, &s->digests, id, e) : NULL;
+    struct view *v = ok ? rebuild(s, reader, id, e) : NULL;
     if (v) {
         resolve(out, rev.id, rev.seq, rev.digest, v);
         view_drop(v);
@@ -245,7 +300,7 @@ static bool restore_head(struct served *s, struct ledger_reader *reader, const s
     char revision[ID_TEXT];
     int64_t seq;
     if (served_head(s, rev->branch, revision, &seq) && strcmp(revision, rev->id) == 0) return true;
-    struct view *v = ledger_restore(reader, s->model, &s->digests, rev->id, e);
+    struct view *v = rebuild(s, reader, rev->id, e);
     if (!v) return err_while(e, "restoring the head of branch %s", rev->branch);
     served_publish(s, rev, v);
     view_drop(v);

@@ -18,6 +18,7 @@
 
 #include <stdatomic.h>
 
+#include "budget.h"
 #include "core/base/step.h"
 #include "ledger/ledger.h"
 
@@ -52,6 +53,7 @@ struct work_ops {
 struct work { /* first member of every concrete work */
     const struct work_ops *ops;
     struct daemon *daemon;
+    struct lease lease;        /* memory it may take, from prepare to free */
     struct served *served;     /* the model it computes with: its own reference, or NULL for none */
     char job_id[ID_TEXT];      /* set when queued */
     struct principal_name { char name[NAME_TEXT]; bool verified; } author;

@@ -16,6 +16,7 @@ static void put_model(jout *o, const struct served *s, const struct revision *he
     jout_int(o, "vocab", a->d_vocab);
     jout_int(o, "parameters", (int64_t)m->n_parameters);
     jout_int(o, "context", a->context);
+    jout_int(o, "bytes", (int64_t)m->memory_bytes);
     jout_text(o, "base_digest", row->base_digest);
     jout_text(o, "source_sha256", row->source_sha256);
     jout_text(o, "pretrained_parent", row->pretrained_parent);

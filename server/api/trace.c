@@ -202,6 +202,10 @@ static bool prepare(struct trace_work *t, struct call *c, struct err *e)
      * may move under it, so such a trace is always run. */
     if (t->taps.n_views == 0 && !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
+    struct plan plan = {0};
+    trace_plan(&look_model(l)->arch, t->in, t->taps.n_inputs, t->taps.read, t->taps.n_reads, t->taps.write,
+               t->taps.n_writes, daemon_threads(c->daemon), &plan);
+    if (!look_lease(l, &plan, e)) return false;
     t->trace = trace_new(l->view.view, t->in, t->taps.n_inputs, t->taps.read, t->taps.n_reads, t->taps.write,
                          t->taps.n_writes, e);
     return t->trace != NULL;

@@ -13,6 +13,7 @@ static struct verify_work *of(struct work *w) { return (struct verify_work *)w; 
 static void verify_free(struct work *w)
 {
     if (of(w)->verifier) verifier_close(of(w)->verifier);
+    lease_give(&w->lease);
     served_drop(w->served);
     mem_drop(w);
 }
@@ -63,9 +64,15 @@ struct work *api_verify(struct call *c, struct err *e)
 {
     struct served *s = call_served(c, c->body ? c->body : c->query, e);
     if (!s) return NULL;
+    size_t changed, largest;
+    if (!ledger_touched(c->reader, s->row.id, s->model, &changed, &largest, e)) return NULL;
+    struct plan plan = {0}; /* every tensor ever changed, beside a delta as read, as parsed and as applied */
+    plan_add(&plan, NEED_DELTAS, plan_sum(changed, plan_times(3, largest)));
     struct verify_work *v = mem_new(sizeof *v);
     v->work.ops = &ops;
     v->work.daemon = c->daemon;
     v->work.served = served_retain(s);
-    return &v->work;
+    if (daemon_lease(c->daemon, &plan, &v->work.lease, e)) return &v->work;
+    verify_free(&v->work);
+    return NULL;
 }
