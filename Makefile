@@ -90,10 +90,13 @@ fuzz: ## libFuzzer (clang): T=json|gguf|safetensors|tokenizer TIME=60
 	@tools/fuzz.sh "$(T)" "$(or $(TIME),60)"
 
 bench: deps ## the numbers to reach, each beside its bound
-	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/bench_engine $(BUILD)/bench_matrix
+	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/bench_engine $(BUILD)/bench_matrix \
+	    $(BUILD)/bench_tokenizer
 	@model=$(MODEL) && $(BUILD)/bench_matrix && $(BUILD)/bench_engine "$$model" && \
-	    if [ -x $(CACHE)/parity/bin/python ]; then $(CACHE)/parity/bin/python bench/rival_transformers.py "$$model"; \
-	    else echo "(make parity first: then transformers is timed beside this)"; fi && \
+	    if [ -x $(CACHE)/parity/bin/python ]; then $(CACHE)/parity/bin/python bench/rival_transformers.py "$$model" && \
+	        $(CACHE)/parity/bin/python bench/bench_tokenizer.py $(BUILD)/bench_tokenizer "$$model" \
+	            $(wildcard $(CACHE)/vocab/models/ggml-vocab-llama-spm.gguf); \
+	    else echo "(make parity first: then transformers and tokenizers are timed beside this)"; fi && \
 	    $(PYTHON) bench/bench_http.py $(BUILD)/engramd "$$model"
 
 fresh-check: ## demo and test from a clone in a new minimal Debian 12 (root)

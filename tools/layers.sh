@@ -25,7 +25,8 @@ schema  schema
 inner='
 core/base    core/base
 core/file    core/base core/file
-core/text    core/base core/file core/text
+core/jinja   core/base core/jinja core/text/codepoint.h
+core/text    core/base core/file core/jinja core/text
 core/kernel  core/base core/file core/kernel core/hook.h core/arch.h
 '
 # A third-party header and the only files that include it.

@@ -50,7 +50,8 @@ static bool ids_repeat(struct ids *v, size_t at, size_t n, struct err *e)
 
 uint32_t tokenizer_size(const struct tokenizer *t) { return (uint32_t)t->n; }
 bool tokenizer_adds_bos(const struct tokenizer *t) { return t->adds_bos && t->bos != NO_TOKEN; }
-bool tokenizer_has_chat(const struct tokenizer *t) { return t->chat.known; }
+bool tokenizer_has_chat(const struct tokenizer *t) { return t->chat.template != NULL; }
+const char *tokenizer_chat_template(const struct tokenizer *t) { return t->chat.text; }
 
 bool tokenizer_bos(const struct tokenizer *t, uint32_t *id)
 {
@@ -276,13 +277,14 @@ bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, b
     return encode_bound(t, text, len, &whole, out, e);
 }
 
-bool tokenizer_chat(const struct tokenizer *t, const struct message *m, size_t n,
-                    bool add_generation_prompt, struct ids *out, struct buf *rendered,
-                    struct err *e)
+bool tokenizer_chat(const struct tokenizer *t, const struct conversation *c, struct ids *out,
+                    struct buf *rendered, struct err *e)
 {
+    const struct chat_tokens tokens = {t->bos == NO_TOKEN ? NULL : t->piece[t->bos],
+                                       t->eos == NO_TOKEN ? NULL : t->piece[t->eos]};
     struct buf text = {0};
     struct section *sections = NULL;
-    bool ok = chat_render(&t->chat, m, n, add_generation_prompt, &text, &sections, e) &&
+    bool ok = chat_render(&t->chat, c, &tokens, &text, &sections, e) &&
               encode_bound(t, text.data ? text.data : "", text.len, sections, out, e);
     if (ok && rendered) buf_put(rendered, text.data ? text.data : "", text.len);
     buf_release(&text);

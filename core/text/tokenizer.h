@@ -7,10 +7,9 @@
  * vocabulary has no token for becomes the file's unknown token or is dropped, as the reference does
  * (docs/decisions/unicode-tables.md). No end-of-sequence token is ever appended.
  *
- * The chat template is the file's own. Where it is one we can render exactly (ChatML, with the
- * default system turn it may inject) it is rendered; any other is ERR_UNSUPPORTED when used,
- * never a silent wrong prompt. Message content is literal text: special-token spellings inside it
- * are NOT parsed as special tokens.
+ * The chat template is the file's own, a Jinja2 program (chat.h). One that needs what we do not have
+ * is ERR_UNSUPPORTED when used, never a silent wrong prompt. Message content is literal text:
+ * special-token spellings inside it are NOT parsed as special tokens.
  *
  * Immutable after creation: any thread may use it. Patterns run on PCRE2 (UTF, UCP, no JIT).
  */
@@ -63,10 +62,16 @@ struct message {
     const char *content;
     size_t content_len;
 };
-bool tokenizer_has_chat(const struct tokenizer *t); /* a template that can be rendered */
+struct conversation {
+    const struct message *message;
+    size_t n;
+    bool add_generation_prompt; /* end with the opening of the assistant's turn */
+    const char *date;           /* "2024-07-26", for templates that write the day; or NULL */
+};
+bool tokenizer_has_chat(const struct tokenizer *t); /* a template that can be read */
+const char *tokenizer_chat_template(const struct tokenizer *t); /* its text, or NULL */
 /* Append the ids of the rendered conversation to out, and its text to `rendered` (may be NULL). */
-bool tokenizer_chat(const struct tokenizer *t, const struct message *m, size_t n,
-                    bool add_generation_prompt, struct ids *out, struct buf *rendered,
-                    struct err *e) MUST_CHECK;
+bool tokenizer_chat(const struct tokenizer *t, const struct conversation *c, struct ids *out,
+                    struct buf *rendered, struct err *e) MUST_CHECK;
 
 #endif

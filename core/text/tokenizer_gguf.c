@@ -186,7 +186,9 @@ bool token_spec_from_gguf(struct token_spec *s, const struct gguf *g, struct err
     *s = (struct token_spec){.bos = NO_TOKEN, .eos = NO_TOKEN, .unknown = NO_TOKEN};
     if (!gguf_text(g, "tokenizer.ggml.model", &model))
         return err_set(e, ERR_CORRUPT, "no tokenizer.ggml.model");
-    (void)gguf_text(g, "tokenizer.chat_template", &s->chat_template);
+    /* A file of several templates has the default one under the plain key, or under its name. */
+    if (!gguf_text(g, "tokenizer.chat_template", &s->chat_template))
+        (void)gguf_text(g, "tokenizer.chat_template.default", &s->chat_template);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (strcmp(kinds[i].model, model) == 0) return kinds[i].read(s, g, e) && read_ids(s, g, e);
     return err_set(e, ERR_UNSUPPORTED,

@@ -95,6 +95,7 @@ static bool generate_finish(struct work *w, struct outcome *o, struct err *e)
     input_tokens(root, "tokens", m, r->ids.id, r->ids.n);
     jout_u32s(root, "prompt_ids", prompt->ids, prompt->n);
     jout_bool(root, "bos_added", prompt->bos_added);
+    input_rendered(root, prompt);
     jout_text(root, "finish_reason", r->finish == FINISH_LENGTH ? "length" : "stop");
     if (g->look.seed >= 0) jout_int(root, "seed", g->look.seed);
     else jout_null(root, "seed");

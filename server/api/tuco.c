@@ -46,6 +46,7 @@ static void put_score(const struct tuco_work *t, jout *o, size_t i)
     const struct tuco_score *s = tuco_result(t->tuco, i);
     const struct model *m = look_model(&t->look);
     input_tokens(o, "tokens", m, t->prompt[i].ids, t->prompt[i].n);
+    input_rendered(o, &t->prompt[i]);
     jout_f64(o, "tuco", s->tuco);
     jout_f64(o, "ptc", s->ptc);
     jout_f64(o, "ftc", s->ftc);

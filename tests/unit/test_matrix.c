@@ -313,7 +313,7 @@ static void no_memory_is_an_error(void **state)
     struct par *par = par_new(1, &e);
     struct matrix_scratch scratch = {0};
     float x = 0; /* never read: the scratch is asked for first */
-    struct matrix vast = {DTYPE_BF16, &x, 1, SIZE_MAX / 8, SIZE_MAX / 4};
+    struct matrix vast = {DTYPE_BF16, &x, 1, SIZE_MAX / 2, SIZE_MAX - 1};
     assert_false(matrix_nt(par, &scratch, MATRIX_FEW + 1, &x, 0, &vast, &x, 0, false, &e));
     assert_int_equal(e.code, ERR_NO_MEMORY);
     assert_false(matrix_nn(par, &scratch, 1, &x, 0, &vast, &x, 0, false, &e));
