@@ -80,13 +80,13 @@ layers: $(LIBS_OWN) ## who includes whom, headers that stand alone, what the eng
 	@tools/layers.sh $(BUILD)
 
 parity: deps ## live comparison with reference implementations
-	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/tokenize
+	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/tokenize $(BUILD)/render
 	@model=$(MODEL) && tests/parity/run.sh $(CACHE) "$$model" $(BUILD)/engramd
 
 mutants: ## deliberate faults, one at a time: each must turn its test red
 	@$(PYTHON) tools/mutants.py --make $(MAKE)
 
-fuzz: ## libFuzzer (clang): T=json|gguf|safetensors|tokenizer TIME=60
+fuzz: ## libFuzzer (clang) on every reader, or T=config|gguf|json|safetensors|template|tokenizer alone; TIME=60 each
 	@tools/fuzz.sh "$(T)" "$(or $(TIME),60)"
 
 bench: deps ## the numbers to reach, each beside its bound
@@ -116,7 +116,7 @@ $(BUILD)/bench_%: $(BUILD)/bench/bench_%.o $(LIBS_OWN)
 	@echo "  LINK  $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $< $(LINK_OWN)
 
-$(BUILD)/tokenize: $(BUILD)/tests/tools/tokenize_main.o $(BUILD)/libcore.a
+$(BUILD)/tokenize $(BUILD)/render: $(BUILD)/%: $(BUILD)/tests/tools/%_main.o $(BUILD)/libcore.a
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 define library

@@ -239,7 +239,7 @@ static bool load(struct counted *c, const char *path, const struct model_loading
     return true;
 }
 
-static char *default_name(const char *path)
+char *model_default_name(const char *path)
 {
     size_t n = strlen(path);
     while (n && path[n - 1] == '/') n--;
@@ -265,7 +265,7 @@ struct model *model_open_as(const char *path, const char *name, const struct mod
     struct counted *c = mem_new(sizeof *c);
     atomic_init(&c->references, 1);
     c->m.path = mem_text(path);
-    c->m.name = name ? mem_text(name) : default_name(path);
+    c->m.name = name ? mem_text(name) : model_default_name(path);
     c->m.overlay_bytes = how->overlay_bytes;
     if (load(c, path, how, e)) return &c->m;
     model_drop(&c->m);

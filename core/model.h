@@ -63,6 +63,8 @@ struct model *model_open(const char *path, const char *name,
                          struct err *e) MUST_CHECK;
 struct model *model_open_as(const char *path, const char *name, const struct model_loading *how,
                             struct err *e) MUST_CHECK;
+/* The name a model gets when none is given: the last part of its path. Free with mem_drop. */
+char *model_default_name(const char *path);
 struct model *model_retain(struct model *m);
 void model_drop(struct model *m);
 

@@ -1,7 +1,7 @@
 /* The inside of struct daemon, for the files of server/ that build and serve it. Handlers see only
  * daemon.h.
  *
- * Order of life: ledger, models (main, before any thread); jobs, writer, worker; then the HTTP
+ * Order of life: ledger, models (main, before any thread); jobs, writer, worker, loader; then the HTTP
  * threads, which go first at the end. Every pointer is constant after daemon_open; what it points
  * to guards itself.
  *
@@ -42,6 +42,7 @@ struct daemon {
     struct jobs *jobs;
     struct writer *writer;
     struct worker *worker;
+    struct loader *loader;
     atomic_bool draining;
     atomic_int subscribers; /* event streams open */
 };

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/json.h"
+
 enum { CACHED_VIEWS = 4 };
 
 struct head { /* the published state of a branch */
@@ -34,10 +36,21 @@ struct at_hand {
 static void lock(struct at_hand *a) { (void)pthread_mutex_lock(&a->lock); }
 static void unlock(struct at_hand *a) { (void)pthread_mutex_unlock(&a->lock); }
 
+bool served_may_be_called(const char *name, struct err *e)
+{
+    size_t n = strlen(name), bad;
+    bool ok = n > 0 && n < NAME_TEXT && utf8_valid(name, n, &bad);
+    for (const char *p = name; ok && *p; p++) ok = (unsigned char)*p >= 0x20 && *p != 0x7f && *p != '/';
+    return ok || err_field(e, ERR_INVALID, "name",
+                           "a model's name is 1 to %d bytes of UTF-8 without control characters or /",
+                           NAME_TEXT - 1);
+}
+
 /* ---- life --------------------------------------------------------------------------------- */
 
 struct opening {
     struct served *served;
+    const char *path;
     void (*progress)(void *ctx, size_t done, size_t total);
     void *ctx;
 };
@@ -50,9 +63,10 @@ static void on_progress(void *ctx, size_t done, size_t total)
 
 static bool afford(void *ctx, size_t bytes, struct err *e)
 {
-    struct served *s = ((const struct opening *)ctx)->served;
+    const struct opening *o = ctx;
     const struct plan plan = {.bytes[NEED_WEIGHTS] = bytes};
-    return budget_take(s->budget, HOLDER_MODELS, &plan, &s->weights, e);
+    return budget_take(o->served->budget, HOLDER_MODELS, &plan, &o->served->weights, e) ||
+           err_while(e, "loading %s", o->path);
 }
 
 struct served *served_open(const char *path, const char *name, const char *data, struct budget *budget,
@@ -64,10 +78,9 @@ struct served *served_open(const char *path, const char *name, const char *data,
     (void)pthread_mutex_init(&s->views->lock, NULL);
     atomic_init(&s->references, 1);
     s->budget = budget;
-    struct opening opening = {s, progress, ctx};
+    struct opening opening = {s, path, progress, ctx};
     struct model_loading how = {on_progress, afford, &opening, budget_overlays(budget)};
     s->model = model_open_as(path, name, &how, e);
-    if (!s->model) (void)err_while(e, "loading %s", path);
     if (s->model && base_digests_init(&s->digests, s->model, data, e)) {
         (void)snprintf(s->name, sizeof s->name, "%s", s->model->name);
         return s;

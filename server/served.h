@@ -33,9 +33,12 @@ struct served {
     _Atomic size_t references;
 };
 
-/* Read the model at path and take its hashes, through the cache in `data`. name NULL: the model's
- * own. Weights are taken from the budget before they are read, and given back with the model. The
- * row is not set yet. */
+/* What a model may be called: 1 to NAME_TEXT - 1 bytes of UTF-8 without control characters or `/`,
+ * so that a name is one segment of a path. */
+bool served_may_be_called(const char *name, struct err *e) MUST_CHECK;
+
+/* Read the model at path and take its hashes, through the cache in `data`. Weights are taken from the
+ * budget before they are read, and given back with the model. The row is not set yet. */
 struct served *served_open(const char *path, const char *name, const char *data, struct budget *budget,
                            void (*progress)(void *ctx, size_t done, size_t total), void *ctx,
                            struct err *e) MUST_CHECK;

@@ -39,10 +39,19 @@ struct outcome {
     void (*unrecorded)(struct work *w, struct buf *body);
 };
 
+/* For `ahead`: tell(ctx) publishes the progress set so far. */
+struct telling {
+    void (*tell)(void *ctx);
+    void *ctx;
+};
+
 struct work_ops {
     const char *kind;   /* "trace", "edit"…: the job's and the run's kind */
     const char *unit;   /* of progress: "cells", "steps", "tokens" */
     bool brief;         /* may run between the steps of longer work */
+    /* Before the first step, on the loader's thread (server/loader.h): what takes long and needs no
+     * session, such as reading a model file. NULL: nothing. */
+    bool (*ahead)(struct work *w, const struct telling *t, struct err *e);
     enum step (*step)(struct work *w, struct session *s, struct err *e);
     bool (*finish)(struct work *w, struct outcome *o, struct err *e);
     /* After a durable commit, on the worker, before the answer leaves: publish the new view. */

@@ -264,9 +264,12 @@ static bool encode_bound(const struct tokenizer *t, const char *text, size_t len
     size_t from = out->n;
     if (!encode_sections(t, text, len, sections, out, e)) return false;
     for (size_t i = from; t->n_model && i < out->n; i++)
-        if (out->id[i] >= t->n_model)
-            return err_set(e, ERR_UNPROCESSABLE, "the text contains the token \"%s\" (%u), but the model has only %u embeddings",
-                           t->spelling[out->id[i]], out->id[i], t->n_model);
+        if (out->id[i] >= t->n_model) {
+            uint32_t id = out->id[i];
+            out->n = from;
+            return err_set(e, ERR_UNPROCESSABLE, "the text contains the token \"%.64s\" (%u), but the model has only %u embeddings",
+                           t->spelling[id], id, t->n_model);
+        }
     return true;
 }
 

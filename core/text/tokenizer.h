@@ -1,17 +1,23 @@
 /* Text to token ids and back, as the model file defines it.
  *
- * Byte-level BPE (GPT-2's alphabet of printable bytes, merges by rank) with the pre-tokenizer
- * pattern the file names: GGUF's `tokenizer.ggml.pre`, or the `pre_tokenizer` of tokenizer.json.
- * Special and added tokens are cut out first where they are parsed. Decoding is bytes: a token
- * may be part of a character, so pieces are served raw and text is repaired with U+FFFD. A byte the
- * vocabulary has no token for becomes the file's unknown token or is dropped, as the reference does
+ * Two kinds of BPE. Byte-level: GPT-2's alphabet of printable bytes, merges by rank, words cut by the
+ * pattern the file names (GGUF's `tokenizer.ggml.pre`, or the `pre_tokenizer` of tokenizer.json). By
+ * characters, as SentencePiece has it: spaces become marks, merges follow from scores or are listed,
+ * characters without a token fall back to their bytes. Special and added tokens are cut out first
+ * where they are parsed. What of a tokenizer.json or GGUF file is not known is ERR_UNSUPPORTED and
+ * named, never guessed (docs/decisions/tokenizer-oracles.md).
+ *
+ * Pieces are served raw: a token may be part of a character, and a piece of a SentencePiece vocabulary
+ * keeps the space it begins with. Text is repaired with U+FFFD, and tokenizer_decode also takes off
+ * the one space that such a tokenizer put before the whole text. A byte the vocabulary has no token
+ * for becomes the file's unknown token or is dropped, as the reference does
  * (docs/decisions/unicode-tables.md). No end-of-sequence token is ever appended.
  *
  * The chat template is the file's own, a Jinja2 program (chat.h). One that needs what we do not have
  * is ERR_UNSUPPORTED when used, never a silent wrong prompt. Message content is literal text:
  * special-token spellings inside it are NOT parsed as special tokens.
  *
- * Immutable after creation: any thread may use it. Patterns run on PCRE2 (UTF, UCP, no JIT).
+ * Immutable after creation: any thread may use it.
  */
 #ifndef ENGRAM_TOKENIZER_H
 #define ENGRAM_TOKENIZER_H

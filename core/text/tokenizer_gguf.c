@@ -109,7 +109,8 @@ static bool read_byte_level(struct token_spec *s, const struct gguf *g, struct e
 /* ---- SentencePiece --------------------------------------------------------------------------- */
 
 /* What SentencePiece's merges may not name, and how user-defined tokens are looked for: those of
- * spaces among the marks that spaces become, which files spell either way. */
+ * spaces among the marks that spaces become, which files spell either way. Spelled with spaces they
+ * are no words of the marked text. */
 static void mark_tokens(struct token_spec *s, const struct gguf_ints *types, bool prefixed)
 {
     for (size_t i = 0; i < s->n; i++) {
@@ -117,7 +118,8 @@ static void mark_tokens(struct token_spec *s, const struct gguf_ints *types, boo
         int64_t type = types->n ? types->value[i] : 0;
         unsigned char byte;
         if (type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_BYTE ||
-            (type == 0 && detokenize_byte(t->text, t->len, &byte)))
+            (type == 0 && detokenize_byte(t->text, t->len, &byte)) ||
+            (t->kind == TOKEN_ADDED && strchr(t->text, ' ')))
             t->in_vocabulary = false;
         if (t->kind == TOKEN_ADDED && !prefixed && (strchr(t->text, ' ') || strstr(t->text, "\u2581")))
             t->normalized = true;

@@ -108,7 +108,7 @@ def test_the_day_is_the_requests(d):
     assert dated["rendered"] == RENDERED.replace("unknown", "26 Jul 2024") and dated["template"] == HASH
     [traced] = post(d, "/v1/trace", {"inputs": [{"messages": MESSAGES, "date": "2024-07-26"}]})["inputs"]
     assert traced["rendered"] == dated["rendered"]
-    for bad in ("2024-02-30", "26.07.2024", "2024-7-026"):
+    for bad in ("2024-02-30", "26.07.2024", "2024-7-026", "today"):
         problem(d.post("/v1/tokenize", {"input": {"messages": MESSAGES, "date": bad}}), 400, field="input.date",
                 said=["is not a day"])
 
