@@ -224,3 +224,21 @@ def test_the_budget_is_shown(daemon):
         total = int(re.search(r"MemTotal:\s+(\d+)", f.read())[1]) * 1024
     assert m["limit"] < total
     assert "\"event\":\"memory\"" in daemon.stderr() and "cgroup" in daemon.stderr()
+
+
+# ---- models loaded on request --------------------------------------------------------------------
+
+def test_a_further_model_takes_and_gives(start, needed):
+    models = str(ROOT / "tests" / "golden" / "tiny")
+    d = start("--models-dir", models)
+    one = memory(d)["models"]
+    assert d.post("/v1/models", {"path": "mha_bf16"}).status == 201
+    both = memory(d)["models"]
+    assert both > one
+    assert d.delete("/v1/models/mha_bf16").status in (200, 204)
+    assert memory(d)["models"] == one
+    d.stop()
+    d = start("--models-dir", models, "--memory", str(needed + both - one - 1))
+    detail = problem(d.post("/v1/models", {"path": "mha_bf16"}), 503, "no-memory")["detail"]
+    assert "(weights " in detail and "mha_bf16" in detail
+    assert memory(d)["models"] == one and len(d.get("/v1/models").json["models"]) == 1
