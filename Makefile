@@ -94,9 +94,10 @@ bench: deps ## the numbers to reach, each beside its bound
 	    $(BUILD)/bench_tokenizer
 	@model=$(MODEL) && $(BUILD)/bench_matrix && $(BUILD)/bench_engine "$$model" && \
 	    if [ -x $(CACHE)/parity/bin/python ]; then $(CACHE)/parity/bin/python bench/rival_transformers.py "$$model" && \
+        $(CACHE)/parity/bin/python bench/rival_llama.py $(BUILD)/bench_engine "$$model" 2>/dev/null && \
 	        $(CACHE)/parity/bin/python bench/bench_tokenizer.py $(BUILD)/bench_tokenizer "$$model" \
 	            $(wildcard $(CACHE)/vocab/models/ggml-vocab-llama-spm.gguf); \
-	    else echo "(make parity first: then transformers and tokenizers are timed beside this)"; fi && \
+	    else echo "(make parity first: then transformers, llama.cpp and tokenizers are timed beside this)"; fi && \
 	    $(PYTHON) bench/bench_http.py $(BUILD)/engramd "$$model"
 
 fresh-check: ## demo and test from a clone in a new minimal Debian 12 (root)

@@ -66,5 +66,5 @@ done
 if [ -n "${MERGE:-}" ]; then
     exec "$out/fuzz_$name" -merge=1 -timeout=10 -max_len=4096 "$kept" "$corpus"
 fi
-"$out/fuzz_$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 \
+"$out/fuzz_$name" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=4096 -print_final_stats=1 \
     -artifact_prefix="$out/crash-$name-" "$corpus" "$seeds" "$kept"
