@@ -77,15 +77,10 @@ static void name_engine(struct daemon *d)
 }
 
 /* Left to the rest of the machine when --memory does not say: a sixteenth, and 256 MiB. */
-static void set_limit(struct daemon *d)
+static size_t limit_of(const struct config *c)
 {
-    char limit[BYTES_TEXT], all[BYTES_TEXT];
     size_t has = machine_memory(), margin = has / 16 + ((size_t)256 << 20);
-    size_t bytes = d->config->memory ? (size_t)d->config->memory : has > margin ? has - margin : 0;
-    d->budget = budget_new(bytes);
-    log_say(d->log, LOG_LEVEL_INFO, "memory", "at most %s (%s), of the %s this machine or its cgroup has",
-            bytes_text(bytes, limit), d->config->memory ? "--memory" : "all but a sixteenth and 256 MiB",
-            bytes_text(has, all));
+    return c->memory ? (size_t)c->memory : has > margin ? has - margin : 0;
 }
 
 static bool start_engine(struct daemon *d, struct err *e)
@@ -179,7 +174,7 @@ bool daemon_open(struct daemon *d, struct err *e)
     d->metrics = metrics_new(routes, n_routes);
     d->jobs = jobs_new(wake, d);
     d->models = models_new();
-    set_limit(d);
+    d->budget = budget_new(limit_of(d->config));
     d->auth = auth_open(d->config->token_file, e);
     if (!d->auth || !plan_models(d->config, plan, e)) return false;
     d->ledger = ledger_open(d->config->data, e); /* first: its lock keeps a second daemon away */
