@@ -1,8 +1,10 @@
 #include "daemon_int.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "clock.h"
 #include "core/kernel/blas.h"
@@ -160,6 +162,14 @@ static bool serve_models(struct daemon *d, const struct planned *plan, struct er
     return ok;
 }
 
+static bool check_models_dir(const char *dir, struct err *e)
+{
+    struct stat st;
+    if (!dir) return true;
+    if (stat(dir, &st) != 0) return err_set(e, ERR_IO, "--models-dir %s: %s", dir, strerror(errno));
+    return S_ISDIR(st.st_mode) || err_set(e, ERR_INVALID, "--models-dir %s is no directory", dir);
+}
+
 static void wake(void *ctx)
 {
     struct daemon *d = ctx;
@@ -176,7 +186,7 @@ bool daemon_open(struct daemon *d, struct err *e)
     d->models = models_new();
     d->budget = budget_new(limit_of(d->config));
     d->auth = auth_open(d->config->token_file, e);
-    if (!d->auth || !plan_models(d->config, plan, e)) return false;
+    if (!d->auth || !check_models_dir(d->config->models_dir, e) || !plan_models(d->config, plan, e)) return false;
     d->ledger = ledger_open(d->config->data, e); /* first: its lock keeps a second daemon away */
     if (!d->ledger || !start_engine(d, e) || !serve_models(d, plan, e)) return false;
     d->writer = writer_start(d->ledger, d->metrics, d->log, e);

@@ -75,23 +75,40 @@ static void write_jobs(struct daemon *d, struct buf *out)
                    n.ended[s]);
 }
 
-/* A gauge of each model. The text format escapes labels as JSON escapes strings. */
-static void write_heads(struct daemon *d, struct buf *out)
+static int64_t head_seq(struct served *s)
+{
+    char revision[ID_TEXT];
+    int64_t seq = 0;
+    (void)served_head(s, "main", revision, &seq);
+    return seq;
+}
+
+static int64_t weight_bytes(struct served *s) { return (int64_t)s->model->memory_bytes; }
+
+static const struct {
+    const char *name, *help;
+    int64_t (*value)(struct served *s);
+} model_rows[] = {
+    {"engramd_head_seq", "Seq of the head of main.", head_seq},
+    {"engramd_model_bytes", "Memory of a model's weights.", weight_bytes},
+};
+
+/* The text format escapes labels as JSON escapes strings. */
+static void write_models(struct daemon *d, struct buf *out)
 {
     struct served *served[MODELS_MOST];
-    char revision[ID_TEXT];
-    int64_t seq;
     size_t n = models_list(d->models, served);
     metrics_gauge(out, "engramd_models", "Models loaded.", (double)n);
-    buf_text(out, "# HELP engramd_head_seq Seq of the head of main.\n# TYPE engramd_head_seq gauge\n");
-    for (size_t i = 0; i < n; i++) {
-        if (served_head(served[i], "main", revision, &seq)) {
-            buf_text(out, "engramd_head_seq{model=");
+    for (size_t k = 0; k < sizeof model_rows / sizeof *model_rows; k++) {
+        const char *name = model_rows[k].name;
+        buf_printf(out, "# HELP %s %s\n# TYPE %s gauge\n", name, model_rows[k].help, name);
+        for (size_t i = 0; i < n; i++) {
+            buf_printf(out, "%s{model=", name);
             quote(out, served[i]->name);
-            buf_printf(out, "} %" PRId64 "\n", seq);
+            buf_printf(out, "} %" PRId64 "\n", model_rows[k].value(served[i]));
         }
-        served_drop(served[i]);
     }
+    for (size_t i = 0; i < n; i++) served_drop(served[i]);
 }
 
 static void write_memory(struct daemon *d, struct buf *out)
@@ -114,7 +131,7 @@ bool api_metrics(struct call *c, struct reply *r, struct err *e)
     r->content_type = "text/plain; version=0.0.4; charset=utf-8";
     metrics_write(d->metrics, &r->body);
     write_jobs(d, &r->body);
-    write_heads(d, &r->body);
+    write_models(d, &r->body);
     write_memory(d, &r->body);
     worker_load(d->worker, &load);
     const struct { const char *name, *help; double value; } rows[] = {

@@ -210,6 +210,7 @@ def test_two_models_are_edited_independently(start):
     assert all_of_them["ok"] and one["ok"] and one["seq"] == all_of_them["seq"] == 9
     page = d.get("/metrics").body.decode()
     assert "engramd_models 3\n" in page
+    assert f'engramd_model_bytes{{model="{THREE}"}} {models(d)[THREE]["bytes"]}\n' in page
     assert f'engramd_head_seq{{model="{ONE}"}} 5\n' in page and f'engramd_head_seq{{model="{TWO}"}} 9\n' in page
     digests = {m: digest(d, m) for m in ALL}
     d.stop()
@@ -247,6 +248,8 @@ def test_command_lines_that_cannot_be_served(tmp_path):
     assert "NAME=PATH" in refused("serve", "--model", MODEL, "--model", TWO_PATH, "--name", "x", *data)
     assert "both name" in refused("serve", "--model", f"a={MODEL}", "--name", "x", *data)
     assert "NAME=PATH" in refused("serve", "--model", f"={MODEL}", *data)
+    assert "--models-dir" in refused("serve", "--model", MODEL, "--models-dir", tmp_path / "none", *data)
+    assert "no directory" in refused("serve", "--model", MODEL, "--models-dir", THREE_PATH, *data)
     assert "control characters" in refused("serve", "--model", f"a\tb={MODEL}", *data)
     shutil.copytree(MODEL, tmp_path / "twin")
     said = refused("serve", "--model", MODEL, "--model", tmp_path / "twin", *data)
@@ -569,7 +572,10 @@ def test_memory_comes_back(open_daemon, models_dir):
     assert SLOW > 1 or resident() - before < min(rounds, 60) * size / 2 + 16e6
 
 
-@pytest.mark.skipif("ENGRAM_MODEL" not in os.environ, reason="needs the default model's file")
+LARGE = pytest.mark.skipif("ENGRAM_MODEL" not in os.environ, reason="needs the default model's file")
+
+
+@LARGE
 def test_others_answer_while_a_large_model_is_read(start):
     large = Path(os.environ["ENGRAM_MODEL"]).resolve()
     d = start("--models-dir", str(large.parent))
@@ -585,3 +591,24 @@ def test_others_answer_while_a_large_model_is_read(start):
     assert job["state"] == "done", job
     assert answered >= 3 and seen >= 1
     assert names(d) == [ONE, "large"] and ids(d, "large", max_tokens=1)
+
+
+@LARGE
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_ended_while_a_model_is_read(start, end):
+    large = Path(os.environ["ENGRAM_MODEL"]).resolve()
+    d = start("--models-dir", str(large.parent))
+    first = load(d, large, {"Prefer": "wait=0"}, name="large")
+    second = load(d, large, {"Prefer": "wait=0"}, name="waits")
+    assert first.status == second.status == 202
+    while d.job(first.headers["location"])["state"] == "queued":
+        time.sleep(0.005)
+    getattr(d, end)()
+    d.start()
+    assert names(d) == [ONE]
+    for a in (first, second):
+        job = d.job(a.headers["location"])
+        assert job["state"] == "done" or job["error"]["type"] == "interrupted", job
+    assert job["state"] == "failed"
+    d.stop()
+    verify(d.data, MODEL)
