@@ -4,7 +4,16 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/kernel/kv.h"
+#include "core/kernel/softmax.h"
+#include "core/text/codepoint.h"
 #include "head.h"
+
+struct place { /* a row of the run's results */
+    size_t input;     /* of the run… */
+    uint32_t row;     /* …and which of the rows it was asked for */
+    uint32_t pos;     /* its position in the sequence */
+};
 
 struct decoder {
     struct view *view;
@@ -14,10 +23,24 @@ struct decoder {
     size_t n, tokens, next;  /* next: first that has not begun */
     struct run *run;         /* of every live sequence: its prompt, or its newest token */
     struct run_input *input;
-    size_t *live, n_live;    /* which sequence each input of the run is */
+    size_t n_inputs, *of;    /* of: which sequence each input is */
+    size_t *live, n_live;
+    size_t *leader;          /* of each sequence: whose prompt it goes on from, perhaps itself */
+    size_t *input_of;        /* of each live sequence's newest row; followers share their leader's */
     uint32_t *last;          /* newest token of each */
-    uint32_t *final_pos;     /* of a prompt: its last position */
+    uint32_t *position;      /* 0, 1, 2, … to the longest prompt */
+    size_t scored;           /* first input whose prompt is not wholly scored */
+    float *rows, *logits;    /* of one batch of places */
 };
+
+static uint32_t *count_up(const struct decode_request *q, size_t n, struct err *e)
+{
+    size_t most = 1;
+    for (size_t i = 0; i < n; i++) most = q[i].n_prompt > most ? q[i].n_prompt : most;
+    uint32_t *p = mem_take(most, sizeof *p, e);
+    for (size_t i = 0; p && i < most; i++) p[i] = (uint32_t)i;
+    return p;
+}
 
 void decoder_plan(const struct arch *a, const struct decode_request *q, size_t n, int threads, struct plan *p)
 {
@@ -42,16 +65,27 @@ struct decoder *decoder_new(struct view *v, const struct decode_request *q, size
                             struct taps *taps, struct err *e)
 {
     struct decoder *d = mem_new(sizeof *d);
+    const struct arch *a = &view_model(v)->arch;
+    size_t rows = n < DECODE_ROWS ? n : DECODE_ROWS;
+    bool scores = false;
+    for (size_t i = 0; i < n; i++) scores = scores || q[i].score_prompt;
+    if (scores) rows = DECODE_ROWS;
     d->view = view_retain(v);
     d->taps = taps;
     d->q = q;
     d->n = n;
     d->result = mem_take(n, sizeof *d->result, e);
     d->input = mem_take(n, sizeof *d->input, e);
+    d->of = mem_take(n, sizeof *d->of, e);
     d->live = mem_take(n, sizeof *d->live, e);
+    d->leader = mem_take(n, sizeof *d->leader, e);
+    d->input_of = mem_take(n, sizeof *d->input_of, e);
     d->last = mem_take(n, sizeof *d->last, e);
-    d->final_pos = mem_take(n, sizeof *d->final_pos, e);
-    if (d->result && d->input && d->live && d->last && d->final_pos) return d;
+    d->position = count_up(q, n, e);
+    d->rows = mem_floats(rows * ((size_t)a->d_model + a->d_vocab), e);
+    d->logits = d->rows ? d->rows + rows * a->d_model : NULL;
+    if (d->result && d->input && d->of && d->live && d->leader && d->input_of && d->last && d->position && d->rows)
+        return d;
     decoder_free(d);
     return NULL;
 }
@@ -61,44 +95,93 @@ void decoder_free(struct decoder *d)
     if (!d) return;
     run_free(d->run);
     for (size_t i = 0; d->result && i < d->n; i++) {
-        ids_release(&d->result[i].ids);
-        buf_release(&d->result[i].text);
-        kv_free(d->result[i].kv);
+        struct decode_result *r = &d->result[i];
+        ids_release(&r->ids);
+        ids_release(&r->ends);
+        buf_release(&r->text);
+        logprobs_release(&r->prompt);
+        logprobs_release(&r->tokens);
+        kv_free(r->kv);
     }
-    mem_drop(d->result);
-    mem_drop(d->input);
-    mem_drop(d->live);
-    mem_drop(d->last);
-    mem_drop(d->final_pos);
+    void *const parts[] = {d->result, d->input, d->of, d->live, d->leader, d->input_of, d->last, d->position, d->rows};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) mem_drop(parts[i]);
     view_drop(d->view);
     mem_drop(d);
+}
+
+/* ---- a run ------------------------------------------------------------------------------------- */
+
+static bool reads_prompt(const struct decoder *d, size_t i) { return d->result[i].ids.n == 0; }
+
+/* Ids of a prompt that a pass has any use for: nothing follows the last one when nothing is
+ * generated, and nothing at all is asked of a prompt that is not scored then. */
+static uint32_t fed(const struct decode_request *q)
+{
+    return q->max_tokens ? q->n_prompt : q->score_prompt ? q->n_prompt - 1 : 0;
+}
+
+static size_t positions_held(const struct decoder *d)
+{
+    size_t held = 0;
+    for (size_t k = 0; k < d->n_live; k++) held += d->q[d->live[k]].n_prompt + d->result[d->live[k]].ids.n;
+    return held;
+}
+
+static void begin_one(struct decoder *d, size_t i, bool follows)
+{
+    struct decode_result *r = &d->result[i];
+    const struct decode_request *q = &d->q[i];
+    r->prompt.n_top = r->tokens.n_top = q->n_top;
+    random_init(&r->random, q->seed);
+    d->leader[i] = follows ? d->leader[i - 1] : i;
+    if (fed(q) == 0) {
+        r->finish = FINISH_LENGTH;
+        return;
+    }
+    /* Nobody attends to the one token of a sequence that ends with it. */
+    if (!follows && q->max_tokens > 1) r->kv = kv_new(&view_model(d->view)->arch);
+    d->live[d->n_live++] = i;
 }
 
 /* New sequences take the places of those that have ended. */
 static void admit(struct decoder *d)
 {
+    size_t first = d->next, held = positions_held(d);
     while (d->next < d->n && d->n_live < DECODE_ROWS) {
-        struct decode_result *r = &d->result[d->next];
-        r->kv = kv_new(&view_model(d->view)->arch);
-        random_init(&r->random, d->q[d->next].seed);
-        d->live[d->n_live++] = d->next++;
+        size_t i = d->next;
+        bool follows = d->q[i].again && i > first;
+        if (!follows) held += d->q[i].n_prompt;
+        if (d->n_live && held > DECODE_POSITIONS) return;
+        begin_one(d, d->next++, follows);
     }
+}
+
+static void add_input(struct decoder *d, size_t i)
+{
+    const struct decode_request *q = &d->q[i];
+    struct run_input *in = &d->input[d->n_inputs];
+    *in = (struct run_input){.kv = d->result[i].kv, .seq = (uint32_t)i, .ids = &d->last[i], .n = 1};
+    if (reads_prompt(d, i)) {
+        in->ids = q->prompt;
+        in->n = fed(q);
+    }
+    in->n_want = reads_prompt(d, i) && q->score_prompt ? in->n : 1;
+    in->want = d->position + in->n - in->n_want;
+    d->of[d->n_inputs++] = i;
 }
 
 static bool begin(struct decoder *d, struct err *e)
 {
     admit(d);
+    d->n_inputs = d->scored = 0;
     for (size_t k = 0; k < d->n_live; k++) {
         size_t i = d->live[k];
-        const struct decode_request *q = &d->q[i];
-        bool prefill = d->result[i].ids.n == 0;
-        d->final_pos[i] = prefill ? q->n_prompt - 1 : 0;
-        d->input[k] = (struct run_input){.ids = prefill ? q->prompt : &d->last[i],
-                                         .n = prefill ? q->n_prompt : 1,
-                                         .kv = d->result[i].kv, .seq = (uint32_t)i,
-                                         .want = &d->final_pos[i], .n_want = 1};
+        bool shares = reads_prompt(d, i) && d->leader[i] != i;
+        if (!shares) add_input(d, i);
+        d->input_of[i] = shares ? d->input_of[d->leader[i]] : d->n_inputs - 1;
     }
-    d->run = run_new(d->view, d->input, d->n_live, d->taps, e);
+    if (!d->n_inputs) return true;
+    d->run = run_new(d->view, d->input, d->n_inputs, d->taps, e);
     return d->run != NULL;
 }
 
@@ -121,7 +204,21 @@ static bool find_stop(const struct decode_request *q, struct decode_result *r, s
     return true;
 }
 
-static bool take_token(struct decoder *d, size_t i, const float *logits, struct err *e)
+static bool score_token(struct decoder *d, struct session *s, size_t i, const float *logits, struct err *e)
+{
+    struct decode_result *r = &d->result[i];
+    uint32_t V = view_model(d->view)->arch.d_vocab, id = d->last[i];
+    if (d->q[i].score_tokens) {
+        if (!logprobs_add(&r->tokens, s->par, logits, 1, V, &id, e)) return false;
+        r->last_logprob = r->tokens.value[r->tokens.n - 1];
+    } else {
+        r->last_logprob = (double)logits[id] - log_sum_exp_row(logits, V);
+    }
+    return isfinite(r->last_logprob) ||
+           err_set(e, ERR_NONFINITE, "the logits after token %zu are not finite", d->q[i].n_prompt + r->ids.n - 1);
+}
+
+static bool take_token(struct decoder *d, struct session *s, size_t i, const float *logits, struct err *e)
 {
     const struct model *m = view_model(d->view);
     const struct decode_request *q = &d->q[i];
@@ -130,15 +227,13 @@ static bool take_token(struct decoder *d, size_t i, const float *logits, struct 
     if (!sample(logits, m->arch.d_vocab, &q->sampling, &r->random, &id, e) ||
         !ids_push(&r->ids, id, e))
         return false;
-    r->last_logprob = log_prob(logits, m->arch.d_vocab, id);
-    if (!isfinite(r->last_logprob))
-        return err_set(e, ERR_NONFINITE, "the logits after token %zu are not finite", q->n_prompt + r->ids.n - 1);
     d->last[i] = id;
+    if (!score_token(d, s, i, logits, e)) return false;
     d->tokens++;
     size_t len, old = r->text.len;
     const char *piece = tokenizer_piece(m->tokenizer, id, &len);
     if (!tokenizer_is_special(m->tokenizer, id)) buf_put(&r->text, piece, len);
-    if (!buf_ok(&r->text, e)) return false;
+    if (!buf_ok(&r->text, e) || !ids_push(&r->ends, (uint32_t)r->text.len, e)) return false;
     if (tokenizer_ends_generation(m->tokenizer, id)) r->finish = FINISH_END_TOKEN;
     else if (find_stop(q, r, old)) r->finish = FINISH_STOP_STRING;
     else if (r->ids.n >= q->max_tokens || q->n_prompt + r->ids.n >= m->arch.context)
@@ -146,40 +241,109 @@ static bool take_token(struct decoder *d, size_t i, const float *logits, struct 
     return true;
 }
 
-/* Logits of every live sequence's newest position; where somebody listens, one by one. */
-static bool newest_logits(struct decoder *d, struct session *s, const float *rows, float *logits, struct err *e)
+/* ---- its logits -------------------------------------------------------------------------------- */
+
+/* Logits of n ≤ DECODE_ROWS places into d->logits; where somebody listens, one by one. */
+static bool unembed_places(struct decoder *d, struct session *s, const struct place *p, size_t n, struct err *e)
 {
     const struct arch *a = &view_model(d->view)->arch;
-    if (!head_listens(d->taps)) return unembed(s, d->view, rows, d->n_live, NULL, logits, e);
-    for (size_t k = 0; k < d->n_live; k++) {
-        size_t i = d->live[k];
-        uint32_t pos = d->q[i].n_prompt + (uint32_t)d->result[i].ids.n - 1;
-        const struct head_rows at = {d->taps, (uint32_t)i, &pos};
-        if (!unembed(s, d->view, rows + k * a->d_model, 1, &at, logits + k * a->d_vocab, e)) return false;
+    for (size_t k = 0; k < n; k++)
+        memcpy(d->rows + k * a->d_model, run_final(d->run, p[k].input) + (size_t)p[k].row * a->d_model,
+               a->d_model * sizeof *d->rows);
+    if (!head_listens(d->taps)) return unembed(s, d->view, d->rows, n, NULL, d->logits, e);
+    for (size_t k = 0; k < n; k++) {
+        const struct head_rows at = {d->taps, (uint32_t)d->of[p[k].input], &p[k].pos};
+        if (!unembed(s, d->view, d->rows + k * a->d_model, 1, &at, d->logits + k * a->d_vocab, e)) return false;
     }
     return true;
 }
 
-static bool end(struct decoder *d, struct session *s, struct err *e)
+/* Prompt tokens of an input that are still without their log-probabilities. */
+static uint32_t unscored(const struct decoder *d, size_t input)
 {
-    size_t n_live = 0, width = view_model(d->view)->arch.d_model, V = view_model(d->view)->arch.d_vocab;
-    float *rows = mem_floats(d->n_live * (width + V), e), *logits = rows ? rows + d->n_live * width : NULL;
-    if (!rows) return false;
-    for (size_t k = 0; k < d->n_live; k++)
-        memcpy(rows + k * width, run_final(d->run, k), width * sizeof *rows);
-    bool ok = newest_logits(d, s, rows, logits, e);
-    for (size_t k = 0; ok && k < d->n_live; k++) {
+    size_t i = d->of[input];
+    if (!d->q[i].score_prompt || !reads_prompt(d, i)) return 0;
+    return d->q[i].n_prompt - 1 - (uint32_t)d->result[i].prompt.n;
+}
+
+/* The next places to score: a batch of rows, perhaps of several prompts. */
+static size_t next_places(const struct decoder *d, struct place *p)
+{
+    size_t n = 0;
+    for (size_t input = d->scored; input < d->n_inputs && n < DECODE_ROWS; input++)
+        for (uint32_t left = unscored(d, input); left && n < DECODE_ROWS; left--) {
+            uint32_t pos = d->q[d->of[input]].n_prompt - 1 - left;
+            p[n++] = (struct place){input, pos, pos};
+        }
+    return n;
+}
+
+static bool score_places(struct decoder *d, struct session *s, const struct place *p, size_t n, struct err *e)
+{
+    uint32_t V = view_model(d->view)->arch.d_vocab;
+    if (!unembed_places(d, s, p, n, e)) return false;
+    for (size_t k = 0, to; k < n; k = to) {
+        for (to = k + 1; to < n && p[to].input == p[k].input; to++) continue;
+        size_t i = d->of[p[k].input];
+        if (!logprobs_add(&d->result[i].prompt, s->par, d->logits + k * V, to - k, V, d->q[i].prompt + p[k].pos + 1, e))
+            return err_while(e, "scoring prompt %zu", i);
+        d->scored = p[k].input;
+    }
+    return true;
+}
+
+/* Everybody who goes on from a prompt that has just been read. */
+static bool follow(struct decoder *d, struct err *e)
+{
+    for (size_t k = 0; k < d->n_live; k++) {
+        size_t i = d->live[k], leader = d->leader[i];
+        if (!reads_prompt(d, i) || leader == i || !d->result[leader].kv) continue;
+        d->result[i].kv = kv_fork(d->result[leader].kv, d->q[i].n_prompt, e);
+        if (!d->result[i].kv) return false;
+    }
+    return true;
+}
+
+static bool take_tokens(struct decoder *d, struct session *s, struct err *e)
+{
+    struct place p[DECODE_ROWS];
+    size_t row[DECODE_ROWS], n = 0; /* row: of each input */
+    uint32_t V = view_model(d->view)->arch.d_vocab;
+    for (size_t k = 0; k < d->n_inputs; k++) {
+        size_t i = d->of[k];
+        row[k] = n;
+        if (d->q[i].max_tokens)
+            p[n++] = (struct place){k, (uint32_t)d->input[k].n_want - 1, d->q[i].n_prompt + (uint32_t)d->result[i].ids.n - 1};
+    }
+    if (n && !unembed_places(d, s, p, n, e)) return false;
+    for (size_t k = 0; k < d->n_live; k++) {
         size_t i = d->live[k];
-        ok = take_token(d, i, logits + k * V, e);
-        if (d->result[i].finish == FINISH_NOT_YET) {
-            d->live[n_live++] = i;
+        if (d->q[i].max_tokens && !take_token(d, s, i, d->logits + row[d->input_of[i]] * V, e)) return false;
+    }
+    return true;
+}
+
+/* A limit of 0 ends where its prompt does. */
+static void retire(struct decoder *d)
+{
+    size_t n_live = 0;
+    for (size_t k = 0; k < d->n_live; k++) {
+        struct decode_result *r = &d->result[d->live[k]];
+        if (d->q[d->live[k]].max_tokens == 0) r->finish = FINISH_LENGTH;
+        if (r->finish == FINISH_NOT_YET) {
+            d->live[n_live++] = d->live[k];
         } else {
-            kv_free(d->result[i].kv);
-            d->result[i].kv = NULL;
+            kv_free(r->kv);
+            r->kv = NULL;
         }
     }
     d->n_live = n_live;
-    mem_drop(rows);
+}
+
+static bool end(struct decoder *d, struct session *s, struct err *e)
+{
+    bool ok = follow(d, e) && take_tokens(d, s, e);
+    retire(d);
     run_free(d->run);
     d->run = NULL;
     return ok;
@@ -189,8 +353,12 @@ enum step decoder_step(struct decoder *d, struct session *s, struct err *e)
 {
     if (d->n_live == 0 && d->next == d->n) return STEP_DONE;
     if (!d->run && !begin(d, e)) return STEP_FAIL;
+    if (!d->run) return STEP_DONE; /* none of them needed a pass */
     enum step step = run_step(d->run, s, e);
     if (step != STEP_DONE) return step;
+    struct place p[DECODE_ROWS];
+    size_t n = next_places(d, p);
+    if (n) return score_places(d, s, p, n, e) ? STEP_MORE : STEP_FAIL;
     if (!end(d, s, e)) return STEP_FAIL;
     return d->n_live || d->next < d->n ? STEP_MORE : STEP_DONE;
 }
@@ -198,24 +366,12 @@ enum step decoder_step(struct decoder *d, struct session *s, struct err *e)
 const struct decode_result *decoder_result(const struct decoder *d, size_t i) { return &d->result[i]; }
 size_t decoder_tokens(const struct decoder *d) { return d->tokens; }
 
-/* Bytes at the end that start a character without finishing it. */
-static size_t open_character(const char *text, size_t n)
-{
-    for (size_t back = 1; back <= 3 && back <= n; back++) {
-        unsigned char c = (unsigned char)text[n - back];
-        if ((c & 0xc0) == 0x80) continue;
-        size_t need = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
-        return need > back ? back : 0;
-    }
-    return 0;
-}
-
 size_t decode_safe(const struct decoder *d, size_t i)
 {
     const struct decode_result *r = &d->result[i];
     size_t n = r->text.len;
     if (r->finish != FINISH_NOT_YET || !n) return n;
-    n -= open_character(r->text.data, n);
+    n -= utf8_open(r->text.data, n);
     for (size_t s = 0; s < d->q[i].n_stop; s++) { /* the longest tail that may become a stop */
         size_t len = strlen(d->q[i].stop[s]);
         for (size_t k = len ? len - 1 : 0; k; k--)

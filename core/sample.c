@@ -17,28 +17,27 @@ static int by_logit(const void *x, const void *y)
     return (a->id > b->id) - (a->id < b->id);
 }
 
-/* Keep the best k seen so far: a sorted list with insertion, good for the small k people ask for;
- * for large k everything is sorted. */
+void top_few(const float *logits, uint32_t n_vocab, uint32_t k, uint32_t *ids)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; k && i < n_vocab; i++) {
+        if (n == k && !(logits[i] > logits[ids[n - 1]])) continue;
+        uint32_t at = n < k ? n++ : n - 1;
+        for (; at && logits[ids[at - 1]] < logits[i]; at--) ids[at] = ids[at - 1];
+        ids[at] = i;
+    }
+}
+
 bool top_logits(const float *logits, uint32_t n_vocab, uint32_t k, uint32_t *ids, struct err *e)
 {
+    if (k <= 64) {
+        top_few(logits, n_vocab, k, ids);
+        return true;
+    }
     struct scored *all = mem_take(n_vocab, sizeof *all, e);
     if (!all) return false;
     for (uint32_t i = 0; i < n_vocab; i++) all[i] = (struct scored){logits[i], i};
-    if (k <= 64) {
-        uint32_t n = 0;
-        for (uint32_t i = 0; i < n_vocab; i++) {
-            struct scored x = {logits[i], i};
-            if (n == k && by_logit(&x, &all[n - 1]) >= 0) continue;
-            uint32_t at = n < k ? n++ : n - 1;
-            while (at && by_logit(&x, &all[at - 1]) < 0) {
-                all[at] = all[at - 1];
-                at--;
-            }
-            all[at] = x;
-        }
-    } else {
-        qsort(all, n_vocab, sizeof *all, by_logit);
-    }
+    qsort(all, n_vocab, sizeof *all, by_logit);
     for (uint32_t i = 0; i < k; i++) ids[i] = all[i].id;
     mem_drop(all);
     return true;
@@ -60,6 +59,19 @@ static uint32_t draw(const float *logits, const uint32_t *ids, double *p, uint32
     return ids[last - 1];
 }
 
+/* From all of them: no order is needed. */
+static uint32_t draw_any(const float *logits, uint32_t n, double temperature, struct random *random)
+{
+    const uint32_t best = arg_max(logits, n);
+    const double top = (double)logits[best];
+    double total = 0;
+    for (uint32_t i = 0; i < n; i++) total += exp(((double)logits[i] - top) / temperature);
+    double at = random_unit(random) * total;
+    for (uint32_t i = 0; i < n; i++)
+        if ((at -= exp(((double)logits[i] - top) / temperature)) < 0) return i;
+    return best;
+}
+
 bool sample(const float *logits, uint32_t n_vocab, const struct sampling *how, struct random *random,
             uint32_t *id, struct err *e)
 {
@@ -68,6 +80,10 @@ bool sample(const float *logits, uint32_t n_vocab, const struct sampling *how, s
         return true;
     }
     uint32_t k = how->top_k && how->top_k < n_vocab ? how->top_k : n_vocab;
+    if (k == n_vocab && how->top_p >= 1) {
+        *id = draw_any(logits, n_vocab, how->temperature, random);
+        return true;
+    }
     uint32_t *ids = mem_take(k, sizeof *ids, e);
     double *p = ids ? mem_take(k, sizeof *p, e) : NULL;
     bool ok = p && top_logits(logits, n_vocab, k, ids, e);

@@ -17,5 +17,7 @@ bool sample(const float *logits, uint32_t n_vocab, const struct sampling *how, s
 
 /* The k ids with the largest logits, descending, ties by id. k ≤ n_vocab. */
 bool top_logits(const float *logits, uint32_t n_vocab, uint32_t k, uint32_t *ids, struct err *e) MUST_CHECK;
+/* The same by a sorted list with insertion: for the small k that people ask for. */
+void top_few(const float *logits, uint32_t n_vocab, uint32_t k, uint32_t *ids);
 
 #endif

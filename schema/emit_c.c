@@ -253,20 +253,26 @@ void emit_routes(const struct schema *s, FILE *c)
     static const char *const roles[][2] = {{"open", "NONE"}, {"reader", "READER"},
                                            {"prober", "PROBER"}, {"editor", "EDITOR"},
                                            {"admin", "ADMIN"}};
+    static const char *const dialects[][2] = {{"own", "OWN"}, {"openai", "OPENAI"}};
     fprintf(c, "%s#include \"server/api/handlers.h\"\n#include \"shapes.h\"\n\n"
                "const struct route routes[] = {\n", head);
     EACH(r, s->routes) {
         const char *how = text_of(r, "serves"), *role = text_of(r, "role"),
-                   *path = text_of(r, "path"), *serve = NULL, *level = NULL;
+                   *path = text_of(r, "path"), *speaks = text_of(r, "dialect"),
+                   *serve = NULL, *level = NULL, *dialect = NULL;
         for (size_t i = 0; i < 4; i++)
             if (strcmp(serves[i][0], how) == 0) serve = serves[i][1];
         for (size_t i = 0; i < 5; i++)
             if (strcmp(roles[i][0], role) == 0) level = roles[i][1];
+        for (size_t i = 0; i < 2; i++)
+            if (strcmp(dialects[i][0], speaks ? speaks : "own") == 0) dialect = dialects[i][1];
+        if (!dialect) refuse("%s: dialect \"%s\"", path, speaks);
         if (!serve || !level) refuse("%s: serves \"%s\", role \"%s\"", path, how, role);
         const cJSON *limit = member(r, "limit");
         bool post = strcmp(text_of(r, "method"), "POST") == 0, later = strcmp(how, "later") == 0;
         fprintf(c, "    {.method = %s, .path = %s, .summary = %s,\n", literal(text_of(r, "method")),
                 literal(path), literal(text_of(r, "summary")));
+        fprintf(c, "     .dialect = DIALECT_%s,\n", dialect);
         fprintf(c, "     .serves = SERVES_%s, .level = LEVEL_%s, .writes = %s, .body_limit = %.0f,\n",
                 serve, level, flag_of(r, "writes") ? "true" : "false",
                 limit ? limit->valuedouble : post ? 1048576.0 : 0.0);

@@ -190,7 +190,7 @@ static cJSON *parameters(const struct schema *s, const cJSON *r)
         push(list, parameter(format("%.*s", (int)strcspn(p + 1, "}"), p + 1), "path", true,
                              text_schema(NULL)));
     EACH(q, member(r, "query")) push(list, parameter(q->string, "query", false, schema_of(s, q)));
-    if (strcmp(text_of(r, "serves"), "work") == 0) {
+    if (strcmp(text_of(r, "serves"), "work") == 0 && !text_of(r, "dialect")) {
         push(list, parameter("Prefer", "header", false,
                              text_schema("`wait=SECONDS` (30): how long to wait before a 202.")));
         push(list, parameter("Cache-Control", "header", false,
@@ -234,7 +234,7 @@ static cJSON *answer(const struct schema *s, const char *status, const cJSON *wh
     return o;
 }
 
-enum when { ALWAYS, GUARDED, WITH_BODY, WORK, WRITES };
+enum when { ALWAYS, GUARDED, WITH_BODY, WORK, WRITES, OWN_WORK };
 
 static const struct {
     const char *status;
@@ -251,7 +251,7 @@ static const struct {
     {"413", WITH_BODY, "The body is over the limit, or the question needs more memory than it can ever have."},
     {"415", WITH_BODY, "The body is not application/json."},
     {"422", WORK, "Well formed, but without an answer."},
-    {"501", WORK, "Known, not offered yet."},
+    {"501", OWN_WORK, "Known, not offered yet."},
     {"503", ALWAYS, "Too busy, other works hold the memory it needs, stopping, or the ledger cannot be written; see Retry-After."},
     {"507", WRITES, "Out of disk: nothing was published."},
     {"4XX", ALWAYS, "Any other refusal."},
@@ -265,6 +265,7 @@ static bool applies(enum when w, const cJSON *r)
     case GUARDED: return strcmp(text_of(r, "role"), "open") != 0;
     case WITH_BODY: return text_of(r, "body") != NULL;
     case WORK: return strcmp(text_of(r, "serves"), "work") == 0;
+    case OWN_WORK: return strcmp(text_of(r, "serves"), "work") == 0 && !text_of(r, "dialect");
     case WRITES: break;
     }
     return flag_of(r, "writes");
@@ -274,7 +275,7 @@ static cJSON *responses(const struct schema *s, const cJSON *r)
 {
     cJSON *all = object();
     EACH(a, member(r, "answers")) put(all, a->string, answer(s, a->string, a));
-    if (strcmp(text_of(r, "serves"), "work") == 0) {
+    if (strcmp(text_of(r, "serves"), "work") == 0 && !text_of(r, "dialect")) {
         cJSON *accepted = object(), *headers = object(), *location = object();
         put_text(accepted, "description", "Not done within the wait; the job goes on.");
         put(location, "schema", text_schema(NULL));
@@ -290,7 +291,7 @@ static cJSON *responses(const struct schema *s, const cJSON *r)
     }
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) {
         if (!applies(problems[i].when, r)) continue;
-        cJSON *p = reference("responses", "Problem");
+        cJSON *p = reference("responses", text_of(r, "dialect") ? "OpenAIError" : "Problem");
         put_text(p, "description", problems[i].doc);
         put(all, problems[i].status, p);
     }
@@ -362,12 +363,15 @@ static cJSON *paths(const struct schema *s)
 static cJSON *components(const struct schema *s)
 {
     cJSON *all = object(), *schemas = object(), *responses_ = object(), *problem = object(),
-          *security = object(), *bearer = object();
+          *error = object(), *security = object(), *bearer = object();
     EACH(t, s->types)
         if (!flag_of(t, "later")) put(schemas, t->string, schema_of(s, t));
     put_text(problem, "description", "A problem (RFC 9457).");
     put(problem, "content", content("application/problem+json", reference("schemas", "Problem")));
     put(responses_, "Problem", problem);
+    put_text(error, "description", "An error, in the words of OpenAI's protocol.");
+    put(error, "content", content("application/json", reference("schemas", "OpenAIError")));
+    put(responses_, "OpenAIError", error);
     put_text(bearer, "type", "http");
     put_text(bearer, "scheme", "bearer");
     put(security, "bearer", bearer);

@@ -59,6 +59,14 @@ typedef struct work *(*prepare_fn)(struct call *c, struct err *e);
 
 struct shape; /* generated validator table, server/validate.h */
 
+/* How a route speaks where protocols differ: refusals, streams, and answers that take long.
+ *
+ *             a refusal                    an event of a stream         not done in time
+ *     OWN     application/problem+json     id, event, data; ids count   202 and the job's address
+ *     OPENAI  {"error": {…}}               data alone; [DONE] ends      no such thing: the caller waits,
+ *                                                                       and who leaves takes the job along */
+enum dialect { DIALECT_OWN, DIALECT_OPENAI };
+
 enum route_serves { SERVES_SYNC, SERVES_WORK, SERVES_EVENTS, SERVES_LATER /* 501 */ };
 
 struct route { /* generated from schema/routes.json into gen/routes.c */
@@ -66,6 +74,7 @@ struct route { /* generated from schema/routes.json into gen/routes.c */
     const char *path;     /* template: "/v1/runs/{run}" */
     const char *summary;
     enum route_serves serves;
+    enum dialect dialect;
     enum level level;     /* least role; LEVEL_NONE: open to all */
     bool writes;          /* If-Match and Idempotency-Key count */
     size_t body_limit;    /* bytes; 0: no body */

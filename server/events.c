@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "problem_openai.h"
+
 enum { WRITE_BYTES = 8 * 1024 };
 
 void events_init(struct events *v, size_t cap)
@@ -46,14 +48,34 @@ void event_write(struct buf *out, int64_t id, const char *name, const char *data
     buf_text(out, "\n\n");
 }
 
+static void bare_write(struct buf *out, const char *data)
+{
+    buf_printf(out, "data: %s\n\n", data);
+}
+
 static bool is_last(const struct event *e)
 {
     return e->kind == EVENT_RESULT || e->kind == EVENT_ERROR;
 }
 
+static void write_bare(const struct event *e, const struct buf *body, struct buf *out)
+{
+    struct buf error = {0};
+    if (e->kind == EVENT_EMITTED) bare_write(out, e->data);
+    if (e->kind == EVENT_RESULT) bare_write(out, "[DONE]");
+    if (e->kind != EVENT_ERROR) return;
+    (void)problem_openai_again(body->data ? body->data : "", body->len, &error);
+    bare_write(out, error.failed ? "{\"error\":{}}" : error.data);
+    buf_release(&error);
+}
+
 static void write_one(const struct event *e, int64_t id, enum audience who, const struct buf *body,
                       struct buf *out)
 {
+    if (who == AUDIENCE_BARE) {
+        write_bare(e, body, out);
+        return;
+    }
     bool quiet = e->kind == EVENT_STATE || e->kind == EVENT_PROGRESS;
     if (quiet && who == AUDIENCE_STREAM) return;
     const char *name = e->kind == EVENT_RESULT && who == AUDIENCE_STREAM ? "done" : e->name;
@@ -65,9 +87,12 @@ static void write_one(const struct event *e, int64_t id, enum audience who, cons
 enum events_state events_write(const struct events *v, enum audience who, const struct buf *body,
                                int64_t *after, struct buf *out)
 {
+    static const char missed[] = "{\"error\":{\"message\":\"the stream was read too slowly\","
+                                 "\"type\":\"server_error\",\"param\":null,\"code\":null}}";
     static const char reset[] = "{\"reason\":\"events were missed: read the job\"}";
     if (*after < v->first - 1 || *after >= v->next) {
-        event_write(out, 0, "reset", reset, sizeof reset - 1);
+        if (who == AUDIENCE_BARE) bare_write(out, missed);
+        else event_write(out, 0, "reset", reset, sizeof reset - 1);
         return EVENTS_END;
     }
     size_t before = out->len;

@@ -11,6 +11,8 @@
  * Two audiences read the same ring. AUDIENCE_JOB (GET /v1/jobs/{id}/events) sees everything, the
  * answer as `result`. AUDIENCE_STREAM (a streaming generate) sees what the work emitted, then the
  * answer as `done`; states and progress are left out. Both end with that or with `error`.
+ * AUDIENCE_BARE (OpenAI's protocol) sees what the work emitted as lines of data alone, then
+ * `data: [DONE]`, or an error object in that protocol's words.
  *
  * A ring owns copies of its texts. The answer itself is the job's body, lent to events_write, so
  * it is kept once. No lock here: the job table's lock guards it.
@@ -21,7 +23,7 @@
 #include "core/base/mem.h"
 
 enum event_kind { EVENT_STATE, EVENT_PROGRESS, EVENT_EMITTED, EVENT_RESULT, EVENT_ERROR };
-enum audience { AUDIENCE_JOB, AUDIENCE_STREAM };
+enum audience { AUDIENCE_JOB, AUDIENCE_STREAM, AUDIENCE_BARE };
 
 enum { EVENT_NAME = 24, EVENTS_SHORT = 64, EVENTS_LONG = 1024 };
 

@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "clock.h"
+#include "problem_openai.h"
 #include "validate.h"
 
 enum { ARENA_BYTES = 64 << 20 };
@@ -50,7 +51,12 @@ void exchange_reply_problem(struct exchange *x, const struct problem *p)
     x->reply.content_type = "application/problem+json";
     x->reply.etag[0] = '\0';
     buf_release(&x->reply.body);
-    problem_write(p, &x->reply.body);
+    if (x->dialect == DIALECT_OPENAI) {
+        x->reply.content_type = "application/json";
+        x->reply.status = problem_openai(p, &x->reply.body);
+    } else {
+        problem_write(p, &x->reply.body);
+    }
     if (p->status == 401) exchange_add_header(x, "WWW-Authenticate", "Bearer realm=\"engramd\"");
     if (p->retry_after_s > 0) {
         struct err e;

@@ -54,6 +54,7 @@ struct exchange {
     uint64_t declared;                /* bytes of body */
     struct buf body;
     struct call call;                 /* call.route NULL until matched */
+    enum dialect dialect;             /* of the route, or of the path before it is matched */
     bool refused;                     /* the reply is a refusal made before the body */
 
     struct reply reply;

@@ -38,6 +38,16 @@ static bool is_unsafe(const char *method)
            strcmp(method, "OPTIONS") != 0;
 }
 
+/* How to refuse on this path, known before anything else is. */
+static enum dialect spoken(struct exchange *x)
+{
+    struct err e = {0};
+    struct path path;
+    if (!x->target || !path_parse(x->target, strcspn(x->target, "?"), &x->arena, &path, &e)) return DIALECT_OWN;
+    const struct route *r = router_path(routes, n_routes, &path);
+    return r ? r->dialect : DIALECT_OWN;
+}
+
 static bool find_route(struct exchange *x, struct problem *p)
 {
     struct err e = {0};
@@ -53,6 +63,7 @@ static bool find_route(struct exchange *x, struct problem *p)
         return problem_set(p, PROBLEM_METHOD, "allowed here: %s", m.allow);
     }
     x->call.route = m.route;
+    x->dialect = m.route->dialect;
     memcpy(x->call.param, m.param, sizeof m.param);
     return true;
 }
@@ -97,6 +108,7 @@ bool exchange_head(struct exchange *x, const char *method)
     x->started_us = monotonic_us();
     x->method = arena_text(&x->arena, method, strlen(method), &e);
     if (!x->method) x->method = "";
+    x->dialect = spoken(x);
     if (check_head(x, &p)) {
         x->arena.budget_bytes += (size_t)x->declared * ARENA_PER_BODY_BYTE;
         return true;

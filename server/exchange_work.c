@@ -6,6 +6,7 @@
 #include "clock.h"
 #include "exchange_int.h"
 #include "loader.h"
+#include "problem_openai.h"
 #include "record.h"
 
 static const char *location(struct exchange *x, const char *job_id)
@@ -25,14 +26,28 @@ static enum next reply_job(struct exchange *x)
     return NEXT_REPLY;
 }
 
+/* A problem that a job or the ledger keeps; True where the route needs other words for it. */
+static bool restate(struct exchange *x, int status, const struct buf *kept)
+{
+    x->reply.status = status;
+    if (status < 400) return false;
+    x->reply.content_type = "application/problem+json";
+    if (x->dialect != DIALECT_OPENAI) return false;
+    struct buf said = {0};
+    x->reply.content_type = "application/json";
+    x->reply.status = problem_openai_again(kept->data ? kept->data : "", kept->len, &said);
+    buf_release(&x->reply.body);
+    x->reply.body = said;
+    return true;
+}
+
 static enum next reply_end(struct exchange *x)
 {
     struct job *j = x->job;
-    x->reply.status = j->status;
-    if (j->status >= 400) x->reply.content_type = "application/problem+json";
+    bool restated = restate(x, j->status, &j->body);
     if (j->status == 503 || j->status == 429) exchange_add_header(x, "Retry-After", "1");
     if (x->replay) exchange_add_header(x, "Idempotency-Replayed", "true");
-    x->body_of_job = &j->body;
+    if (!restated) x->body_of_job = &j->body;
     return NEXT_REPLY;
 }
 
@@ -52,7 +67,8 @@ static enum next answer_again(struct exchange *x)
         return reply_reused(x);
     }
     if (job_ended(x->job)) return reply_end(x);
-    x->wait_until_us = 0; /* told at once, but not before it is durable */
+    /* Told at once, but not before it is durable; or, where nobody can be told, with the others. */
+    x->wait_until_us = x->dialect == DIALECT_OPENAI ? INT64_MAX : 0;
     return NEXT_WAIT;
 }
 
@@ -90,8 +106,7 @@ static bool answered(struct exchange *x, enum next *next)
         buf_release(&x->reply.body);
         return false;
     }
-    if (!pending) x->reply.status = status;
-    if (status >= 400) x->reply.content_type = "application/problem+json";
+    if (!pending) (void)restate(x, status, &x->reply.body);
     exchange_add_header(x, "Idempotency-Replayed", "true");
     return true;
 }
@@ -202,9 +217,9 @@ enum next exchange_run_work(struct exchange *x)
     if (!admit(x, w)) return NEXT_REPLY;
     if (x->replay) return answer_again(x);
     start(x);
-    x->audience = AUDIENCE_STREAM;
+    x->audience = x->dialect == DIALECT_OPENAI ? AUDIENCE_BARE : AUDIENCE_STREAM;
     if (x->job->stream) return NEXT_STREAM;
-    x->wait_until_us = x->started_us + (int64_t)prefer_wait_s(x->header[HEADER_PREFER]) * US_PER_S;
+    x->wait_until_us = x->dialect == DIALECT_OPENAI ? INT64_MAX : x->started_us + (int64_t)prefer_wait_s(x->header[HEADER_PREFER]) * US_PER_S;
     return NEXT_WAIT;
 }
 
@@ -226,9 +241,19 @@ static bool reply_last(struct exchange *x)
     return true;
 }
 
+/* Nobody can ask for this answer later: its work has no other purpose. */
+static enum next give_up(struct exchange *x)
+{
+    if (!x->replay) (void)worker_cancel(x->daemon->worker, x->job);
+    if (atomic_load(&x->daemon->draining)) exchange_refuse(x, PROBLEM_DRAINING, "the daemon stops");
+    else exchange_refuse(x, PROBLEM_BUSY, "too many requests wait for their answers");
+    return NEXT_REPLY;
+}
+
 enum next exchange_again(struct exchange *x)
 {
     if (job_ended(x->job)) return reply_end(x);
+    if (atomic_load(&x->released) && x->dialect == DIALECT_OPENAI) return give_up(x);
     enum accept a = job_accept(x->job);
     if (atomic_load(&x->released)) {
         if (a == ACCEPT_KEPT || !atomic_load(&x->daemon->draining)) return reply_job(x);

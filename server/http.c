@@ -191,7 +191,7 @@ static bool has_left(const struct visit *v)
     return p.fd >= 0 && poll(&p, 1, 0) == 1 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
-/* A client that left no longer waits; its job goes on. Streams find out by writing. */
+/* A client that left no longer waits; its job goes on where it can be asked for. Streams find out by writing. */
 static void look_after_sleepers(struct http *h, int64_t now)
 {
     lock(h);
@@ -323,7 +323,7 @@ static enum MHD_Result send_stream(struct visit *v)
     v->streaming = true;
     v->wrote_us = monotonic_us();
     atomic_fetch_add(&v->x->daemon->subscribers, 1);
-    buf_text(&v->pending, "retry: 2000\n\n");
+    if (v->x->dialect == DIALECT_OWN) buf_text(&v->pending, "retry: 2000\n\n");
     v->x->reply.content_type = "text/event-stream";
     struct MHD_Response *r =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, v, NULL);
@@ -415,13 +415,15 @@ static void *on_target(void *cls, const char *target, struct MHD_Connection *mhd
     return v;
 }
 
-/* Nobody reads a stream any more: its work has no other purpose. */
+/* The connection is gone. A work whose answer nobody can read any more has no other purpose: that of
+ * a stream, and of a protocol without job addresses. (The library may close a sleeper whose client
+ * left without waking it first.) */
 static void stop_unread(struct visit *v)
 {
     struct exchange *x = v->x;
-    if (x->audience == AUDIENCE_STREAM && !job_ended(x->job))
-        (void)worker_cancel(x->daemon->worker, x->job);
-    atomic_fetch_sub(&x->daemon->subscribers, 1);
+    bool unread = v->streaming ? x->audience != AUDIENCE_JOB : x->dialect == DIALECT_OPENAI && !x->replay;
+    if (unread && x->job && !job_ended(x->job)) (void)worker_cancel(x->daemon->worker, x->job);
+    if (v->streaming) atomic_fetch_sub(&x->daemon->subscribers, 1);
 }
 
 static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
@@ -431,7 +433,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     (void)cls, (void)mhd, (void)why;
     if (!v) return;
     assert(!v->listed);
-    if (v->streaming) stop_unread(v);
+    stop_unread(v);
     if (v->conn) enter(v->http, v->conn, PHASE_HEAD);
     buf_release(&v->pending);
     exchange_free(v->x);

@@ -48,6 +48,14 @@ void jout_raw(jout *parent, const char *key, const char *json)
     jout_add(parent, key, cJSON_CreateRaw(json));
 }
 
+void jout_string(jout *parent, const char *key, const char *text, size_t len)
+{
+    struct buf b = {0};
+    json_write_text(&b, text, len);
+    jout_add(parent, key, b.failed ? NULL : cJSON_CreateRaw(b.data));
+    buf_release(&b);
+}
+
 void jout_int(jout *parent, const char *key, int64_t v)
 {
     char text[24];

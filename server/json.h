@@ -24,6 +24,7 @@ jout *jout_put_object(jout *parent, const char *key); /* new child, returned */
 jout *jout_put_array(jout *parent, const char *key);
 void jout_add(jout *parent, const char *key, jout *child); /* child is taken */
 void jout_text(jout *parent, const char *key, const char *text); /* NULL: null. Must be UTF-8 */
+void jout_string(jout *parent, const char *key, const char *text, size_t len); /* UTF-8 that may hold NUL */
 void jout_int(jout *parent, const char *key, int64_t v);
 void jout_f32(jout *parent, const char *key, float v);
 void jout_f64(jout *parent, const char *key, double v);

@@ -27,6 +27,7 @@ struct problem {
     char detail[640];
     char field[128];
     int retry_after_s; /* 0: no Retry-After */
+    enum err_code cause; /* ERR_NONE: a refusal of the transport, or not known any more */
 };
 
 /* Always false, so that a refusal is one line. */

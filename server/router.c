@@ -58,3 +58,11 @@ enum match router_match(const struct route *table, size_t n, const char *method,
     }
     return out->allow[0] ? MATCH_METHOD : MATCH_NOTHING;
 }
+
+const struct route *router_path(const struct route *table, size_t n, const struct path *path)
+{
+    const char *param[PARAMS];
+    for (size_t i = 0; i < n; i++)
+        if (fits(table[i].path, path, param)) return &table[i];
+    return NULL;
+}

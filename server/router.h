@@ -25,5 +25,7 @@ struct matched {
 
 enum match router_match(const struct route *table, size_t n, const char *method,
                         const struct path *path, struct matched *out);
+/* The first row whose template fits, whatever its method; NULL for none. */
+const struct route *router_path(const struct route *table, size_t n, const struct path *path);
 
 #endif

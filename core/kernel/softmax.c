@@ -53,3 +53,31 @@ KERNEL void softmax_row(float *p, uint32_t n)
     total = 1.0f / sum16(sum);
     for (uint32_t i = 0; i < n; i++) p[i] *= total;
 }
+
+KERNEL static float largest(const float *x, uint32_t n)
+{
+    v16 top = splat16(-INFINITY);
+    for (uint32_t i = 0; i < n; i += LANES) {
+        v16 v = n - i < LANES ? load_tail(x + i, n - i, -INFINITY) : load16(x + i);
+        top = pick16(v > top, v, top);
+    }
+    float best = top[0];
+    for (int i = 1; i < LANES; i++) best = top[i] > best ? top[i] : best;
+    return best;
+}
+
+enum { SUM_LANES = 64 }; /* so many float32 additions a lane before float64 takes over */
+
+KERNEL double log_sum_exp_row(const float *x, uint32_t n)
+{
+    float top = largest(x, n);
+    double total = 0;
+    for (uint32_t from = 0; from < n; from += SUM_LANES * LANES) {
+        uint32_t to = n - from < SUM_LANES * LANES ? n : from + SUM_LANES * LANES;
+        v16 sum = {0};
+        for (uint32_t i = from; i < to; i += LANES)
+            sum += exp16((to - i < LANES ? load_tail(x + i, to - i, -INFINITY) : load16(x + i)) - top);
+        for (int i = 0; i < LANES; i++) total += (double)sum[i];
+    }
+    return (double)top + log(total);
+}

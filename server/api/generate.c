@@ -1,11 +1,10 @@
 /* POST /v1/generate: continue a prompt, with writes into the stream if asked, whole or streamed. */
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "handlers.h"
 #include "core/text/codepoint.h"
-#include "core/decode.h"
+#include "generation.h"
 #include "writes.h"
 
 struct generate_work {
@@ -16,7 +15,7 @@ struct generate_work {
     struct trace_input *source_in;
     struct taps writes;
     struct decode_request q;
-    struct decoder *decoder;
+    struct generation generation; /* of q alone */
     size_t told_tokens, told_text; /* streamed so far */
 };
 
@@ -25,7 +24,7 @@ static struct generate_work *of(struct work *w) { return (struct generate_work *
 static void generate_free(struct work *w)
 {
     struct generate_work *g = of(w);
-    decoder_free(g->decoder);
+    generation_release(&g->generation);
     for (size_t i = 0; g->source && i < g->taps.n_writes; i++) trace_free(g->source[i]);
     mem_drop(g->source);
     mem_drop(g->writes.tap);
@@ -50,15 +49,15 @@ static enum step run_sources(struct generate_work *g, struct session *s, struct 
 
 static void tell_token(struct generate_work *g)
 {
-    const struct decode_result *r = decoder_result(g->decoder, 0);
+    const struct decode_result *r = generation_result(&g->generation, 0);
     if (!g->look.work.stream || r->ids.n == g->told_tokens) return;
-    size_t safe = decode_safe(g->decoder, 0);
+    size_t safe = decode_safe(g->generation.decoder, 0);
     jout *o = jout_object();
     struct buf text = {0}, data = {0};
     struct err e = {0};
     if (safe > g->told_text) utf8_repair(r->text.data + g->told_text, safe - g->told_text, &text);
     jout_int(o, "id", r->ids.id[r->ids.n - 1]);
-    jout_text(o, "text", text.data ? text.data : "");
+    jout_string(o, "text", text.data ? text.data : "", text.len);
     jout_f64(o, "logprob", r->last_logprob);
     if (jout_print(o, &data, &e)) work_emit(&g->look.work, "token", data.data);
     jout_free(o);
@@ -72,11 +71,7 @@ static enum step generate_step(struct work *w, struct session *s, struct err *e)
 {
     struct generate_work *g = of(w);
     if (g->next_source < g->taps.n_writes) return run_sources(g, s, e);
-    if (!g->decoder) g->decoder = decoder_new(g->look.view.view, &g->q, 1, &g->writes, e);
-    if (!g->decoder) return STEP_FAIL;
-    enum step step = decoder_step(g->decoder, s, e);
-    w->done = (int64_t)decoder_tokens(g->decoder);
-    w->total = g->q.max_tokens;
+    enum step step = generation_step(&g->generation, w, g->look.view.view, &g->writes, s, e);
     if (step != STEP_FAIL) tell_token(g);
     return step;
 }
@@ -84,13 +79,13 @@ static enum step generate_step(struct work *w, struct session *s, struct err *e)
 static bool generate_finish(struct work *w, struct outcome *o, struct err *e)
 {
     struct generate_work *g = of(w);
-    const struct decode_result *r = decoder_result(g->decoder, 0);
+    const struct decode_result *r = generation_result(&g->generation, 0);
     const struct model *m = look_model(&g->look);
     const struct input *prompt = &g->taps.input[0].in;
     struct buf text = {0};
     jout *root = jout_object();
     if (r->text.len) utf8_repair(r->text.data, r->text.len, &text);
-    jout_text(root, "text", text.data ? text.data : "");
+    jout_string(root, "text", text.data ? text.data : "", text.len);
     jout_u32s(root, "ids", r->ids.id, r->ids.n);
     input_tokens(root, "tokens", m, r->ids.id, r->ids.n);
     jout_u32s(root, "prompt_ids", prompt->ids, prompt->n);
@@ -118,36 +113,14 @@ static const struct work_ops ops = {
 
 /* ---- checks ------------------------------------------------------------------------------------ */
 
-static double number_or(const struct json *q, const char *name, double otherwise)
-{
-    const struct json *v = json_get(q, name);
-    return v ? v->number : otherwise;
-}
-
-static int64_t drawn_seed(void)
-{
-    uint64_t seed = 0;
-    ssize_t n = getrandom(&seed, sizeof seed, 0);
-    (void)n;
-    return (int64_t)(seed >> 11); /* 53 bits: exact in any JSON reader */
-}
-
 static bool read_sampling(struct generate_work *g, const struct json *q, struct err *e)
 {
-    struct look *l = &g->look;
-    const struct json *seed = json_get(q, "seed"), *stop = json_get(q, "stop");
     g->q.max_tokens = (uint32_t)json_get(q, "max_tokens")->integer;
-    g->q.sampling = (struct sampling){.temperature = json_get(q, "temperature")->number,
-                                      .top_p = number_or(q, "top_p", 1),
-                                      .top_k = (uint32_t)number_or(q, "top_k", 0)};
-    bool sampled = g->q.sampling.temperature > 0;
-    l->seed = seed ? seed->integer : sampled ? drawn_seed() : -1;
-    g->q.seed = (uint64_t)l->seed;
-    const char **list = arena_take(&l->arena, stop->len, sizeof *list, e);
-    if (!list) return false;
-    for (const struct json *v = stop->child; v; v = v->next) list[g->q.n_stop++] = v->text;
-    g->q.stop = list;
-    return true;
+    g->q.sampling = generation_sampling(q);
+    g->look.seed = generation_seed(q, &g->q.sampling);
+    g->q.seed = (uint64_t)g->look.seed;
+    g->generation = (struct generation){.q = &g->q, .n = 1};
+    return generation_stops(q, &g->look.arena, &g->q.stop, &g->q.n_stop, e);
 }
 
 static bool read_prompt(struct generate_work *g, const struct json *q, struct err *e)

@@ -19,6 +19,11 @@ bool api_methods(struct call *c, struct reply *r, struct err *e);
 bool api_tokenize(struct call *c, struct reply *r, struct err *e);
 struct work *api_generate(struct call *c, struct err *e);
 
+/* OpenAI's protocol: openai_completions.c, openai_chat.c, openai_model.c */
+struct work *api_completions(struct call *c, struct err *e);
+struct work *api_chat(struct call *c, struct err *e);
+bool api_model(struct call *c, struct reply *r, struct err *e);
+
 /* Look: trace.c, patch.c, localize.c, tuco.c */
 struct work *api_trace(struct call *c, struct err *e);
 struct work *api_patch(struct call *c, struct err *e);

@@ -93,6 +93,9 @@ static void find_source(const struct json *in, const char *field, struct source 
     if (in->type == JSON_STRING) {
         s->text = in;
         dot = "";
+    } else if (in->type == JSON_ARRAY) {
+        s->ids = in;
+        dot = "";
     } else {
         s->bos = json_get(in, "bos");
         s->open_turn = json_get(in, "add_generation_prompt");
@@ -130,7 +133,7 @@ static bool check_length(const struct model *m, const struct ids *ids, const cha
 {
     if (ids->n == 0) return err_field(e, ERR_INVALID, field, "has no tokens");
     if (ids->n <= m->arch.context) return true;
-    return err_field(e, ERR_INVALID, field, "has %zu tokens; the model's context is 1 to %u",
+    return err_field(e, ERR_TOO_LONG, field, "has %zu tokens; the model's context is 1 to %u",
                      ids->n, m->arch.context);
 }
 
@@ -158,6 +161,7 @@ bool input_resolve(const struct model *m, const struct json *in, const char *fie
     }
     out->ids = ids.id;
     out->n = ids.n;
+    out->text_len = text.len;
     out->text = s.ids ? NULL : buf_detach(&text);
     if (s.messages) name_template(m, out->template);
     return true;

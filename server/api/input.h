@@ -1,6 +1,7 @@
 /* INPUT: wherever text goes in, resolved to the token ids that positions will index.
  *
  *     "text" · {"text"} · {"ids"} · {"messages", "add_generation_prompt", "date"}      with optional "bos"
+ *     [ids], where a route's shape allows it
  *
  * Beginning-of-sequence is added to text exactly when the model file says so, never to ids, and
  * not where a rendered template already begins with it; "bos" overrules all of that. Spellings of
@@ -26,10 +27,11 @@ struct input {
     size_t n; /* 1 … context */
     bool bos_added;
     char *text; /* as given, or the rendered conversation; NULL for ids */
+    size_t text_len;
     char template[DIGEST_TEXT]; /* of messages: "sha256:…" of the chat template; else "" */
 };
 
-/* in: a string, or any object with one of the members above (other members are ignored). field:
+/* in: a string, a list of ids, or any object with one of the members above (other members are ignored). field:
  * the dotted path of `in`, "" for the body itself. */
 bool input_resolve(const struct model *m, const struct json *in, const char *field,
                    struct input *out, struct err *e) MUST_CHECK;

@@ -39,6 +39,8 @@ def test_no_body_breaks_the_daemon(daemon, doc):
             body = contract.make(doc, schema, rng)
             if body.get("max_tokens", 0) > 8:
                 body["max_tokens"] = 8
+            if "max_completion_tokens" in body:
+                body["max_completion_tokens"] = min(body["max_completion_tokens"], 8)
             if i % 3:
                 body = contract.spoil(body, rng)
             answer = daemon.request("POST", path, body, headers={"Prefer": "wait=20"})
@@ -46,7 +48,9 @@ def test_no_body_breaks_the_daemon(daemon, doc):
             what = f"POST {path} {json.dumps(body)[:300]} -> {answer.status} {answer.body[:300]}"
             assert answer.status < 500 or answer.status in MAY_BE_LATER, what
             if answer.status >= 400:
-                assert answer.headers["Content-Type"] == "application/problem+json", what
-                assert not list(contract.faults(doc, {"$ref": "#/components/schemas/Problem"}, answer.json)), what
+                refusal = contract.resolve(doc, doc["paths"][path]["post"]["responses"]["4XX"])["content"]
+                (kind, content), = refusal.items()
+                assert answer.headers["Content-Type"] == kind, what
+                assert not list(contract.faults(doc, content["schema"], answer.json)), what
     assert daemon.get("/readyz").status == 200
     assert 200 in seen and 400 in seen

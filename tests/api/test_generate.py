@@ -38,6 +38,7 @@ CHANGES = {
     "required, with a default": lambda r, t: t["Edit"]["fields"]["view"].update(required=True),
     "a type of answers inside a request": lambda r, t: t["Edit"]["fields"].update(x={"type": "Job"}),
     "bounds belong to the type": lambda r, t: t["Edit"]["fields"]["view"].update(max=3),
+    "dialect \"klingon\"": lambda r, t: find(r, "POST", "/v1/generate").update(dialect="klingon"),
     "exactly names": lambda r, t: t["Patch"]["exactly"].append(["clean", "nothing"]),
 }
 

@@ -131,6 +131,14 @@ def load_reference(path, threads=0):
     return model.eval()
 
 
+def load_tokenizer(path):
+    from transformers import AutoTokenizer
+    if not os.path.isfile(path):
+        return AutoTokenizer.from_pretrained(path)
+    folder, name = os.path.split(os.path.abspath(path))
+    return AutoTokenizer.from_pretrained(folder, gguf_file=name)
+
+
 def reference_logits(model, ids):
     import torch
     with torch.no_grad():

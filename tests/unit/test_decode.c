@@ -172,6 +172,109 @@ static void test_seeds(void **state)
     golden_close(&g);
 }
 
+/* ---- log-probabilities ------------------------------------------------------------------------- */
+
+/* Each place of l against plain float64: places begin behind ids[0]; the alternatives are the
+ * largest, in order. */
+static void check_places(const struct golden *g, const struct logprobs *l, const uint32_t *ids, uint32_t first, uint32_t n)
+{
+    uint32_t V = g->model->arch.d_vocab;
+    struct reference *ref = reference_new(g->view);
+    double *logits = zero_doubles(V);
+    assert_int_equal(l->n, n);
+    for (uint32_t i = 0; i < n; i++) {
+        reference_last(ref, ids, first + i, logits);
+        assert_true(fabs(l->value[i] + reference_nll(logits, V, ids[first + i])) < 1e-4);
+        const struct logprob *top = logprobs_top(l, i);
+        uint32_t above = 0;
+        for (uint32_t k = 0; k < l->n_top; k++) {
+            assert_true(fabs(top[k].value + reference_nll(logits, V, top[k].id)) < 1e-4);
+            if (k) assert_true(top[k].value <= top[k - 1].value);
+        }
+        for (uint32_t id = 0; l->n_top && id < V; id++) above += -reference_nll(logits, V, id) > top[l->n_top - 1].value + 1e-4;
+        assert_true(above < l->n_top || !l->n_top);
+    }
+    reference_free(ref);
+    free(logits);
+}
+
+/* The prompt's in batches that cut it and hold several, the generated tokens' as they come. */
+static void test_logprobs(void **state)
+{
+    (void)state;
+    static const uint32_t lengths[] = {1, 2, 70, 5, 80, 64}, limits[] = {0, 1, 1, 6, 0, 3};
+    enum { N = sizeof lengths / sizeof *lengths };
+    struct golden g;
+    struct decode_request q[N];
+    uint32_t prompt[N][96];
+    uint64_t seed = 9;
+    golden_open(&g, "gqa_untied_odd", NULL);
+    for (size_t i = 0; i < N; i++) {
+        for (uint32_t k = 0; k < lengths[i]; k++) prompt[i][k] = 3 + below(&seed, g.model->arch.d_vocab - 3);
+        q[i] = greedy(prompt[i], lengths[i], limits[i]);
+        q[i].score_prompt = i != 3;
+        q[i].score_tokens = i != 5;
+        q[i].n_top = (uint32_t)i % 4;
+    }
+    struct decoder *d = decode(g.view, g.session, q, N, NULL);
+    for (size_t i = 0; i < N; i++) {
+        const struct decode_result *r = decoder_result(d, i);
+        check_places(&g, &r->prompt, prompt[i], 1, q[i].score_prompt ? lengths[i] - 1 : 0);
+        memcpy(prompt[i] + lengths[i], r->ids.id, r->ids.n * sizeof *r->ids.id);
+        check_places(&g, &r->tokens, prompt[i], lengths[i], q[i].score_tokens ? (uint32_t)r->ids.n : 0);
+        assert_true(r->ids.n <= limits[i] && (r->ids.n || !limits[i]));
+        assert_true(r->finish == FINISH_LENGTH || r->finish == FINISH_END_TOKEN);
+    }
+    decoder_free(d);
+    golden_close(&g);
+}
+
+/* Continuations that share a prompt are each what they would be alone, also where they do not all
+ * go at once; and the prompt is read once. */
+static void test_again(void **state)
+{
+    (void)state;
+    enum { N = DECODE_ROWS + 10, PROMPTS = 3 };
+    struct golden g;
+    struct decode_request q[N];
+    golden_open(&g, "gqa_tied", NULL);
+    for (uint32_t i = 0; i < N; i++) {
+        q[i] = greedy(g.ids[1], g.n[1] - i * PROMPTS / N, 2 + i * PROMPTS / N);
+        if (i % 5) q[i].sampling = (struct sampling){1.3, 1, 0};
+        q[i].seed = i;
+        q[i].again = i && q[i].n_prompt == q[i - 1].n_prompt;
+    }
+    struct decoder *all = decode(g.view, g.session, q, N, NULL);
+    for (size_t i = 0; i < N; i++) {
+        struct decode_request alone = q[i];
+        alone.again = false;
+        struct decoder *one = decode(g.view, g.session, &alone, 1, NULL);
+        same_ids(decoder_result(all, i), decoder_result(one, 0)->ids.id, decoder_result(one, 0)->ids.n);
+        decoder_free(one);
+    }
+    decoder_free(all);
+    golden_close(&g);
+}
+
+/* Nothing to generate and nothing to score needs no pass. */
+static void test_nothing_to_do(void **state)
+{
+    (void)state;
+    struct golden g;
+    struct err e = {0};
+    golden_open(&g, "gqa_tied", NULL);
+    struct decode_request q[2] = {greedy(g.ids[0], g.n[0], 0), greedy(g.ids[0], 1, 0)};
+    q[1].score_prompt = true;
+    struct decoder *d = decoder_new(g.view, q, 2, NULL, &e);
+    assert_int_equal(decoder_step(d, g.session, &e), STEP_DONE);
+    for (size_t i = 0; i < 2; i++) {
+        const struct decode_result *r = decoder_result(d, i);
+        assert_true(r->finish == FINISH_LENGTH && r->ids.n == 0 && r->prompt.n == 0 && r->text.len == 0);
+    }
+    decoder_free(d);
+    golden_close(&g);
+}
+
 /* ---- a script ---------------------------------------------------------------------------------- */
 
 enum { PROMPT = 300 }; /* a token that is no byte: where scripts begin */
@@ -462,7 +565,8 @@ int main(void)
         cmocka_unit_test(test_greedy_continuations),
         cmocka_unit_test(test_batch_is_each_alone),
         cmocka_unit_test(test_more_than_fit),
-        cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_seeds), cmocka_unit_test(test_logprobs), cmocka_unit_test(test_again),
+        cmocka_unit_test(test_nothing_to_do),
         cmocka_unit_test(test_stop_strings),
         cmocka_unit_test(test_prompt_is_not_searched),
         cmocka_unit_test(test_special_tokens),

@@ -418,6 +418,34 @@ static void test_exponential_ends(void **state)
     for (int i = 7; i < 11; i++) assert_true(isfinite(y[i]) && y[i] >= 1.6e38f);
 }
 
+/* log Σ exp against float64, where one value leads and where none does; a shift shifts it. */
+static void test_log_sum_exp(void **state)
+{
+    (void)state;
+    static const uint32_t counts[] = {1, 15, 16, 17, 1023, 1024, 1025, 49152};
+    static const double scales[] = {0.01, 4, 60};
+    uint64_t seed = 17;
+    for (size_t c = 0; c < sizeof counts / sizeof *counts; c++)
+        for (size_t k = 0; k < 3; k++) {
+            uint32_t n = counts[c];
+            float *x = random_floats(&seed, n, scales[k]);
+            double top = -INFINITY, sum = 0;
+            for (uint32_t i = 0; i < n; i++) top = fmax(top, (double)x[i]);
+            for (uint32_t i = 0; i < n; i++) sum += exp((double)x[i] - top);
+            assert_true(fabs(log_sum_exp_row(x, n) - (top + log(sum))) < 1e-6);
+            for (uint32_t i = 0; i < n; i++) x[i] = x[i] / 1024 - 5000;
+            double low = log_sum_exp_row(x, n);
+            assert_true(low > -5001 && low < -5000 + log(n) + 0.1);
+            free(x);
+        }
+    float lone[20];
+    for (int i = 0; i < 20; i++) lone[i] = -INFINITY;
+    lone[18] = 3;
+    assert_true(fabs(log_sum_exp_row(lone, 20) - 3) < 1e-6);
+    lone[2] = NAN;
+    assert_true(isnan(log_sum_exp_row(lone, 20)));
+}
+
 /* ---- rotary ------------------------------------------------------------------------------------ */
 
 /* One head in float64, by rotary.h's formulas. */
@@ -590,6 +618,7 @@ int main(void)
         cmocka_unit_test(test_activation_precision),
         cmocka_unit_test(test_activation_ends),
         cmocka_unit_test(test_softcap),
+        cmocka_unit_test(test_log_sum_exp),
         cmocka_unit_test(test_rotary),
         cmocka_unit_test(test_rotary_shift),
         cmocka_unit_test(test_gemm),

@@ -21,7 +21,7 @@ static struct served *open_tiny(const char *folder, const char *name)
     struct err err = {0};
     char path[128];
     (void)snprintf(path, sizeof path, "tests/golden/tiny/%s", folder);
-    struct served *s = served_open(path, name, NULL, NULL, NULL, &err);
+    struct served *s = served_open(path, name, NULL, NULL, NULL, NULL, &err);
     must(s != NULL);
     (void)snprintf(s->row.id, sizeof s->row.id, "model_%s", name);
     return s;

@@ -1,0 +1,23 @@
+/* GET /v1/models/{name}: may `model` of a completion be this? */
+#include "answer.h"
+#include "handlers.h"
+#include "openai.h"
+
+bool api_model(struct call *c, struct reply *r, struct err *e)
+{
+    struct resolved view;
+    struct revision rev = {0};
+    if (!openai_view(c, c->param[0], &view, e)) return false;
+    bool ok = ledger_revision(c->reader, view.revision, &rev, e);
+    jout *o = jout_object();
+    jout_text(o, "id", c->param[0]);
+    jout_text(o, "object", "model");
+    jout_int(o, "created", rev.created_us / 1000000);
+    jout_text(o, "owned_by", "engramd");
+    answer_view(o, "view", &view);
+    revision_release(&rev);
+    resolved_release(&view);
+    if (ok) return answer_reply(r, o, e);
+    jout_free(o);
+    return false;
+}
