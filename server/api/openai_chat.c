@@ -129,7 +129,7 @@ static bool content_of(struct call *c, const struct json *message, size_t i, str
     return ok && out->text;
 }
 
-/* The messages as an INPUT has them: {"messages":[{"role","content"}]}. */
+/* The messages as an INPUT has them: {"messages":[{"role","content"}],"date"}. */
 static bool read_messages(struct openai *o, struct call *c, const struct json *messages, struct err *e)
 {
     struct json *turn = arena_take(c->arena, messages->len, sizeof *turn, e);
@@ -145,7 +145,13 @@ static bool read_messages(struct openai *o, struct call *c, const struct json *m
         turn[i] = (struct json){.type = JSON_OBJECT, .len = 2, .child = role, .next = v->next ? &turn[i + 1] : NULL};
     }
     struct json list = {.type = JSON_ARRAY, .len = i, .child = turn, .key = "messages", .key_len = strlen("messages")};
-    const struct json in = {.type = JSON_OBJECT, .len = 1, .child = &list};
+    struct json date = {.type = JSON_NULL};
+    if (json_get(c->body, "date")) {
+        date = *json_get(c->body, "date");
+        date.next = NULL;
+        list.next = &date;
+    }
+    const struct json in = {.type = JSON_OBJECT, .len = list.next ? 2 : 1, .child = &list};
     if (!input_resolve(openai_model(o), &in, "", &o->prompt[0], e)) return false;
     o->n_prompts = 1;
     return true;
