@@ -150,10 +150,11 @@ size_t view_overlay_bytes(const struct view *v)
 
 /* ---- weights by their place in the block --------------------------------------------------------- */
 
+/* ROLE_COUNT: none. */
 static const float *vector(const struct view *v, enum role r, uint32_t layer)
 {
     size_t i;
-    return model_role(v->model, r, layer, &i) ? view_matrix(v, i).data : NULL;
+    return r < ROLE_COUNT && model_role(v->model, r, layer, &i) ? view_matrix(v, i).data : NULL;
 }
 
 static struct norm norm_of(const struct view *v, enum role gain, enum role bias, uint32_t layer)
@@ -197,7 +198,7 @@ static struct linear linear_of(const struct view *v, const struct parts *parts, 
     size_t i;
     for (size_t k = 0; k < n; k++)
         if (model_role(v->model, parts[k].weight, layer, &i))
-            add_part(&l, view_matrix(v, i), parts[k].bias < ROLE_COUNT ? vector(v, parts[k].bias, layer) : NULL);
+            add_part(&l, view_matrix(v, i), vector(v, parts[k].bias, layer));
     return l;
 }
 

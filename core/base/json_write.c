@@ -1,6 +1,7 @@
 #include "json_write.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 void json_write_text(struct buf *out, const char *text, size_t len)
 {
@@ -22,7 +23,7 @@ void json_write_text(struct buf *out, const char *text, size_t len)
     buf_put(out, "\"", 1);
 }
 
-void json_write(const struct json *v, struct buf *out)
+static void write_tree(const struct json *v, bool typed, struct buf *out)
 {
     char number[32];
     switch (v->type) {
@@ -35,6 +36,7 @@ void json_write(const struct json *v, struct buf *out)
         } else {
             f64_text(v->number, number);
             buf_text(out, number);
+            if (typed && !strpbrk(number, ".en")) buf_text(out, ".0");
         }
         return;
     case JSON_ARRAY:
@@ -46,7 +48,11 @@ void json_write(const struct json *v, struct buf *out)
         if (c != v->child) buf_put(out, ",", 1);
         if (object) json_write_text(out, c->key, c->key_len);
         if (object) buf_put(out, ":", 1);
-        json_write(c, out);
+        write_tree(c, typed, out);
     }
     buf_text(out, object ? "}" : "]");
 }
+
+void json_write(const struct json *v, struct buf *out) { write_tree(v, false, out); }
+
+void json_write_typed(const struct json *v, struct buf *out) { write_tree(v, true, out); }

@@ -19,6 +19,8 @@
 void json_write_text(struct buf *out, const char *text, size_t len);
 /* A tree that json_parse made. */
 void json_write(const struct json *v, struct buf *out);
+/* The same for readers that tell a float from an integer by its spelling: 30.0 stays 30.0. */
+void json_write_typed(const struct json *v, struct buf *out);
 
 /* Shortest text that reads back as the same value; "null" when not finite. */
 void f32_text(float v, char out[32]);

@@ -37,7 +37,7 @@ static void copy_config(const struct json *config, const char *dtype, struct buf
         json_write_text(out, c->key, c->key_len);
         buf_text(out, ": ");
         if (is_dtype(c)) buf_printf(out, "\"%s\"", dtype);
-        else json_write(c, out);
+        else json_write_typed(c, out);
         typed = typed || is_dtype(c);
     }
     if (!typed) buf_printf(out, ",\n  \"torch_dtype\": \"%s\"", dtype);
@@ -48,29 +48,51 @@ static void copy_config(const struct json *config, const char *dtype, struct buf
 
 static void put_sizes(const struct arch *a, const struct config_words *w, struct buf *out)
 {
-    put_integer(out, w->width, a->d_model);
-    put_integer(out, w->mlp, a->d_mlp);
-    put_integer(out, w->layers, a->n_layers);
-    put_integer(out, w->heads, a->n_heads);
-    if (w->kv_heads) put_integer(out, w->kv_heads, a->n_kv_heads);
-    if (w->head_width) put_integer(out, w->head_width, a->d_head);
-    put_integer(out, "vocab_size", a->d_vocab);
-    put_integer(out, w->context, a->context);
-    put_number(out, w->eps, a->norm_eps);
-    put_text(out, w->activation, activation_word(a->act, w));
-    put_flag(out, "tie_word_embeddings", a->tied_head);
+    config_put_integer(out, w->width, a->d_model);
+    config_put_integer(out, w->mlp, a->d_mlp);
+    config_put_integer(out, w->layers, a->n_layers);
+    config_put_integer(out, w->heads, a->n_heads);
+    if (w->kv_heads) config_put_integer(out, w->kv_heads, a->n_kv_heads);
+    if (w->head_width) config_put_integer(out, w->head_width, a->d_head);
+    config_put_integer(out, "vocab_size", a->d_vocab);
+    config_put_integer(out, w->context, a->context);
+    config_put_number(out, w->eps, a->norm_eps);
+    config_put_text(out, w->activation, activation_word(a->act, w));
+    config_put_flag(out, "tie_word_embeddings", a->tied_head);
+}
+
+static bool bos_token(const struct model *m, uint32_t *id) { return tokenizer_bos(m->tokenizer, id); }
+static bool eos_token(const struct model *m, uint32_t *id) { return tokenizer_eos(m->tokenizer, id); }
+
+static bool pad_token(const struct model *m, uint32_t *id)
+{
+    int64_t pad;
+    if (!gguf_int(modelfile_gguf(m->file), "tokenizer.ggml.padding_token_id", &pad) || pad < 0 ||
+        pad >= tokenizer_size(m->tokenizer))
+        return false;
+    *id = (uint32_t)pad;
+    return true;
+}
+
+/* Said also where there is none: a family's class has a default, for a vocabulary of its own. */
+static void put_token(struct buf *out, const char *key, const struct model *m,
+                      bool (*token)(const struct model *m, uint32_t *id))
+{
+    uint32_t id;
+    if (token(m, &id)) config_put_integer(out, key, id);
+    else config_put_integer_or_null(out, key, 0);
 }
 
 static void write_config(const struct model *m, const char *dtype, struct buf *out)
 {
-    uint32_t id;
     buf_printf(out, "{\n  \"architectures\": [\"%s\"],\n", m->family->config_class);
-    put_text(out, "model_type", m->family->config_name);
+    config_put_text(out, "model_type", m->family->config_name);
     put_sizes(&m->arch, m->family->words, out);
     m->family->to_config(&m->arch, out);
-    put_flag(out, "use_cache", true);
-    if (tokenizer_bos(m->tokenizer, &id)) put_integer(out, "bos_token_id", id);
-    if (tokenizer_eos(m->tokenizer, &id)) put_integer(out, "eos_token_id", id);
+    config_put_flag(out, "use_cache", true);
+    put_token(out, "bos_token_id", m, bos_token);
+    put_token(out, "eos_token_id", m, eos_token);
+    put_token(out, "pad_token_id", m, pad_token);
     buf_printf(out, "  \"torch_dtype\": \"%s\"\n}\n", dtype);
 }
 
@@ -102,15 +124,11 @@ static void put_enders(const struct tokenizer *t, struct buf *out)
 
 bool hub_generation_config(const struct model *m, struct buf *out, struct err *e)
 {
-    const struct gguf *g = modelfile_gguf(m->file);
-    uint32_t bos;
-    int64_t pad;
-    assert(g);
+    uint32_t bos, pad;
+    assert(modelfile_gguf(m->file));
     buf_text(out, "{\n");
-    if (tokenizer_bos(m->tokenizer, &bos)) put_integer(out, "bos_token_id", bos);
-    if (gguf_int(g, "tokenizer.ggml.padding_token_id", &pad) && pad >= 0 &&
-        pad < tokenizer_size(m->tokenizer))
-        put_integer(out, "pad_token_id", (uint32_t)pad);
+    if (tokenizer_bos(m->tokenizer, &bos)) config_put_integer(out, "bos_token_id", bos);
+    if (pad_token(m, &pad)) config_put_integer(out, "pad_token_id", pad);
     put_enders(m->tokenizer, out);
     buf_text(out, "\n}\n");
     return buf_ok(out, e);

@@ -52,12 +52,12 @@ bool gemma_from_gguf(const struct modelfile *f, uint32_t odd_layers, struct arch
 
 void gemma_to_config(const struct arch *a, struct buf *out)
 {
-    put_flag(out, "attention_bias", a->qkv_bias);
-    put_number_or_null(out, "final_logit_softcapping", a->final_softcap);
-    put_number_or_null(out, "attn_logit_softcapping", a->attn_softcap);
-    put_integer(out, "query_pre_attn_scalar", (uint32_t)lroundf(1 / (a->attn_scale * a->attn_scale)));
-    put_integer_or_null(out, "sliding_window", a->window);
-    put_layer_types(out, a);
+    config_put_flag(out, "attention_bias", a->qkv_bias);
+    config_put_number_or_null(out, "final_logit_softcapping", a->final_softcap);
+    config_put_number_or_null(out, "attn_logit_softcapping", a->attn_softcap);
+    config_put_integer(out, "query_pre_attn_scalar", (uint32_t)lroundf(1 / (a->attn_scale * a->attn_scale)));
+    config_put_integer_or_null(out, "sliding_window", a->window);
+    config_put_layer_types(out, a);
 }
 
 bool gemma_windowed(uint32_t layer, uint32_t period) { return period && layer % period + 1 < period; }
@@ -83,5 +83,5 @@ bool gemma2_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 void gemma2_to_config(const struct arch *a, struct buf *out)
 {
     gemma_to_config(a, out);
-    put_rotary(out, a);
+    config_put_rotary(out, a);
 }

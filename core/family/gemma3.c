@@ -38,7 +38,7 @@ static bool rotary_by_layer_type(const struct json *c, const struct json *p, str
 static bool rotary(const struct json *c, struct arch *a, struct err *e)
 {
     const struct json *p = config_rotary_parameters(c);
-    double theta;
+    double theta = 0;
     a->rotary.dim = a->d_head;
     if (config_get(p, "full_attention") || config_get(p, "sliding_attention")) return rotary_by_layer_type(c, p, a, e);
     return config_real(c, "rope_theta", GLOBAL_BASE, &theta, e) && config_rotary_of(c, p, theta, a, e) &&
@@ -73,6 +73,6 @@ bool gemma3_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 void gemma3_to_config(const struct arch *a, struct buf *out)
 {
     gemma_to_config(a, out);
-    put_rotary(out, a);
-    put_number(out, "rope_local_base_freq", a->rotary.theta_local);
+    config_put_rotary(out, a);
+    config_put_number(out, "rope_local_base_freq", a->rotary.theta_local);
 }

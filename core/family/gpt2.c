@@ -58,5 +58,5 @@ bool gpt2_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 
 void gpt2_to_config(const struct arch *a, struct buf *out)
 {
-    put_flag(out, "scale_attn_weights", a->attn_scale != 1 || a->d_head == 1);
+    config_put_flag(out, "scale_attn_weights", a->attn_scale != 1 || a->d_head == 1);
 }

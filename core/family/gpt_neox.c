@@ -44,7 +44,7 @@ static void gpt_neox_block(struct arch *a)
 bool gpt_neox_from_config(const struct json *c, struct arch *a, struct err *e)
 {
     const struct json *p = config_rotary_parameters(c);
-    double theta, part;
+    double theta = 0, part = 0;
     gpt_neox_block(a);
     return config_sizes(c, &gpt_neox_words, a, e) && config_attention_bias(c, true, a, e) &&
            config_flag(c, "use_parallel_residual", true, &a->parallel, e) &&
@@ -62,9 +62,9 @@ bool gpt_neox_from_gguf(const struct modelfile *f, struct arch *a, struct err *e
 
 void gpt_neox_to_config(const struct arch *a, struct buf *out)
 {
-    put_flag(out, "use_parallel_residual", a->parallel);
-    put_flag(out, "attention_bias", a->qkv_bias);
-    put_number(out, "rotary_emb_base", a->rotary.theta);
-    put_number(out, "rotary_pct", (float)a->rotary.dim / (float)a->d_head);
-    put_rotary_scaling(out, a);
+    config_put_flag(out, "use_parallel_residual", a->parallel);
+    config_put_flag(out, "attention_bias", a->qkv_bias);
+    config_put_number(out, "rotary_emb_base", a->rotary.theta);
+    config_put_number(out, "rotary_pct", (float)a->rotary.dim / (float)a->d_head);
+    config_put_rotary_scaling(out, a);
 }

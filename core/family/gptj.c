@@ -50,4 +50,4 @@ bool gptj_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
     return meta_sizes(f, a, e) && meta_rotary(f, a, e);
 }
 
-void gptj_to_config(const struct arch *a, struct buf *out) { put_integer(out, "rotary_dim", a->rotary.dim); }
+void gptj_to_config(const struct arch *a, struct buf *out) { config_put_integer(out, "rotary_dim", a->rotary.dim); }

@@ -28,7 +28,7 @@ bool llama_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 
 void llama_to_config(const struct arch *a, struct buf *out)
 {
-    put_flag(out, "attention_bias", a->qkv_bias);
-    put_flag(out, "mlp_bias", false);
-    put_rotary(out, a);
+    config_put_flag(out, "attention_bias", a->qkv_bias);
+    config_put_flag(out, "mlp_bias", false);
+    config_put_rotary(out, a);
 }

@@ -23,6 +23,6 @@ bool mistral_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 
 void mistral_to_config(const struct arch *a, struct buf *out)
 {
-    put_integer_or_null(out, "sliding_window", a->window);
-    put_rotary(out, a);
+    config_put_integer_or_null(out, "sliding_window", a->window);
+    config_put_rotary(out, a);
 }

@@ -35,6 +35,6 @@ bool olmo2_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 
 void olmo2_to_config(const struct arch *a, struct buf *out)
 {
-    put_flag(out, "attention_bias", a->qkv_bias);
-    put_rotary(out, a);
+    config_put_flag(out, "attention_bias", a->qkv_bias);
+    config_put_rotary(out, a);
 }

@@ -26,8 +26,8 @@ bool phi3_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 
 void phi3_to_config(const struct arch *a, struct buf *out)
 {
-    put_integer(out, "original_max_position_embeddings", a->context);
-    put_number(out, "partial_rotary_factor", (float)a->rotary.dim / (float)a->d_head);
-    put_integer_or_null(out, "sliding_window", a->window);
-    put_rotary(out, a);
+    config_put_integer(out, "original_max_position_embeddings", a->context);
+    config_put_number(out, "partial_rotary_factor", (float)a->rotary.dim / (float)a->d_head);
+    config_put_integer_or_null(out, "sliding_window", a->window);
+    config_put_rotary(out, a);
 }

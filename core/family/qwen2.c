@@ -27,9 +27,9 @@ bool qwen_windows(const struct json *c, struct arch *a, struct err *e)
 
 void qwen_windows_to_config(const struct arch *a, struct buf *out)
 {
-    put_flag(out, "use_sliding_window", a->window != 0);
-    put_integer_or_null(out, "sliding_window", a->window);
-    put_layer_types(out, a);
+    config_put_flag(out, "use_sliding_window", a->window != 0);
+    config_put_integer_or_null(out, "sliding_window", a->window);
+    config_put_layer_types(out, a);
 }
 
 bool qwen2_from_config(const struct json *c, struct arch *a, struct err *e)
@@ -47,5 +47,5 @@ bool qwen2_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 void qwen2_to_config(const struct arch *a, struct buf *out)
 {
     qwen_windows_to_config(a, out);
-    put_rotary(out, a);
+    config_put_rotary(out, a);
 }

@@ -28,7 +28,7 @@ bool qwen3_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 
 void qwen3_to_config(const struct arch *a, struct buf *out)
 {
-    put_flag(out, "attention_bias", a->qkv_bias);
+    config_put_flag(out, "attention_bias", a->qkv_bias);
     qwen_windows_to_config(a, out);
-    put_rotary(out, a);
+    config_put_rotary(out, a);
 }

@@ -37,7 +37,7 @@ bool config_real(const struct json *c, const char *key, double otherwise, double
 
 bool config_number(const struct json *c, const char *key, double otherwise, float *out, struct err *e)
 {
-    double v;
+    double v = 0;
     if (!config_real(c, key, otherwise, &v, e)) return false;
     *out = (float)v;
     return isfinite(*out) || err_set(e, ERR_CORRUPT, "config.json: \"%s\" is beyond float32", key);
@@ -124,7 +124,7 @@ const char *activation_word(enum activation act, const struct config_words *w)
 
 static bool config_activation(const struct json *c, const struct config_words *w, struct arch *a, struct err *e)
 {
-    const char *word;
+    const char *word = NULL;
     if (!config_word(c, w->activation, w->activation_or, &word, e)) return false;
     return activation_of(word, &a->act) ||
            err_set(e, ERR_UNSUPPORTED, "config.json: %s \"%s\" is not supported", w->activation, word);
@@ -250,7 +250,7 @@ static bool original_context(const struct json *c, const struct json *p, const s
 
 static bool llama3(const struct json *c, const struct json *p, struct arch *a, struct err *e)
 {
-    uint32_t context;
+    uint32_t context = 0;
     if (!original_context(c, p, a, &context, e)) return false;
     a->rotary.llama3.context = (float)context;
     return positive(p, "factor", &a->rotary.llama3.factor, e) &&
@@ -263,8 +263,8 @@ static bool llama3(const struct json *c, const struct json *p, struct arch *a, s
  * factor on cosine and sine holds for both. */
 static bool longrope(const struct json *c, const struct json *p, struct arch *a, struct err *e)
 {
-    uint32_t original;
-    double factor;
+    uint32_t original = 0;
+    double factor = 0;
     struct rotary *r = &a->rotary;
     const struct json *list = config_get(p, "short_factor");
     if (!original_context(c, p, a, &original, e) ||
@@ -291,7 +291,7 @@ static const struct {
 
 static bool scaling(const struct json *c, const struct json *p, struct arch *a, struct err *e)
 {
-    const char *word;
+    const char *word = NULL;
     if (!config_word(p, "type", "default", &word, e) || !config_word(p, "rope_type", word, &word, e)) return false;
     for (size_t i = 0; i < sizeof scalings / sizeof *scalings; i++)
         if (strcmp(scalings[i].word, word) == 0) return !scalings[i].read || scalings[i].read(c, p, a, e);
@@ -326,7 +326,7 @@ bool config_rotary_whole(const struct arch *a, struct err *e)
 bool config_rotary(const struct json *c, struct arch *a, struct err *e)
 {
     const struct json *p = config_rotary_parameters(c);
-    double theta, part;
+    double theta = 0, part = 0;
     return config_real(c, "rope_theta", 10000, &theta, e) && config_rotary_of(c, p, theta, a, e) &&
            config_real(c, "partial_rotary_factor", 1, &part, e) &&
            config_real(p, "partial_rotary_factor", part, &part, e) && config_rotary_part(part, a, e);

@@ -17,30 +17,30 @@ static const char *number(float v, char text[40])
     return strpbrk(text, ".e") ? text : strcat(text, ".0");
 }
 
-void put_integer(struct buf *out, const char *key, uint32_t v)
+void config_put_integer(struct buf *out, const char *key, uint32_t v)
 {
     buf_printf(out, "  \"%s\": %" PRIu32 ",\n", key, v);
 }
 
-void put_number(struct buf *out, const char *key, float v)
+void config_put_number(struct buf *out, const char *key, float v)
 {
     char text[40];
     put(out, key, number(v, text));
 }
 
-void put_flag(struct buf *out, const char *key, bool v) { put(out, key, v ? "true" : "false"); }
+void config_put_flag(struct buf *out, const char *key, bool v) { put(out, key, v ? "true" : "false"); }
 
-void put_text(struct buf *out, const char *key, const char *text) { buf_printf(out, "  \"%s\": \"%s\",\n", key, text); }
+void config_put_text(struct buf *out, const char *key, const char *text) { buf_printf(out, "  \"%s\": \"%s\",\n", key, text); }
 
-void put_integer_or_null(struct buf *out, const char *key, uint32_t v)
+void config_put_integer_or_null(struct buf *out, const char *key, uint32_t v)
 {
-    if (v) put_integer(out, key, v);
+    if (v) config_put_integer(out, key, v);
     else put(out, key, "null");
 }
 
-void put_number_or_null(struct buf *out, const char *key, float v)
+void config_put_number_or_null(struct buf *out, const char *key, float v)
 {
-    if (v != 0) put_number(out, key, v);
+    if (v != 0) config_put_number(out, key, v);
     else put(out, key, "null");
 }
 
@@ -97,7 +97,7 @@ static void put_longrope(struct buf *out, const struct arch *a)
                number(a->rotary.attention, attention), a->context);
 }
 
-void put_rotary_scaling(struct buf *out, const struct arch *a)
+void config_put_rotary_scaling(struct buf *out, const struct arch *a)
 {
     char factor[40];
     struct arch slowed;
@@ -109,13 +109,13 @@ void put_rotary_scaling(struct buf *out, const struct arch *a)
                    number(a->rotary.linear, factor));
 }
 
-void put_rotary(struct buf *out, const struct arch *a)
+void config_put_rotary(struct buf *out, const struct arch *a)
 {
-    put_number(out, "rope_theta", a->rotary.theta);
-    put_rotary_scaling(out, a);
+    config_put_number(out, "rope_theta", a->rotary.theta);
+    config_put_rotary_scaling(out, a);
 }
 
-void put_layer_types(struct buf *out, const struct arch *a)
+void config_put_layer_types(struct buf *out, const struct arch *a)
 {
     buf_text(out, "  \"layer_types\": [");
     for (uint32_t l = 0; l < a->n_layers; l++)

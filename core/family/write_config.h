@@ -9,17 +9,17 @@
 
 #include "core/arch.h"
 
-void put_integer(struct buf *out, const char *key, uint32_t v);
+void config_put_integer(struct buf *out, const char *key, uint32_t v);
 /* Always with a fraction or an exponent: strict readers tell a float from an integer by it. */
-void put_number(struct buf *out, const char *key, float v);
-void put_flag(struct buf *out, const char *key, bool v);
-void put_text(struct buf *out, const char *key, const char *text);
+void config_put_number(struct buf *out, const char *key, float v);
+void config_put_flag(struct buf *out, const char *key, bool v);
+void config_put_text(struct buf *out, const char *key, const char *text);
 /* null where the value is 0, which in a description means "not". */
-void put_integer_or_null(struct buf *out, const char *key, uint32_t v);
-void put_number_or_null(struct buf *out, const char *key, float v);
+void config_put_integer_or_null(struct buf *out, const char *key, uint32_t v);
+void config_put_number_or_null(struct buf *out, const char *key, float v);
 
-void put_rotary(struct buf *out, const struct arch *a);
-void put_rotary_scaling(struct buf *out, const struct arch *a); /* without the base */
-void put_layer_types(struct buf *out, const struct arch *a);
+void config_put_rotary(struct buf *out, const struct arch *a);
+void config_put_rotary_scaling(struct buf *out, const struct arch *a); /* without the base */
+void config_put_layer_types(struct buf *out, const struct arch *a);
 
 #endif

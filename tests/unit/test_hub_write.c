@@ -229,8 +229,8 @@ static void assert_same_json(const struct json *a, const struct json *b, const c
 {
     struct buf x = {0}, y = {0};
     if (!a || !b) fail_msg("%s is missing", key);
-    json_write(a, &x);
-    json_write(b, &y);
+    json_write_typed(a, &x);
+    json_write_typed(b, &y);
     if (strcmp(x.data, y.data) != 0) fail_msg("%s is %s, not %s", key, x.data, y.data);
     buf_release(&x);
     buf_release(&y);

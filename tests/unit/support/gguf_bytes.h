@@ -4,7 +4,7 @@
 
 #include "core/base/mem.h"
 
-enum gguf_type { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9 };
+enum gguf_type { GGUF_UINT32 = 4, GGUF_INT32 = 5, GGUF_FLOAT32 = 6, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9 };
 
 void put(struct buf *b, uint64_t v, size_t bytes); /* little-endian */
 void put_string(struct buf *b, const char *text);

@@ -20,7 +20,7 @@ static void read_sequences(struct golden *g)
     }
 }
 
-void golden_open(struct golden *g, const char *name, const char *weights)
+static void open_below(struct golden *g, const char *folder, const char *name, const char *weights)
 {
     struct err e = {0};
     char path[512];
@@ -28,23 +28,33 @@ void golden_open(struct golden *g, const char *name, const char *weights)
     *g = (struct golden){.name = name};
     arena_init(&g->arena, 0);
     must(blas_start(2, &e), e);
-    (void)snprintf(path, sizeof path, "tests/golden/tiny/%s%s%s", name, weights ? "/" : "", weights ? weights : "");
+    (void)snprintf(path, sizeof path, "%s/%s%s%s", folder, name, weights ? "/" : "", weights ? weights : "");
     g->model = model_open(path, NULL, NULL, NULL, &e);
     must(g->model, e);
     g->view = view_base(g->model);
     g->session = session_new(1, &e);
     must(g->session, e);
-    (void)snprintf(path, sizeof path, "tests/golden/tiny/%s/expected.json", name);
+    (void)snprintf(path, sizeof path, "%s/%s/expected.json", folder, name);
     char *text = infile_whole(path, 1 << 20, &len, &e);
     must(text, e);
     g->expected = json_parse(text, len, &g->arena, &e);
     must(g->expected, e);
     mem_drop(text);
-    (void)snprintf(path, sizeof path, "tests/golden/tiny/%s/expected.safetensors", name);
+    (void)snprintf(path, sizeof path, "%s/%s/expected.safetensors", folder, name);
     must(infile_open(&g->file, path, &e), e);
     must(safetensors_read(&g->file, 0, &g->list, &g->arena, &e), e);
     must(tensor_list_seal(&g->list, &e), e);
     read_sequences(g);
+}
+
+void golden_open(struct golden *g, const char *name, const char *weights)
+{
+    open_below(g, "tests/golden/tiny", name, weights);
+}
+
+void golden_open_family(struct golden *g, const char *name, const char *weights)
+{
+    open_below(g, "tests/golden/families", name, weights);
 }
 
 void golden_close(struct golden *g)

@@ -25,6 +25,8 @@ struct golden {
 /* weights: a file below tests/golden/tiny/<name>, or NULL for the hub-style directory itself.
  * Fails the test on any error. */
 void golden_open(struct golden *g, const char *name, const char *weights);
+/* The same below tests/golden/families. */
+void golden_open_family(struct golden *g, const char *name, const char *weights);
 void golden_close(struct golden *g);
 /* An expected tensor as float32; NULL when absent. mem_drop it. */
 float *golden_tensor(const struct golden *g, const char *name, size_t *n);
