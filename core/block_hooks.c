@@ -59,19 +59,34 @@ static bool work_for(const struct block *b, struct head_work *k, struct err *e)
     return k->own != NULL;
 }
 
-/* The part's head of rows.qkv from a stream of its own. */
-static void project_head(struct block *b, const struct layer_weights *w, struct head_work *k, int part, uint32_t head)
+/* Rows [from, to) of the part's head of rows.qkv, from a stream of their own. */
+static void project_rows(struct block *b, const struct layer_weights *w, struct head_work *k, int part, uint32_t head,
+                         size_t from, size_t to)
 {
     const struct arch *a = block_arch(b);
-    size_t qkv = block_widths(a).qkv, d = a->d_model, e = a->d_head;
-    uint32_t from = output_of(a, part, head);
-    float *to = b->rows.qkv + column_of(a, part, head);
-    const float *bias = linear_bias(&w->qkv, from, a->d_head);
-    if (a->pre_norm) norm_forward(&w->attn_norm, k->in, d, k->in, d, b->n_rows, a->d_model);
-    linear_outputs(&w->qkv, from, a->d_head, k->w);
-    gemm_nt(b->n_rows, e, d, k->in, d, k->w, d, to, qkv, 1.0f, false);
-    for (size_t r = 0; bias && r < b->n_rows; r++)
-        for (size_t i = 0; i < e; i++) to[r * qkv + i] += bias[i];
+    size_t qkv = block_widths(a).qkv, d = a->d_model, e = a->d_head, n = to - from;
+    uint32_t first = output_of(a, part, head);
+    float *in = k->in + from * d, *out = b->rows.qkv + from * qkv + column_of(a, part, head);
+    const float *bias = linear_bias(&w->qkv, first, a->d_head);
+    if (a->pre_norm) norm_forward(&w->attn_norm, in, d, in, d, n, a->d_model);
+    gemm_nt(n, e, d, in, d, k->w, d, out, qkv, 1.0f, false);
+    for (size_t r = 0; bias && r < n; r++)
+        for (size_t i = 0; i < e; i++) out[r * qkv + i] += bias[i];
+}
+
+/* Only rows that a write has moved: what others read may have been written at ln1, or be another
+ * sequence's. */
+static void project_moved(struct block *b, const struct layer_weights *w, struct head_work *k, int part, uint32_t head)
+{
+    const struct arch *a = block_arch(b);
+    size_t d = a->d_model, from = 0, to;
+    linear_outputs(&w->qkv, output_of(a, part, head), a->d_head, k->w);
+    for (; from < b->n_rows; from = to) {
+        bool moved = memcmp(k->in + from * d, b->x + from * d, d * sizeof *k->in) != 0;
+        for (to = from + 1; to < b->n_rows; to++)
+            if ((memcmp(k->in + to * d, b->x + to * d, d * sizeof *k->in) != 0) != moved) break;
+        if (moved) project_rows(b, w, k, part, head, from, to);
+    }
 }
 
 bool block_head_inputs(struct block *b, const struct layer_weights *w, struct err *e)
@@ -92,7 +107,7 @@ bool block_head_inputs(struct block *b, const struct layer_weights *w, struct er
             if (!exists || (!mine && !write)) continue;
             memcpy(k.in, k.own, bytes);
             if (mine) fire_head(b, part_input[part], head, k.in);
-            if (write) project_head(b, w, &k, part, head);
+            if (write) project_moved(b, w, &k, part, head);
         }
     }
     mem_drop(k.own);
