@@ -80,20 +80,24 @@ layers: $(LIBS_OWN) ## who includes whom, headers that stand alone, what the eng
 	@tools/layers.sh $(BUILD)
 
 parity: deps ## live comparison with reference implementations
-	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/tokenize
+	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/tokenize $(BUILD)/render
 	@model=$(MODEL) && tests/parity/run.sh $(CACHE) "$$model" $(BUILD)/engramd
 
 mutants: ## deliberate faults, one at a time: each must turn its test red
 	@$(PYTHON) tools/mutants.py --make $(MAKE)
 
-fuzz: ## libFuzzer (clang): T=json|gguf|safetensors|tokenizer TIME=60
+fuzz: ## libFuzzer (clang) on every reader, or T=config|gguf|json|safetensors|template|tokenizer alone; TIME=60 each
 	@tools/fuzz.sh "$(T)" "$(or $(TIME),60)"
 
 bench: deps ## the numbers to reach, each beside its bound
-	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/bench_engine
-	@model=$(MODEL) && $(BUILD)/bench_engine "$$model" && \
-	    if [ -x $(CACHE)/parity/bin/python ]; then $(CACHE)/parity/bin/python bench/rival_transformers.py "$$model"; \
-	    else echo "(make parity first: then transformers is timed beside this)"; fi && \
+	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/bench_engine $(BUILD)/bench_matrix \
+	    $(BUILD)/bench_tokenizer
+	@model=$(MODEL) && $(BUILD)/bench_matrix && $(BUILD)/bench_engine "$$model" && \
+	    if [ -x $(CACHE)/parity/bin/python ]; then $(CACHE)/parity/bin/python bench/rival_transformers.py "$$model" && \
+        $(CACHE)/parity/bin/python bench/rival_llama.py $(BUILD)/bench_engine "$$model" 2>/dev/null && \
+	        $(CACHE)/parity/bin/python bench/bench_tokenizer.py $(BUILD)/bench_tokenizer "$$model" \
+	            $(wildcard $(CACHE)/vocab/models/ggml-vocab-llama-spm.gguf); \
+	    else echo "(make parity first: then transformers, llama.cpp and tokenizers are timed beside this)"; fi && \
 	    $(PYTHON) bench/bench_http.py $(BUILD)/engramd "$$model"
 
 fresh-check: ## demo and test from a clone in a new minimal Debian 12 (root)
@@ -113,7 +117,7 @@ $(BUILD)/bench_%: $(BUILD)/bench/bench_%.o $(LIBS_OWN)
 	@echo "  LINK  $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $< $(LINK_OWN)
 
-$(BUILD)/tokenize: $(BUILD)/tests/tools/tokenize_main.o $(BUILD)/libcore.a
+$(BUILD)/tokenize $(BUILD)/render: $(BUILD)/%: $(BUILD)/tests/tools/%_main.o $(BUILD)/libcore.a
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 define library

@@ -1,7 +1,7 @@
 /* How fast the engine is, beside what this machine allows: every figure is printed with its bound,
  * measured in the same run.
  *
- *     build/bench_engine MODEL [repeats]
+ *     build/bench_engine MODEL [repeats [--no-grid]]
  *
  * Bounds: arithmetic over the SGEMM rate measured on the model's own shapes at the same row counts;
  * bytes of weights over the measured read bandwidth. Medians; the machine may be noisy, ratios are
@@ -257,8 +257,10 @@ int main(int argc, char **argv)
     double flops = 512 * per_row + 4.0 * a->n_layers * a->n_heads * a->d_head * 512.0 * 513 / 2;
     printf("prefill of 512: %.3f s = %.1f GFLOP/s, SGEMM rate %.1f: %.0f %% of it\n", prefill, flops / prefill / 1e9,
            rate / 1e9, 100 * flops / prefill / rate);
-    report_grid(&b, 0);
-    report_grid(&b, 13);
+    if (argc < 4 || strcmp(argv[3], "--no-grid") != 0) {
+        report_grid(&b, 0);
+        report_grid(&b, 13);
+    }
     session_free(b.s);
     view_drop(b.v);
     model_drop(b.m);

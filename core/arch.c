@@ -189,27 +189,42 @@ static void complete(struct arch *a)
     if (a->positions == POSITIONS_ROTARY && a->rotary.dim == 0) a->rotary.dim = a->d_head;
 }
 
+static bool finish(struct arch *a, bool read, struct err *e)
+{
+    if (!read) return false;
+    complete(a);
+    return check_counts(a, e) && check_numbers(a, e) && check_rotary(a, e);
+}
+
+static bool find_family(const char *word, bool gguf, struct arch *out, const struct family **family, struct err *e)
+{
+    *out = commonest;
+    *family = find(word, gguf);
+    if (!*family) return err_set(e, ERR_UNSUPPORTED, "unknown model family \"%s\"", word);
+    out->family = (*family)->name;
+    return true;
+}
+
+bool arch_from_config(const struct json *config, struct arch *out, const struct family **family, struct err *e)
+{
+    const struct json *type = json_get(config, "model_type");
+    if (!type || type->type != JSON_STRING) return err_set(e, ERR_CORRUPT, "config.json has no model_type");
+    return find_family(type->text, false, out, family, e) &&
+           finish(out, (*family)->from_config(config, out, e), e);
+}
+
+static bool arch_from_gguf(const struct modelfile *f, struct arch *out, const struct family **family, struct err *e)
+{
+    const char *word;
+    if (!gguf_text(modelfile_gguf(f), "general.architecture", &word))
+        return err_set(e, ERR_CORRUPT, "no general.architecture");
+    return find_family(word, true, out, family, e) && finish(out, (*family)->from_gguf(f, out, e), e);
+}
+
 bool arch_read(const struct modelfile *f, struct arch *out, const struct family **family,
                struct err *e)
 {
-    const struct gguf *g = modelfile_gguf(f);
-    const struct json *config = modelfile_config(f);
-    const char *word = NULL;
-    *out = commonest;
-    if (g && !gguf_text(g, "general.architecture", &word))
-        return err_set(e, ERR_CORRUPT, "%s: no general.architecture", modelfile_path(f));
-    if (!g) {
-        const struct json *type = json_get(config, "model_type");
-        if (!type || type->type != JSON_STRING)
-            return err_set(e, ERR_CORRUPT, "%s: config.json has no model_type", modelfile_path(f));
-        word = type->text;
-    }
-    *family = find(word, g != NULL);
-    if (!*family)
-        return err_set(e, ERR_UNSUPPORTED, "%s: unknown model family \"%s\"", modelfile_path(f), word);
-    out->family = (*family)->name;
-    bool read = g ? (*family)->from_gguf(f, out, e) : (*family)->from_config(config, out, e);
-    if (read) complete(out);
-    return (read && check_counts(out, e) && check_numbers(out, e) && check_rotary(out, e)) ||
-           err_while(e, "reading the description of %s", modelfile_path(f));
+    bool ok = modelfile_gguf(f) ? arch_from_gguf(f, out, family, e)
+                                : arch_from_config(modelfile_config(f), out, family, e);
+    return ok || err_while(e, "reading the description of %s", modelfile_path(f));
 }

@@ -139,6 +139,10 @@ const struct family *family_at(size_t i); /* NULL past the end */
 bool arch_read(const struct modelfile *f, struct arch *out, const struct family **family,
                struct err *e) MUST_CHECK;
 
+/* The same from a config.json alone. */
+bool arch_from_config(const struct json *config, struct arch *out, const struct family **family,
+                      struct err *e) MUST_CHECK;
+
 /* Rotary frequencies [dim/2] of layers that see everything, or of windowed ones. */
 void arch_frequencies(const struct arch *a, bool windowed, float *out);
 

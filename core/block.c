@@ -309,21 +309,30 @@ bool block_down(struct block *b, const float *post, const float *down, struct er
     return true;
 }
 
-/* rows.post from the stream. */
+/* A write at the one norm's hooks reaches both branches, which read the same rows; unless the MLP is
+ * given a stream of its own, whose norm is nobody's hook. */
+static bool shares_written_norm(const struct block *b)
+{
+    return block_arch(b)->one_norm && !taps_write(b->taps, HOOK_MLP_IN, b->layer) &&
+           (taps_write(b->taps, HOOK_LN1_SCALE, b->layer) || taps_write(b->taps, HOOK_LN1_NORMALIZED, b->layer));
+}
+
+/* rows.post from the stream, or where the norm is shared and written at, from attention's rows.norm. */
 static bool neurons(struct block *b, const struct layer_weights *w, struct err *e)
 {
     const struct arch *a = block_arch(b);
     struct widths n = block_widths(a);
+    bool shared = shares_written_norm(b);
     const float *in = b->x;
     if (block_listens(b, HOOK_MLP_IN)) {
-        memcpy(b->rows.norm, b->x, b->n_rows * n.d * sizeof *b->x);
-        block_fire(b, HOOK_MLP_IN, b->rows.norm, n.d);
-        in = b->rows.norm;
+        memcpy(b->rows.out, b->x, b->n_rows * n.d * sizeof *b->x);
+        block_fire(b, HOOK_MLP_IN, b->rows.out, n.d);
+        in = b->rows.out;
     }
     /* Where attention and MLP share one norm its hooks have fired with attention. */
     static const struct norm_hooks silent = {HOOK_COUNT, HOOK_COUNT};
     if (a->pre_norm) {
-        block_norm(b, &w->mlp_norm, a->one_norm ? silent : hooks_ln2, in, b->rows.norm);
+        if (!shared) block_norm(b, &w->mlp_norm, a->one_norm ? silent : hooks_ln2, in, b->rows.norm);
         in = b->rows.norm;
     }
     if (!linear_forward(b->session, &w->gate_up, in, n.d, b->n_rows, b->rows.pre, n.pre, e)) return false;

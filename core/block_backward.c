@@ -80,22 +80,24 @@ bool block_down_backward(struct block *b, const struct saved *s, const float *po
     return down_backward(b, &w, s, post, dx, g, e) != NULL;
 }
 
-/* What the MLP's reading of the stream adds to its gradient. d_norm: gradient of what gate and up read. */
+/* What the MLP's reading of the stream adds to its gradient. d_norm: gradient of what gate and up read.
+ * Where both branches read one norm's output, attention's part takes both back through it, with d_norm
+ * from rows.out; only who listens at hook_mlp_in hears what this branch alone would add. */
 static bool mlp_input_backward(struct block *b, const struct layer_weights *w, const float *x, float *d_norm,
                                float *dx, const struct weight_grads *g, struct err *e)
 {
     const struct arch *a = block_arch(b);
     static const struct norm_hooks silent = {HOOK_COUNT, HOOK_COUNT};
+    if (a->one_norm && !block_listens(b, HOOK_MLP_IN)) return true;
     size_t floats = (size_t)b->n_rows * a->d_model;
     float *d_in = b->rows.norm; /* free by now */
     memset(d_in, 0, floats * sizeof *d_in);
-    enum group gain = a->one_norm ? GROUP_ATTN_NORM : GROUP_MLP_NORM, bias = a->one_norm ? GROUP_ATTN_NORM_B : GROUP_MLP_NORM_B;
     if (!a->pre_norm) memcpy(d_in, d_norm, floats * sizeof *d_in);
-    else if (!block_norm_backward(b, &w->mlp_norm, a->one_norm ? silent : hooks_ln2, x, d_norm, d_in, g->of[gain],
-                                  g->of[bias], e))
+    else if (!block_norm_backward(b, &w->mlp_norm, a->one_norm ? silent : hooks_ln2, x, d_norm, d_in,
+                                  g->of[GROUP_MLP_NORM], g->of[GROUP_MLP_NORM_B], e))
         return false;
     block_fire(b, HOOK_MLP_IN, d_in, a->d_model);
-    for (size_t i = 0; i < floats; i++) dx[i] += d_in[i];
+    for (size_t i = 0; !a->one_norm && i < floats; i++) dx[i] += d_in[i];
     return true;
 }
 
@@ -185,7 +187,8 @@ static bool attention_part_backward(struct block *b, const struct saved *s, floa
     struct layer_weights w = view_layer(b->view, b->layer);
     struct widths n = block_widths(a);
     size_t R = b->n_rows;
-    float *d_norm = b->rows.out, *d_added = a->parallel ? b->rows.attn : dx;
+    float *d_added = a->parallel ? b->rows.attn : dx;
+    float *d_norm = a->one_norm ? b->rows.attn : b->rows.out; /* d_added is used up by then */
     block_fire(b, HOOK_ATTN_OUT, d_added, n.d);
     const float *dy = before_post_norm(b, &w.attn_post_norm, hooks_ln1_post, s->rows.raw_attn, d_added,
                                        b->rows.raw_attn, g->of[GROUP_ATTN_POST_NORM], e);
@@ -203,6 +206,7 @@ static bool attention_part_backward(struct block *b, const struct saved *s, floa
         linear_weight_grad(&w.qkv, d_qkv, n.qkv, branch_input(b, &w.attn_norm, s->x_pre), n.d, R, g->of[GROUP_QKV]);
     if (g->of[GROUP_QKV_B]) linear_bias_grad(&w.qkv, d_qkv, n.qkv, R, g->of[GROUP_QKV_B]);
     if (!linear_backward(b->session, &w.qkv, d_qkv, n.qkv, R, d_norm, n.d, e)) return false;
+    for (size_t i = 0; a->one_norm && i < R * n.d; i++) d_norm[i] += b->rows.out[i]; /* the MLP's */
     if (!a->pre_norm)
         for (size_t i = 0; i < R * n.d; i++) dx[i] += d_norm[i];
     else if (!block_norm_backward(b, &w.attn_norm, hooks_ln1, s->x_pre, d_norm, dx, g->of[GROUP_ATTN_NORM],

@@ -47,45 +47,57 @@ static bool any_input(const struct block *b)
 struct head_work {
     float *own, *in; /* [R][d]: the head's copy of the stream; one part's copy of that */
     float *w;        /* [d][e] or [e][d] */
+    float *out;      /* [R][e] */
+    uint32_t *row;   /* [R] those that were written */
 };
 
 static bool work_for(const struct block *b, struct head_work *k, struct err *e)
 {
     const struct arch *a = block_arch(b);
     size_t rows = (size_t)b->n_rows * a->d_model;
-    k->own = mem_floats(2 * rows + (size_t)a->d_model * a->d_head, e);
+    k->own = mem_floats(2 * rows + (size_t)a->d_model * a->d_head + (size_t)b->n_rows * a->d_head, e);
+    k->row = k->own ? mem_take(b->n_rows, sizeof *k->row, e) : NULL;
     k->in = k->own ? k->own + rows : NULL;
     k->w = k->own ? k->in + rows : NULL;
-    return k->own != NULL;
+    k->out = k->own ? k->w + (size_t)a->d_model * a->d_head : NULL;
+    if (k->row) return true;
+    mem_drop(k->own);
+    return false;
 }
 
-/* Rows [from, to) of the part's head of rows.qkv, from a stream of their own. */
-static void project_rows(struct block *b, const struct layer_weights *w, struct head_work *k, int part, uint32_t head,
-                         size_t from, size_t to)
+static void work_release(struct head_work *k)
 {
-    const struct arch *a = block_arch(b);
-    size_t qkv = block_widths(a).qkv, d = a->d_model, e = a->d_head, n = to - from;
-    uint32_t first = output_of(a, part, head);
-    float *in = k->in + from * d, *out = b->rows.qkv + from * qkv + column_of(a, part, head);
-    const float *bias = linear_bias(&w->qkv, first, a->d_head);
-    if (a->pre_norm) norm_forward(&w->attn_norm, in, d, in, d, n, a->d_model);
-    gemm_nt(n, e, d, in, d, k->w, d, out, qkv, 1.0f, false);
-    for (size_t r = 0; bias && r < n; r++)
-        for (size_t i = 0; i < e; i++) out[r * qkv + i] += bias[i];
+    mem_drop(k->own);
+    mem_drop(k->row);
 }
 
-/* Only rows that a write has moved: what others read may have been written at ln1, or be another
- * sequence's. */
-static void project_moved(struct block *b, const struct layer_weights *w, struct head_work *k, int part, uint32_t head)
+/* Rows of `in` that are no longer the stream's, moved to its front. */
+static uint32_t gather_written(const struct block *b, struct head_work *k)
+{
+    size_t d = block_arch(b)->d_model;
+    uint32_t n = 0;
+    for (uint32_t r = 0; r < b->n_rows; r++) {
+        if (memcmp(k->in + r * d, b->x + r * d, d * sizeof *k->in) == 0) continue;
+        if (n != r) memcpy(k->in + n * d, k->in + r * d, d * sizeof *k->in);
+        k->row[n++] = r;
+    }
+    return n;
+}
+
+/* The part's head of rows.qkv from a stream of its own; other rows keep the bits they have. */
+static void project_head(struct block *b, const struct layer_weights *w, struct head_work *k, int part, uint32_t head)
 {
     const struct arch *a = block_arch(b);
-    size_t d = a->d_model, from = 0, to;
-    linear_outputs(&w->qkv, output_of(a, part, head), a->d_head, k->w);
-    for (; from < b->n_rows; from = to) {
-        bool moved = memcmp(k->in + from * d, b->x + from * d, d * sizeof *k->in) != 0;
-        for (to = from + 1; to < b->n_rows; to++)
-            if ((memcmp(k->in + to * d, b->x + to * d, d * sizeof *k->in) != 0) != moved) break;
-        if (moved) project_rows(b, w, k, part, head, from, to);
+    size_t qkv = block_widths(a).qkv, d = a->d_model, e = a->d_head;
+    uint32_t from = output_of(a, part, head), n = gather_written(b, k);
+    const float *bias = linear_bias(&w->qkv, from, a->d_head);
+    if (n == 0) return;
+    if (a->pre_norm) norm_forward(&w->attn_norm, k->in, d, k->in, d, n, a->d_model);
+    linear_outputs(&w->qkv, from, a->d_head, k->w);
+    gemm_nt(n, e, d, k->in, d, k->w, d, k->out, e, 1.0f, false);
+    for (size_t r = 0; r < n; r++) {
+        float *to = b->rows.qkv + k->row[r] * qkv + column_of(a, part, head);
+        for (size_t i = 0; i < e; i++) to[i] = k->out[r * e + i] + (bias ? bias[i] : 0.0f);
     }
 }
 
@@ -107,10 +119,10 @@ bool block_head_inputs(struct block *b, const struct layer_weights *w, struct er
             if (!exists || (!mine && !write)) continue;
             memcpy(k.in, k.own, bytes);
             if (mine) fire_head(b, part_input[part], head, k.in);
-            if (write) project_moved(b, w, &k, part, head);
+            if (write) project_head(b, w, &k, part, head);
         }
     }
-    mem_drop(k.own);
+    work_release(&k);
     return true;
 }
 
@@ -148,7 +160,7 @@ bool block_head_inputs_backward(struct block *b, const struct layer_weights *w, 
         }
         if (whole) fire_head(b, HOOK_ATTN_IN, head, k.own);
     }
-    mem_drop(k.own);
+    work_release(&k);
     return true;
 }
 
@@ -169,7 +181,7 @@ bool block_head_results(struct block *b, const struct layer_weights *w, float *o
         fire_head(b, HOOK_RESULT, head, k.in);
         for (size_t i = 0; i < floats; i++) out[i] += k.in[i] - k.own[i];
     }
-    mem_drop(k.own);
+    work_release(&k);
     return true;
 }
 

@@ -30,17 +30,11 @@ static size_t layer_floats(const struct arch *a, size_t R)
     return block_rows_floats(a, R) + 2 * align16(R * a->d_model);
 }
 
-size_t tape_floats(const struct arch *a, size_t rows, uint32_t from)
-{
-    size_t total;
-    return size_mul(layer_floats(a, rows), a->n_layers - from, &total) ? total : SIZE_MAX;
-}
-
 static bool place(struct tape *t, struct err *e)
 {
     const struct arch *a = t->arch;
-    size_t R = t->rows, layers = a->n_layers - t->from, each = layer_floats(a, R), total = tape_floats(a, R, t->from);
-    if (total == SIZE_MAX) return err_set(e, ERR_NO_MEMORY, "training batch is too large");
+    size_t R = t->rows, layers = a->n_layers - t->from, each = layer_floats(a, R), total;
+    if (!size_mul(each, layers, &total)) return err_set(e, ERR_NO_MEMORY, "training batch is too large");
     t->saved = mem_take(layers, sizeof *t->saved, e);
     t->memory = mem_floats(total, e);
     t->input = mem_floats(R * a->d_model, e);
@@ -53,6 +47,18 @@ static bool place(struct tape *t, struct err *e)
         t->saved[l].x_mid = t->saved[l].x_pre + align16(R * a->d_model);
     }
     return true;
+}
+
+void tape_plan(const struct arch *a, size_t rows, size_t longest, size_t scored, uint32_t from, int threads,
+               struct plan *p)
+{
+    size_t logits = mem_floats_bytes((size_t)TAPE_HEAD_ROWS * a->d_vocab), stream = mem_floats_bytes(rows * a->d_model);
+    plan_add(p, NEED_TAPE, mem_floats_bytes(plan_times(layer_floats(a, rows), a->n_layers - from)));
+    plan_add(p, NEED_STREAM, plan_sum(stream, stream));
+    plan_add(p, NEED_STREAM, mem_floats_bytes(2 * scored * a->d_model + 1));
+    plan_add(p, NEED_LOGITS, a->final_softcap > 0 ? plan_sum(logits, logits) : logits);
+    plan_add(p, NEED_SCRATCH, session_bytes(a, rows, longest, threads));
+    plan_add(p, NEED_SCRATCH, attention_backward_bytes(longest));
 }
 
 struct tape *tape_new(const struct arch *a, const struct tape_seq *seq, size_t n, uint32_t from,
@@ -131,8 +137,6 @@ enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct
     return STEP_DONE;
 }
 
-enum { LOSS_ROWS = 64 }; /* logits rows in hand at a time */
-
 static size_t count_scored(const struct tape *t)
 {
     size_t n = 0;
@@ -195,7 +199,7 @@ enum step tape_head(struct tape *t, struct view *v, struct session *s, const str
         end_head(t);
         return STEP_DONE;
     }
-    size_t left = t->seq[t->head_seq].n_scored - t->head_at, n = left < LOSS_ROWS ? left : LOSS_ROWS;
+    size_t left = t->seq[t->head_seq].n_scored - t->head_at, n = left < TAPE_HEAD_ROWS ? left : TAPE_HEAD_ROWS;
     float *logits = mem_floats(n * t->arch->d_vocab, e);
     bool ok = logits && loss_rows(t, v, s, taps, logits, n, loss, ctx, e);
     mem_drop(logits);

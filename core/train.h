@@ -18,6 +18,9 @@
 
 #include "block.h"
 #include "core/base/step.h"
+#include "plan.h"
+
+enum { TAPE_HEAD_ROWS = 64 }; /* scored rows whose logits are in hand at a time */
 
 struct tape;
 
@@ -30,11 +33,12 @@ struct tape_seq {
 
 /* from_mid: x given to the tape is the stream without the MLP of layer `from`, whose attention is not
  * run; in a parallel model only together with tape_train_down. */
+/* A tape of so many rows from layer `from` up, its pass forward and back, and `scored` rows of logits. */
+void tape_plan(const struct arch *a, size_t rows, size_t longest, size_t scored, uint32_t from, int threads,
+               struct plan *p);
 struct tape *tape_new(const struct arch *a, const struct tape_seq *seq, size_t n, uint32_t from,
                       bool from_mid, struct err *e) MUST_CHECK;
 void tape_free(struct tape *t);
-/* What a tape of that many rows keeps, to be asked before it is made; SIZE_MAX when that cannot be said. */
-size_t tape_floats(const struct arch *a, size_t rows, uint32_t from);
 size_t tape_rows(const struct tape *t);
 float *tape_input(struct tape *t); /* [R][d], to be filled before tape_forward */
 

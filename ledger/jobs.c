@@ -166,12 +166,13 @@ bool ledger_job(struct ledger_reader *r, const char *id, struct job_row *out, st
     return ok;
 }
 
-bool ledger_jobs(struct ledger_reader *r, int limit,
+bool ledger_jobs(struct ledger_reader *r, const char *model, int limit,
                  void (*each)(void *ctx, const struct job_row *j), void *ctx, struct err *e)
 {
     bool row, ok;
     struct job_row job;
-    struct stmt *q = DB_QUERY(r->s.db, e, COLUMNS "ORDER BY j.number DESC LIMIT ?", a_int(limit));
+    struct stmt *q = DB_QUERY(r->s.db, e, COLUMNS "WHERE ?1 IS NULL OR m.id = ?1 ORDER BY j.number DESC LIMIT ?2",
+                             a_text(model), a_int(limit));
     if (!q) return false;
     while ((ok = stmt_next(q, &row, e)) && row && (ok = take(&r->s, q, &job, e))) {
         each(ctx, &job);

@@ -54,7 +54,8 @@ bool ledger_count_models(struct ledger_reader *r, int64_t *out, struct err *e) M
 /* Register a base; writes its model entry and its first revision (kind base, branch main). The
  * manifest (names, shapes, types, tensor hashes) is stored as the entry's body. */
 bool ledger_add_model(struct ledger *l, const struct model *m, const struct base_digests *d,
-                      const char *author, struct model_row *out, struct err *e) MUST_CHECK;
+                      const char *author, bool verified, struct model_row *out,
+                      struct err *e) MUST_CHECK;
 
 /* ---- revisions ------------------------------------------------------------------------------- */
 
@@ -97,6 +98,11 @@ bool ledger_branches(struct ledger_reader *r, const char *model,
  * tensor's hash and the view's digest compared with the row: a mismatch is ERR_CORRUPT naming it. */
 struct view *ledger_restore(struct ledger_reader *r, struct model *m, const struct base_digests *d,
                             const char *revision, struct err *e) MUST_CHECK;
+
+/* Float32 bytes of all tensors that any revision of that model (the row's id) changed, and of the largest
+ * of them: what a restored view holds at most. */
+bool ledger_touched(struct ledger_reader *r, const char *model, const struct model *m, size_t *all,
+                    size_t *largest, struct err *e) MUST_CHECK;
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
@@ -221,8 +227,9 @@ struct job_row {
 };
 void job_row_release(struct job_row *j);
 bool ledger_job(struct ledger_reader *r, const char *id, struct job_row *out, struct err *e) MUST_CHECK;
-bool ledger_jobs(struct ledger_reader *r, int limit, void (*each)(void *ctx, const struct job_row *j),
-                 void *ctx, struct err *e) MUST_CHECK;
+/* Newest first; model (a row's id) NULL: all. */
+bool ledger_jobs(struct ledger_reader *r, const char *model, int limit,
+                 void (*each)(void *ctx, const struct job_row *j), void *ctx, struct err *e) MUST_CHECK;
 
 /* ---- verify ---------------------------------------------------------------------------------- */
 
@@ -235,10 +242,14 @@ struct verify_report {
     int64_t pruned;
     char problem[512]; /* the first disagreement, "" when ok */
 };
-/* Check everything the ledger holds; with a model also rebuild every revision from the base and
- * compare digests. Step by step so that a long check can be cancelled and reported. */
+/* Check everything the ledger holds; with models also rebuild every revision of theirs from the
+ * base and compare digests. Step by step so that a long check can be cancelled and reported. */
 struct verifier;
-struct verifier *verifier_open(const char *dir, struct model *m, const struct base_digests *d,
+struct verify_base { /* borrowed until the verifier is closed */
+    struct model *model;
+    const struct base_digests *digests;
+};
+struct verifier *verifier_open(const char *dir, const struct verify_base *bases, size_t n,
                                struct err *e) MUST_CHECK;
 /* *more is false after the last step. Errors are for I/O; a disagreement is report.ok == false. */
 bool verifier_step(struct verifier *v, bool *more, struct err *e) MUST_CHECK;

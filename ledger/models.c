@@ -47,8 +47,8 @@ bool ledger_find_model(struct ledger_reader *r, const char *base_digest, struct 
 /* ---- adding ---------------------------------------------------------------------------------- */
 
 static bool append_model(struct chain *c, const char *id, const struct model *m,
-                         const struct base_digests *d, const char *author, int64_t *entry,
-                         struct err *e)
+                         const struct base_digests *d, const char *author, bool verified,
+                         int64_t *entry, struct err *e)
 {
     struct manifest manifest;
     struct buf json = {0};
@@ -64,18 +64,20 @@ static bool append_model(struct chain *c, const char *id, const struct model *m,
                "manifest) VALUES (?, ?, ?, ?, ?, 'unknown', ?)",
                a_int(c->next), a_text(id), a_text(m->name), a_text(d->base), a_text(d->source),
                a_hash(hash)) &&
-        chain_seal(c, "model", id, id, author, false, e);
+        chain_seal(c, "model", id, id, author, verified, e);
     buf_release(&json);
     return ok;
 }
 
 static bool append_base(struct chain *c, const char *model, int64_t entry,
-                        const struct base_digests *d, const char *author, struct err *e)
+                        const struct base_digests *d, const char *author, bool verified,
+                        struct err *e)
 {
     struct revision_full r = {.model_entry = entry};
     static char message[] = "the model as loaded";
     r.rev.kind = REV_BASE;
     r.rev.message = message;
+    r.rev.author_verified = verified;
     (void)snprintf(r.rev.model, sizeof r.rev.model, "%s", model);
     (void)snprintf(r.rev.branch, sizeof r.rev.branch, "main");
     (void)snprintf(r.rev.digest, sizeof r.rev.digest, "%s", d->base);
@@ -85,7 +87,7 @@ static bool append_base(struct chain *c, const char *model, int64_t entry,
 }
 
 static bool add(struct store *s, const struct model *m, const struct base_digests *d,
-                const char *author, struct err *e)
+                const char *author, bool verified, struct err *e)
 {
     struct chain c;
     char id[ID_TEXT];
@@ -96,15 +98,15 @@ static bool add(struct store *s, const struct model *m, const struct base_digest
                 a_text(d->base)))
         return false;
     if (known) return err_set(e, ERR_CONFLICT, "the ledger already has the base %s", d->base);
-    return append_model(&c, id, m, d, author, &entry, e) &&
-           append_base(&c, id, entry, d, author, e);
+    return append_model(&c, id, m, d, author, verified, &entry, e) &&
+           append_base(&c, id, entry, d, author, verified, e);
 }
 
 bool ledger_add_model(struct ledger *l, const struct model *m, const struct base_digests *d,
-                      const char *author, struct model_row *out, struct err *e)
+                      const char *author, bool verified, struct model_row *out, struct err *e)
 {
     if (!db_begin(l->s.db, e)) return false;
-    bool ok = add(&l->s, m, d, author, e) && db_commit(l->s.db, e) && find(&l->s, d->base, out, e);
+    bool ok = add(&l->s, m, d, author, verified, e) && db_commit(l->s.db, e) && find(&l->s, d->base, out, e);
     db_rollback(l->s.db);
     return ok || err_while(e, "adding model %s", m->name);
 }

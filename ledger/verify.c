@@ -45,7 +45,7 @@ static bool find_bounds(struct verifier *v, struct err *e)
                 a_int(v->entries)) ||
         !db_int(s->db, e, &bodies, "SELECT count(*) FROM body", NULL, 0))
         return false;
-    v->total = v->entries + v->revisions * (v->model ? 2 : 1) + bodies;
+    v->total = v->entries + v->revisions * (v->n_bases ? 2 : 1) + bodies;
     return true;
 }
 
@@ -352,15 +352,16 @@ static bool (*const phases[])(struct verifier *v, bool *finished, struct err *e)
 };
 enum { PHASES = sizeof phases / sizeof *phases };
 
-struct verifier *verifier_open(const char *dir, struct model *m, const struct base_digests *d,
+struct verifier *verifier_open(const char *dir, const struct verify_base *bases, size_t n,
                                struct err *e)
 {
     struct verifier *v = mem_new(sizeof *v);
     struct buf path = {0};
     buf_printf(&path, "%s/ledger.db", dir);
     v->s.dir = mem_text(dir);
-    v->model = m ? model_retain(m) : NULL;
-    v->base = d;
+    v->bases = mem_new((n + 1) * sizeof *v->bases);
+    for (size_t i = 0; i < n; i++)
+        v->bases[v->n_bases++] = (struct verify_base){model_retain(bases[i].model), bases[i].digests};
     if (buf_ok(&path, e)) v->s.db = db_open(path.data, DB_READER, e);
     buf_release(&path);
     if (v->s.db) return v;
@@ -415,6 +416,7 @@ void verifier_close(struct verifier *v)
     verify_replay_release(v);
     db_close(v->s.db);
     mem_drop(v->s.dir);
-    model_drop(v->model);
+    for (size_t i = 0; i < v->n_bases; i++) model_drop(v->bases[i].model);
+    mem_drop(v->bases);
     mem_drop(v);
 }

@@ -1,5 +1,5 @@
 /* The verifier's inside, shared by verify.c (everything that needs no weights) and verify_replay.c
- * (rebuilding every revision from the base). A phase does a bounded piece, sets *finished after its
+ * (rebuilding every revision of given models from their bases). A phase does a bounded piece, sets *finished after its
  * last, and reports a disagreement with verify_say; it returns false only when it could not read.
  */
 #ifndef ENGRAM_VERIFY_INT_H
@@ -10,8 +10,8 @@
 
 struct verifier {
     struct store s; /* DB_READER */
-    struct model *model;
-    const struct base_digests *base;
+    struct verify_base *bases; /* the models to replay */
+    size_t n_bases;
     size_t phase;
     int64_t entries, revisions; /* the bounds of this check */
     int64_t done, total;
@@ -21,6 +21,7 @@ struct verifier {
     struct manifest manifest;
     struct tensor_state tensors;
     struct replay {
+        size_t base;                 /* which of them; the rest is about this one */
         struct manifest manifest;    /* the model's own */
         struct tensor_state tensors; /* hashes of the rebuilt view */
         struct view *view;

@@ -1,22 +1,26 @@
-/* Rebuilding every revision of one model from its base, delta by delta, never from kept tensors,
- * and comparing what comes out with what was recorded. One delta a step. */
+/* Rebuilding every revision of the given models from their bases, one model after the other, delta
+ * by delta, never from kept tensors, and comparing what comes out with what was recorded. One delta
+ * a step. */
 #include <inttypes.h>
 #include <string.h>
 
 #include "verify_int.h"
 
+static const struct verify_base *base_of(const struct verifier *v) { return &v->bases[v->replay.base]; }
+
 static bool begin(struct verifier *v, struct err *e)
 {
     struct replay *p = &v->replay;
+    const struct verify_base *b = base_of(v);
     if (!DB_INT(v->s.db, e, &p->model_entry, "SELECT entry FROM model WHERE base_digest = ?",
-                a_text(v->base->base)))
+                a_text(b->digests->base)))
         return false;
     if (!p->model_entry)
         return verify_say(v, "the ledger does not know this model, whose base digest is %s",
-                          v->base->base);
-    manifest_init(&p->manifest, v->model, v->base);
+                          b->digests->base);
+    manifest_init(&p->manifest, b->model, b->digests);
     tensor_state_init(&p->tensors, p->manifest.n);
-    p->view = view_base(v->model);
+    p->view = view_base(b->model);
     return true;
 }
 
@@ -27,6 +31,7 @@ void verify_replay_release(struct verifier *v)
     view_drop(p->view);
     tensor_state_release(&p->tensors);
     manifest_release(&p->manifest);
+    *p = (struct replay){.base = p->base};
 }
 
 /* Apply the delta of a revision to the view and hash what it touched. */
@@ -37,7 +42,7 @@ static bool apply(struct verifier *v, int64_t seq, struct err *e)
     struct delta *d = NULL;
     struct view *next = NULL;
     bool ok = revision_delta(&v->s, seq, &bytes, e) &&
-              (d = delta_read(bytes.data, bytes.len, v->model, e)) != NULL &&
+              (d = delta_read(bytes.data, bytes.len, base_of(v)->model, e)) != NULL &&
               (next = view_with_delta(p->view, d, e)) != NULL;
     if (ok) {
         view_drop(p->view);
@@ -70,7 +75,7 @@ static bool aim(struct verifier *v, int64_t state, struct err *e)
     for (p->applied = p->way.n; p->applied > 0; p->applied--)
         if (p->way.seq[p->applied - 1] == p->state) return true;
     view_drop(p->view);
-    p->view = view_base(v->model);
+    p->view = view_base(base_of(v)->model);
     tensor_state_clear(&p->tensors);
     p->state = p->way.start;
     return true;
@@ -143,15 +148,16 @@ bool verify_replay(struct verifier *v, bool *finished, struct err *e)
 {
     struct revision_full r;
     bool more, reached = false;
-    if (!v->model) {
-        *finished = true;
-        return true;
-    }
+    *finished = v->replay.base == v->n_bases;
+    if (*finished) return true;
     if (!v->replay.view && !begin(v, e)) return false;
     if (*v->report.problem) return true;
     if (!next_revision(v, &r, &more, e)) return false;
-    *finished = !more;
-    if (!more) return true;
+    if (!more) {
+        verify_replay_release(v);
+        v->replay.base++;
+        return true;
+    }
     bool ok = approach(v, &r, &reached, e);
     if (ok && reached) {
         v->replay.seq = r.rev.seq;

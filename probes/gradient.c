@@ -51,15 +51,6 @@ static uint32_t lowest_layer(const struct gradient_request *q, bool *back)
     return from;
 }
 
-size_t gradient_floats(const struct gradient_request *q)
-{
-    bool back;
-    const struct arch *a = &view_model(q->view)->arch;
-    size_t n = q->in[q->at[0].input].n, kept = tape_floats(a, n, lowest_layer(q, &back)), square, sum;
-    if (!back) n = 0;
-    return size_mul(2 * n, n, &square) && size_add(kept, square, &sum) ? sum : SIZE_MAX;
-}
-
 static size_t reference_rows(const struct gradient_request *q)
 {
     return q->metric.kind == METRIC_KL ? q->in[q->reference.input].n : 0;
@@ -70,6 +61,42 @@ struct gradient_cost gradient_cost(const struct gradient_request *q)
     bool back;
     size_t L = view_model(q->view)->arch.n_layers, n = q->in[q->at[0].input].n, from = lowest_layer(q, &back);
     return (struct gradient_cost){L * (n + reference_rows(q)), back ? (L - from) * n : 0};
+}
+
+/* What is made on the side for those who listen: logits and rows of the head, a head's copies of the stream. */
+static size_t listeners(const struct gradient_request *q)
+{
+    const struct arch *a = &view_model(q->view)->arch;
+    size_t n = q->in[q->at[0].input].n, d = a->d_model, rows = TAPE_HEAD_ROWS, bytes = 0;
+    bool head = false;
+    for (size_t i = 0; i < q->n_at; i++) head = head || head_hook(q->at[i].site.hook);
+    if (head) bytes = plan_sum(mem_floats_bytes(rows * a->d_vocab), mem_floats_bytes(2 * rows * d + 2 * rows));
+    return plan_sum(bytes, mem_floats_bytes(2 * n * d + d * a->d_head));
+}
+
+void gradient_plan(const struct gradient_request *q, int threads, struct plan *running, struct plan *kept)
+{
+    bool back;
+    const struct arch *a = &view_model(q->view)->arch;
+    const struct trace_input *in = &q->in[q->at[0].input];
+    struct run_size below = {0}, reference = {0};
+    struct plan before = {0}, all = {0};
+    for (size_t i = 0; i < q->n_at; i++)
+        plan_add(kept, NEED_CAPTURES, mem_floats_bytes(trace_place_values(a, q->in, &q->at[i]) + 1));
+    plan_add(kept, NEED_LOGITS, mem_floats_bytes(a->d_vocab));
+    tape_plan(a, in->n, in->n, q->n_pos, lowest_layer(q, &back), threads, &all);
+    run_size_add(&below, a, 0, in->n, 0, false);
+    run_plan(&below, a, threads, &all);
+    plan_add(&all, NEED_SCRATCH, listeners(q));
+    if (q->metric.kind == METRIC_KL) {
+        size_t numbers = plan_times(q->n_pos, a->d_vocab);
+        plan_add(kept, NEED_LOGITS, plan_times(numbers, sizeof(double)));
+        run_size_add(&reference, a, 0, q->in[q->reference.input].n, q->n_pos, false);
+        run_plan(&reference, a, threads, &before);
+        plan_add(&before, NEED_LOGITS, mem_floats_bytes(a->d_vocab));
+    }
+    plan_peak(&before, &all);
+    plan_with(running, &before);
 }
 
 static bool place_taps(struct gradient *g, struct err *e)

@@ -35,8 +35,8 @@ struct gradient_request {
 
 /* Why there is none at that hook; NULL where there is. */
 const char *gradient_absent(enum hook h);
-/* What it would keep: floats. */
-size_t gradient_floats(const struct gradient_request *q);
+/* What it holds while it runs, and (kept) what of that until it is freed. */
+void gradient_plan(const struct gradient_request *q, int threads, struct plan *running, struct plan *kept);
 
 struct gradient;
 struct gradient *gradient_new(const struct gradient_request *q, struct err *e) MUST_CHECK;

@@ -88,6 +88,57 @@ static size_t run_cost(const struct trace *t, uint32_t input)
     return (size_t)t->in[input].n * view_model(t->view)->arch.n_layers;
 }
 
+/* A read at one of these makes a copy of the stream for a head. */
+static bool by_head(enum hook h)
+{
+    return h == HOOK_ATTN_IN || h == HOOK_Q_INPUT || h == HOOK_K_INPUT || h == HOOK_V_INPUT || h == HOOK_RESULT;
+}
+
+static size_t head_copies(const struct arch *a, size_t rows)
+{
+    if (rows > RUN_ROWS) rows = RUN_ROWS;
+    return mem_floats_bytes(2 * rows * a->d_model + (size_t)a->d_model * a->d_head);
+}
+
+static size_t place_bytes(const struct arch *a, const struct trace_input *in, const struct trace_place *p)
+{
+    return mem_floats_bytes(trace_place_values(a, in, p) + 1);
+}
+
+/* Rows of an input that come to the unembedding: no more than these. */
+static size_t most_rows(const struct trace_input *in, uint32_t input, const struct trace_place *read, size_t n_read,
+                        const struct trace_write *write, size_t n_write)
+{
+    size_t n = in[input].n_top;
+    for (size_t i = 0; i < n_read; i++)
+        if (read[i].input == input && head_hook(read[i].site.hook)) n += read[i].n_pos;
+    for (size_t i = 0; i < n_write; i++)
+        if (write[i].at.input == input && head_hook(write[i].at.site.hook)) n += write[i].at.n_pos;
+    return n < in[input].n ? n : in[input].n;
+}
+
+void trace_plan(const struct arch *a, const struct trace_input *in, size_t n_in, const struct trace_place *read,
+                size_t n_read, const struct trace_write *write, size_t n_write, int threads, struct plan *p)
+{
+    struct run_size main_run = {0};
+    bool heads = false;
+    for (size_t i = 0; i < n_in; i++) {
+        run_size_add(&main_run, a, 0, in[i].n, most_rows(in, (uint32_t)i, read, n_read, write, n_write), false);
+        if (in[i].n_top) plan_add(p, NEED_LOGITS, mem_floats_bytes(plan_times(in[i].n_top, a->d_vocab)));
+    }
+    plan_add(p, NEED_LOGITS, mem_floats_bytes((size_t)HEAD_ROWS * a->d_vocab));
+    for (size_t i = 0; i < n_read; i++) {
+        plan_add(p, NEED_CAPTURES, place_bytes(a, in, &read[i]));
+        heads = heads || by_head(read[i].site.hook);
+    }
+    for (size_t i = 0; i < n_write; i++) {
+        if (write[i].from == FROM_RUN) plan_add(p, NEED_CAPTURES, place_bytes(a, in, &write[i].source));
+        heads = heads || by_head(write[i].at.site.hook) || (write[i].from == FROM_RUN && by_head(write[i].source.site.hook));
+    }
+    if (heads) plan_add(p, NEED_SCRATCH, head_copies(a, main_run.rows));
+    run_plan(&main_run, a, threads, p); /* a source's run is one of its inputs alone, before it */
+}
+
 struct trace *trace_new(struct view *v, const struct trace_input *in, size_t n_in,
                         const struct trace_place *read, size_t n_read,
                         const struct trace_write *write, size_t n_write, struct err *e)

@@ -49,6 +49,10 @@ struct trace_write {
 /* A write as a tap of the run it goes into; src is NULL where the values come from a run. */
 struct tap trace_write_tap(const struct trace_input *in, const struct trace_write *w);
 
+/* Values read and written, logits, the runs, and the answer's text. */
+void trace_plan(const struct arch *a, const struct trace_input *in, size_t n_in, const struct trace_place *read,
+                size_t n_read, const struct trace_write *write, size_t n_write, int threads, struct plan *p);
+
 struct trace;
 struct trace *trace_new(struct view *v, const struct trace_input *in, size_t n_in,
                         const struct trace_place *read, size_t n_read,

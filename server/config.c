@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 enum { S = 1 << COMMAND_SERVE, V = 1 << COMMAND_VERIFY, E = 1 << COMMAND_EXPORT };
-enum kind { KIND_TEXT, KIND_NUMBER, KIND_FLAG };
+enum kind { KIND_TEXT, KIND_LIST, KIND_NUMBER, KIND_FLAG, KIND_SIZE };
 
 struct option {
     const char *name;
@@ -23,14 +23,20 @@ struct option {
 static const struct option options[] = {
 #define TEXT(field, name, def, commands, arg, help)                                                \
     {name, KIND_TEXT, offsetof(struct config, field), commands, def, 0, 0, 0, arg, help},
+#define LIST(field, name, commands, arg, help)                                                     \
+    {name, KIND_LIST, offsetof(struct config, field), commands, NULL, 0, 0, 0, arg, help},
 #define NUMBER(field, name, def, least, most, commands, unit, help)                                \
     {name, KIND_NUMBER, offsetof(struct config, field), commands, NULL, def, least, most, unit, help},
 #define FLAG(field, name, commands, help)                                                          \
     {name, KIND_FLAG, offsetof(struct config, field), commands, NULL, 0, 0, 0, NULL, help},
+#define SIZE(field, name, least, commands, help)                                                   \
+    {name, KIND_SIZE, offsetof(struct config, field), commands, NULL, 0, least, INT64_MAX, "BYTES", help},
 #include "config.def"
 #undef TEXT
+#undef LIST
 #undef NUMBER
 #undef FLAG
+#undef SIZE
 };
 enum { N_OPTIONS = sizeof options / sizeof *options };
 static_assert(N_OPTIONS <= 64, "the set of given options is one word");
@@ -40,8 +46,8 @@ static const struct {
     enum command command;
     const char *does;
 } commands[] = {
-    {"serve", COMMAND_SERVE, "serve a model and its history over HTTP"},
-    {"verify", COMMAND_VERIFY, "check the whole ledger, and with --model replay it; exit 0 only if all agrees"},
+    {"serve", COMMAND_SERVE, "serve models and their histories over HTTP; --model once for each"},
+    {"verify", COMMAND_VERIFY, "check the whole ledger, and replay it for each --model; exit 0 only if all agrees"},
     {"export", COMMAND_EXPORT, "write a view as a hub-style safetensors directory"},
     {"--version", COMMAND_VERSION, NULL},
     {"--help", COMMAND_HELP, NULL},
@@ -62,6 +68,22 @@ static void set_text(struct config *c, const struct option *o, const char *value
     char **text = field(c, o);
     mem_drop(*text);
     *text = value ? mem_text(value) : NULL;
+}
+
+static void append(struct config_list *list, const char *value)
+{
+    char **grown = mem_new((list->n + 1) * sizeof *grown);
+    if (list->n) memcpy(grown, list->value, list->n * sizeof *grown);
+    mem_drop(list->value);
+    list->value = grown;
+    list->value[list->n++] = mem_text(value);
+}
+
+static void release_list(struct config_list *list)
+{
+    for (size_t i = 0; i < list->n; i++) mem_drop(list->value[i]);
+    mem_drop(list->value);
+    *list = (struct config_list){0};
 }
 
 static void set_defaults(struct config *c)
@@ -85,6 +107,22 @@ static bool set_number(struct config *c, const struct option *o, const char *val
     return true;
 }
 
+/* A number with a binary unit behind it: 4096, 512M, 4G, 1.5G is refused. */
+static bool set_size(struct config *c, const struct option *o, const char *value, struct err *e)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    errno = 0;
+    long long v = strtoll(value, &end, 10);
+    const char *unit = *end ? strchr(units, *end >= 'a' ? *end - 'a' + 'A' : *end) : NULL;
+    int shift = unit ? 10 * (int)(unit - units + 1) : 0;
+    bool whole = end != value && (!*end || (unit && !end[1]));
+    if (errno || !whole || v < 0 || v > INT64_MAX >> shift || v << shift < o->least)
+        return err_set(e, ERR_INVALID, "--%s takes bytes, as in 536870912, 512M or 4G, not %s", o->name, value);
+    *(int64_t *)field(c, o) = v << shift;
+    return true;
+}
+
 static bool set_flag(struct config *c, const struct option *o, const char *value, struct err *e)
 {
     bool yes = strcmp(value, "true") == 0;
@@ -105,13 +143,15 @@ static const struct option *find(const char *name, size_t len)
 static bool set(struct parse *p, const struct option *o, const char *value, struct err *e)
 {
     uint64_t bit = UINT64_C(1) << (o - options);
-    if (p->given & bit) return err_set(e, ERR_INVALID, "--%s is given twice", o->name);
+    if (p->given & bit && o->kind != KIND_LIST) return err_set(e, ERR_INVALID, "--%s is given twice", o->name);
     p->given |= bit;
     if (p->fixed & bit) return true;
     if (o->kind == KIND_NUMBER) return set_number(p->c, o, value, e);
+    if (o->kind == KIND_SIZE) return set_size(p->c, o, value, e);
     if (o->kind == KIND_FLAG) return set_flag(p->c, o, value, e);
     if (!*value) return err_set(e, ERR_INVALID, "--%s is empty", o->name);
-    set_text(p->c, o, value);
+    if (o->kind == KIND_LIST) append(field(p->c, o), value);
+    else set_text(p->c, o, value);
     return true;
 }
 
@@ -180,7 +220,11 @@ static bool check_needed(const struct config *c, struct err *e)
 {
     if (c->command < COMMAND_SERVE) return true;
     if (!require(c->data, "data", e)) return false;
-    if (c->command != COMMAND_VERIFY && !require(c->model, "model", e)) return false;
+    if (c->command != COMMAND_VERIFY && !c->models.n) return require(NULL, "model", e);
+    if (c->command == COMMAND_EXPORT && c->models.n > 1)
+        return err_set(e, ERR_INVALID, "export writes one view of one model; --model is given %zu times", c->models.n);
+    if (c->name && c->models.n > 1)
+        return err_set(e, ERR_INVALID, "--name names an only model; of several, write --model NAME=PATH");
     return c->command != COMMAND_EXPORT || require(c->out, "out", e);
 }
 
@@ -206,14 +250,32 @@ bool config_parse(struct config *c, int argc, char **argv, struct err *e)
 
 void config_release(struct config *c)
 {
-    for (size_t i = 0; i < N_OPTIONS; i++)
+    for (size_t i = 0; i < N_OPTIONS; i++) {
         if (options[i].kind == KIND_TEXT) set_text(c, &options[i], NULL);
+        else if (options[i].kind == KIND_LIST) release_list(field(c, &options[i]));
+    }
 }
 
 int config_threads(const struct config *c)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     return c->threads ? (int)c->threads : cores > 0 ? (int)cores : 1;
+}
+
+const char *config_model(const char *option, char name[CONFIG_NAME], struct err *e)
+{
+    size_t len = strcspn(option, "=/");
+    name[0] = '\0';
+    if (option[len] != '=') return option;
+    const char *path = option + len + 1;
+    if (!len || !*path || len >= CONFIG_NAME) {
+        (void)err_set(e, ERR_INVALID, "--model takes PATH or NAME=PATH, a name of 1 to %d bytes; not %s",
+                      CONFIG_NAME - 1, option);
+        return NULL;
+    }
+    memcpy(name, option, len);
+    name[len] = '\0';
+    return path;
 }
 
 static void help_option(const struct option *o, struct buf *out)

@@ -10,6 +10,7 @@
 #define ENGRAM_DAEMON_H
 
 #include "call.h"
+#include "budget.h"
 #include "models.h"
 #include "work.h"
 
@@ -17,8 +18,17 @@
  * call; a work that outlives it must retain it. */
 struct served *call_served(struct call *c, const struct json *request, struct err *e) MUST_CHECK;
 
-const char *daemon_data(struct daemon *d); /* the ledger's directory */
+/* Memory for a work, or the refusal. Revisions that are at hand only for speed make room first. */
+bool daemon_lease(struct daemon *d, const struct plan *p, struct lease *out, struct err *e) MUST_CHECK;
+struct budget *daemon_budget(struct daemon *d);
+int daemon_threads(struct daemon *d); /* of computing */
+
+const char *daemon_data(struct daemon *d);       /* the ledger's directory */
+const char *daemon_models_dir(struct daemon *d); /* what may be loaded on request lies there; or NULL */
 struct models *daemon_models(struct daemon *d);
+/* A base the ledger does not know yet: register it there (through the writer; may wait for it). */
+bool daemon_add_row(struct daemon *d, struct served *s, const char *author, bool verified,
+                    struct err *e) MUST_CHECK;
 /* engine, kernel and threads of every result made here */
 void daemon_provenance(struct daemon *d, struct provenance *out);
 

@@ -1,7 +1,7 @@
 /* The inside of struct daemon, for the files of server/ that build and serve it. Handlers see only
  * daemon.h.
  *
- * Order of life: ledger, models (main, before any thread); jobs, writer, worker; then the HTTP
+ * Order of life: ledger, models (main, before any thread); jobs, writer, worker, loader; then the HTTP
  * threads, which go first at the end. Every pointer is constant after daemon_open; what it points
  * to guards itself.
  *
@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include "auth.h"
+#include "budget.h"
 #include "config.h"
 #include "daemon.h"
 #include "guard.h"
@@ -31,6 +32,7 @@ struct daemon {
     struct auth *auth;
     struct host_names hosts;
 
+    struct budget *budget; /* outlives models and jobs */
     struct models *models;
     struct ledger *ledger; /* the writer's once it runs */
     char engine[NAME_TEXT], kernel[NAME_TEXT];
@@ -40,6 +42,7 @@ struct daemon {
     struct jobs *jobs;
     struct writer *writer;
     struct worker *worker;
+    struct loader *loader;
     atomic_bool draining;
     atomic_int subscribers; /* event streams open */
 };

@@ -5,6 +5,7 @@
 
 #include "clock.h"
 #include "exchange_int.h"
+#include "loader.h"
 #include "record.h"
 
 static const char *location(struct exchange *x, const char *job_id)
@@ -129,10 +130,17 @@ static bool head_matches(struct exchange *x, struct problem *p)
                        want);
 }
 
+/* What has something to read first comes to the worker through the loader. */
+static void submit(struct daemon *d, struct job *j)
+{
+    if (j->ops->ahead) loader_submit(d->loader, j);
+    else worker_submit(d->worker, j);
+}
+
 static void start_accepted(struct daemon *d, struct job *j, bool ok, const struct err *e)
 {
     if (ok) {
-        worker_submit(d->worker, j);
+        submit(d, j);
         return;
     }
     struct problem p;
@@ -144,7 +152,7 @@ static void start_accepted(struct daemon *d, struct job *j, bool ok, const struc
 static void start_anyway(struct daemon *d, struct job *j, bool ok, const struct err *e)
 {
     (void)ok, (void)e;
-    worker_submit(d->worker, j);
+    submit(d, j);
 }
 
 static void start(struct exchange *x)
@@ -153,7 +161,7 @@ static void start(struct exchange *x)
     bool asked = true;
     if (x->call.route->writes) asked = record_accept(d, x->job, start_accepted);
     else if (x->call.key.key[0]) asked = record_accept(d, x->job, start_anyway);
-    else worker_submit(d->worker, x->job);
+    else submit(d, x->job);
     assert(asked);
     (void)asked;
 }
@@ -224,7 +232,7 @@ bool exchange_ready(struct exchange *x, int64_t now_us)
 static bool reply_last(struct exchange *x)
 {
     if (strcmp(x->call.route->method, "GET") != 0) return false;
-    struct job *last = jobs_last_done(x->daemon->jobs, x->job->ops->kind);
+    struct job *last = jobs_last_done(x->daemon->jobs, x->job->ops->kind, x->job->model_id);
     if (!last) return false;
     job_drop(x->job);
     x->job = last;

@@ -28,7 +28,7 @@ static bool find_model(struct ledger_reader *r, const struct config *c, const ch
     if (ledger_find_model(r, base, out, e)) return true;
     if (e->code != ERR_NOT_FOUND) return false;
     return err_set(e, ERR_NOT_FOUND, "the ledger in %s does not know the base %s of %s", c->data,
-                   base, c->model);
+                   base, c->models.value[0]);
 }
 
 static bool export_view(const struct config *c, struct ledger_reader *r, struct model *m,
@@ -54,7 +54,9 @@ int export_main(const struct config *c)
 {
     struct err e = {0};
     struct ledger_reader *r = ledger_reader_open(c->data, &e); /* first: it costs nothing to fail */
-    struct model *m = r ? model_open(c->model, NULL, NULL, NULL, &e) : NULL;
+    char name[CONFIG_NAME];
+    const char *path = r ? config_model(c->models.value[0], name, &e) : NULL;
+    struct model *m = path ? model_open(path, NULL, NULL, NULL, &e) : NULL;
     bool ok = m && export_view(c, r, m, &e);
     model_drop(m);
     if (r) ledger_reader_close(r);

@@ -306,11 +306,16 @@ struct job *jobs_find_key(struct jobs *t, const struct idempotency *k)
     return j;
 }
 
-struct job *jobs_last_done(struct jobs *t, const char *kind)
+static bool is_done(const struct job *j, const char *kind, const char *model_id)
+{
+    return j->state == JOB_DONE && strcmp(j->ops->kind, kind) == 0 && strcmp(j->model_id, model_id) == 0;
+}
+
+struct job *jobs_last_done(struct jobs *t, const char *kind, const char *model_id)
 {
     lock(t);
     struct job *j = t->newest;
-    while (j && (j->state != JOB_DONE || strcmp(j->ops->kind, kind) != 0)) j = j->older;
+    while (j && !is_done(j, kind, model_id)) j = j->older;
     if (j) j->refs++;
     unlock(t);
     return j;
@@ -441,13 +446,15 @@ static void write_end(bool ok, const char *body, size_t len, struct buf *out)
     else buf_text(out, "null");
 }
 
-static void write_top(struct buf *out, const char *id, const char *kind, const char *state,
-                      int64_t created_us)
+static void write_top(struct buf *out, const char *id, const char *kind, const char *model,
+                      const char *state, int64_t created_us)
 {
     char when[32];
     time_text(created_us, when);
-    buf_printf(out, "{\"id\":\"%s\",\"kind\":\"%s\",\"state\":\"%s\",\"created_at\":\"%s\",\"progress\":",
-               id, kind, state, when);
+    buf_printf(out, "{\"id\":\"%s\",\"kind\":\"%s\",\"model\":", id, kind);
+    if (*model) quote(out, model);
+    else buf_text(out, "null");
+    buf_printf(out, ",\"state\":\"%s\",\"created_at\":\"%s\",\"progress\":", state, when);
 }
 
 void job_write(struct job *j, bool brief, struct buf *out)
@@ -457,7 +464,7 @@ void job_write(struct job *j, bool brief, struct buf *out)
     int64_t done = j->work ? atomic_load(&j->work->done) : j->done;
     int64_t total = j->work ? atomic_load(&j->work->total) : j->total;
     unlock(j->table);
-    write_top(out, j->id, j->ops->kind, job_state_word(s), j->created_us);
+    write_top(out, j->id, j->ops->kind, j->model, job_state_word(s), j->created_us);
     write_progress(out, done, total, j->ops->unit);
     buf_text(out, ",\"author\":");
     quote(out, j->author);
@@ -465,9 +472,9 @@ void job_write(struct job *j, bool brief, struct buf *out)
     buf_text(out, "}");
 }
 
-void job_row_write(const struct job_row *row, bool brief, struct buf *out)
+void job_row_write(const struct job_row *row, const char *model, bool brief, struct buf *out)
 {
-    write_top(out, row->id, row->kind, row->state, row->created_us);
+    write_top(out, row->id, row->kind, model, row->state, row->created_us);
     buf_text(out, "null");
     bool ok = strcmp(row->state, job_state_word(JOB_DONE)) == 0;
     if (!brief && row->result) write_end(ok, row->result, strlen(row->result), out);

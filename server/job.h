@@ -98,8 +98,8 @@ struct job *jobs_admit(struct jobs *t, const struct job_request *r, bool *existi
                        struct problem *p) MUST_CHECK;
 struct job *jobs_find(struct jobs *t, const char *id);                  /* retained, or NULL */
 struct job *jobs_find_key(struct jobs *t, const struct idempotency *k); /* same scope and key */
-/* The newest done job of that kind, retained, or NULL. */
-struct job *jobs_last_done(struct jobs *t, const char *kind);
+/* The newest done job of that kind about that model (a row's id, "" for none), retained, or NULL. */
+struct job *jobs_last_done(struct jobs *t, const char *kind, const char *model_id);
 void job_retain(struct job *j);
 void job_drop(struct job *j);
 
@@ -124,8 +124,8 @@ enum accept job_accept(struct job *j);
 
 /* The job as the API shows it; `brief` leaves result and error out. */
 void job_write(struct job *j, bool brief, struct buf *out);
-/* The same for a job only the ledger remembers. */
-void job_row_write(const struct job_row *row, bool brief, struct buf *out);
+/* The same for a job only the ledger remembers; model: what its model is called now, or "". */
+void job_row_write(const struct job_row *row, const char *model, bool brief, struct buf *out);
 /* What work_emit does. */
 void jobs_emit(struct jobs *t, const char *job_id, const char *event, const char *data);
 enum events_state job_events(struct job *j, enum audience who, int64_t *after, struct buf *out);

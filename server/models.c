@@ -69,11 +69,11 @@ static struct served *find(struct models *m, const char *name, struct err *e)
     return s;
 }
 
-static bool may_add(struct models *m, const struct served *s, struct err *e)
+static bool may_add(struct models *m, const char *name, const char *base_digest, struct err *e)
 {
-    const struct served *other = by_name(m, s->name);
-    if (other) return err_field(e, ERR_CONFLICT, "name", "a model of the name \"%s\" is served already", s->name);
-    other = by_base(m, s->digests.base);
+    if (by_name(m, name))
+        return err_field(e, ERR_CONFLICT, "name", "a model of the name \"%s\" is served already", name);
+    const struct served *other = base_digest ? by_base(m, base_digest) : NULL;
     if (other)
         return err_field(e, ERR_CONFLICT, "path", "this base is served already, as \"%s\"; one base has one history",
                          other->name);
@@ -82,10 +82,18 @@ static bool may_add(struct models *m, const struct served *s, struct err *e)
 
 /* ---- from outside ------------------------------------------------------------------------- */
 
+bool models_may_add(struct models *m, const char *name, const char *base_digest, struct err *e)
+{
+    lock(m);
+    bool ok = may_add(m, name, base_digest, e);
+    unlock(m);
+    return ok;
+}
+
 bool models_add(struct models *m, struct served *s, struct err *e)
 {
     lock(m);
-    bool ok = may_add(m, s, e);
+    bool ok = may_add(m, s->name, s->digests.base, e);
     if (ok) m->served[m->n++] = served_retain(s);
     unlock(m);
     return ok;

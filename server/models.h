@@ -24,7 +24,9 @@ struct models;
 struct models *models_new(void);
 void models_free(struct models *m);
 
-/* Refused, naming the other, when the name or the base is served already. */
+/* Refused, naming the other, when the name or the base is served already, or too many are. may_add
+ * asks beforehand; base_digest NULL while only the name is known. */
+bool models_may_add(struct models *m, const char *name, const char *base_digest, struct err *e) MUST_CHECK;
 bool models_add(struct models *m, struct served *s, struct err *e) MUST_CHECK;
 bool models_remove(struct models *m, const char *name, struct err *e) MUST_CHECK;
 

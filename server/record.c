@@ -151,6 +151,9 @@ static bool record_commit(struct daemon *d, struct job *j, struct outcome *o, bo
                           struct err *e)
 {
     struct recording r = {.outcome = o};
+    const struct served *s = j->work->served;
+    if (s && !models_is_current(d->models, s))
+        return err_set(e, ERR_CONFLICT, "the model %s was unloaded and loaded anew meanwhile", s->name);
     if (!writer_call(d->writer, write_commit, &r, e)) {
         buf_release(&r.answer);
         return false;

@@ -50,15 +50,28 @@ static bool print_report(const struct verify_report *r, struct err *e)
     return ok;
 }
 
-static bool verify(const struct config *c, struct model *m, struct verify_report *r, struct err *e)
+struct loaded {
+    struct model *model;
+    struct base_digests digests;
+};
+
+static bool load(struct loaded *l, const char *option, struct err *e)
 {
-    struct base_digests d = {0};
-    if (m && !base_digests_init(&d, m, NULL, e)) return false;
-    struct verifier *v = verifier_open(c->data, m, m ? &d : NULL, e);
+    char name[CONFIG_NAME];
+    const char *path = config_model(option, name, e);
+    l->model = path ? model_open(path, NULL, NULL, NULL, e) : NULL;
+    return l->model && base_digests_init(&l->digests, l->model, NULL, e);
+}
+
+static bool verify(const char *dir, const struct loaded *l, size_t n, struct verify_report *r, struct err *e)
+{
+    struct verify_base *bases = mem_new((n + 1) * sizeof *bases);
+    for (size_t i = 0; i < n; i++) bases[i] = (struct verify_base){l[i].model, &l[i].digests};
+    struct verifier *v = verifier_open(dir, bases, n, e);
     bool ok = v && check_all(v, e);
     if (ok) verifier_report(v, r);
     if (v) verifier_close(v);
-    base_digests_release(&d);
+    mem_drop(bases);
     return ok;
 }
 
@@ -66,15 +79,16 @@ int verify_main(const struct config *c)
 {
     struct err e = {0};
     struct verify_report r = {0};
-    struct model *m = NULL;
-    bool ok = true;
-    if (c->model) {
-        ok = blas_start(config_threads(c), &e);
-        m = ok ? model_open(c->model, NULL, NULL, NULL, &e) : NULL;
-        ok = m != NULL;
+    size_t n = c->models.n;
+    struct loaded *l = mem_new((n + 1) * sizeof *l);
+    bool ok = !n || blas_start(config_threads(c), &e);
+    for (size_t i = 0; ok && i < n; i++) ok = load(&l[i], c->models.value[i], &e);
+    ok = ok && verify(c->data, l, n, &r, &e) && print_report(&r, &e);
+    for (size_t i = 0; i < n; i++) {
+        base_digests_release(&l[i].digests);
+        model_drop(l[i].model);
     }
-    ok = ok && verify(c, m, &r, &e) && print_report(&r, &e);
-    model_drop(m);
+    mem_drop(l);
     if (ok) return r.ok ? AGREES : DISAGREES;
     (void)fprintf(stderr, "engramd: %s\n", e.text);
     return UNREADABLE;

@@ -1,4 +1,4 @@
-/* `engramd verify`: check the whole ledger, and with --model rebuild every revision and compare
+/* `engramd verify`: check the whole ledger, and rebuild every revision of each --model and compare
  * digests. Progress on stderr when that is a terminal; on stdout one JSON line:
  *
  *     {"ok":true,"seq":12,"rows":40,"head":"sha256:…","checked":{"chain":40,"objects":9,"digests":12},

@@ -18,6 +18,7 @@
 
 #include <stdatomic.h>
 
+#include "budget.h"
 #include "core/base/step.h"
 #include "ledger/ledger.h"
 
@@ -42,10 +43,19 @@ struct outcome {
     const char *media;   /* of the bytes */
 };
 
+/* For `ahead`: tell(ctx) publishes the progress set so far. */
+struct telling {
+    void (*tell)(void *ctx);
+    void *ctx;
+};
+
 struct work_ops {
     const char *kind;   /* "trace", "edit"…: the job's and the run's kind */
     const char *unit;   /* of progress: "cells", "steps", "tokens" */
     bool brief;         /* may run between the steps of longer work */
+    /* Before the first step, on the loader's thread (server/loader.h): what takes long and needs no
+     * session, such as reading a model file. NULL: nothing. */
+    bool (*ahead)(struct work *w, const struct telling *t, struct err *e);
     enum step (*step)(struct work *w, struct session *s, struct err *e);
     bool (*finish)(struct work *w, struct outcome *o, struct err *e);
     /* After a durable commit, on the worker, before the answer leaves: publish the new view. */
@@ -56,6 +66,7 @@ struct work_ops {
 struct work { /* first member of every concrete work */
     const struct work_ops *ops;
     struct daemon *daemon;
+    struct lease lease;        /* memory it may take, from prepare to free */
     struct served *served;     /* the model it computes with: its own reference, or NULL for none */
     char job_id[ID_TEXT];      /* set when queued */
     struct principal_name { char name[NAME_TEXT]; bool verified; } author;

@@ -25,7 +25,8 @@ schema  schema
 inner='
 core/base    core/base
 core/file    core/base core/file
-core/text    core/base core/file core/text
+core/jinja   core/base core/jinja core/text/codepoint.h
+core/text    core/base core/file core/jinja core/text
 core/kernel  core/base core/file core/kernel core/hook.h core/arch.h
 '
 # A third-party header and the only files that include it.
@@ -44,7 +45,7 @@ zlib.h         server/zip.c
 libc_core=' assert.h dirent.h errno.h fcntl.h float.h inttypes.h limits.h math.h pthread.h sched.h stdarg.h
  fnmatch.h stdatomic.h stdbool.h stddef.h stdint.h stdio.h stdlib.h string.h strings.h sys/mman.h sys/stat.h
  sys/types.h unistd.h cpuid.h immintrin.h '
-libc_more=' arpa/inet.h ctype.h netinet/in.h netinet/tcp.h poll.h signal.h sys/file.h sys/random.h
+libc_more=' arpa/inet.h ctype.h malloc.h netinet/in.h netinet/tcp.h poll.h signal.h sys/file.h sys/random.h
  sys/resource.h sys/socket.h sys/statvfs.h sys/time.h sys/un.h sys/wait.h time.h '
 libc_core=${libc_core//$'\n'/} libc_more=${libc_more//$'\n'/}
 generated=' shapes.h '

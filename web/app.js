@@ -1,12 +1,16 @@
 "use strict";
-/* The history of one model, kept up to date by asking with the ETag of the last answer. Every text
- * is set as text: messages, names and tokens are other people's words. */
+/* The history of one model, kept up to date by asking with the ETag of the last answer; where several
+ * are served, of the one that is picked. Every text is set as text: messages, names and tokens are
+ * other people's words. */
 
 const POLL_MS = 2000, HIDDEN_POLL_MS = 30000, DOWN_POLL_MS = 5000, PAGE = 50;
+const MODELS_EVERY = 10; // polls between two looks at which models are served
 const $ = (id) => document.getElementById(id);
 
 const state = {
   token: sessionStorage.getItem("token"),
+  model: null,          // the name picked; null: the first one
+  polls: 0,
   etag: null,
   revisions: new Map(), // by seq
   seen: new Set(),      // seqs shown before: later ones are marked as new
@@ -106,10 +110,32 @@ function showModel(model) {
   $("model").hidden = false;
 }
 
-async function refreshModel() {
-  const { body } = await ask("/v1/models");
-  if (body.models.length) showModel(body.models[0]);
+function pick(name) {
+  state.model = name;
+  state.etag = state.next = null;
+  for (const kept of [state.revisions, state.seen, state.open]) kept.clear();
 }
+
+function showPicker(models, current) {
+  const picker = $("model-pick"), names = models.map((m) => m.name);
+  const shown = [...picker.options].map((option) => option.value);
+  if (names.join("\n") !== shown.join("\n"))
+    picker.replaceChildren(...names.map((name) => el("option", { value: name }, name)));
+  picker.value = current.name;
+  picker.hidden = names.length < 2;
+}
+
+async function refreshModels() {
+  const { body } = await ask("/v1/models");
+  const current = body.models.find((m) => m.name === state.model) || body.models[0];
+  if (!current) return;
+  if (state.model && current.name !== state.model) pick(null); // it was unloaded
+  showPicker(body.models, current);
+  showModel(current);
+}
+
+const query = (more = "") =>
+  `/v1/revisions?branch=main&limit=${PAGE}${state.model ? `&model=${encodeURIComponent(state.model)}` : ""}${more}`;
 
 /* ---- history --------------------------------------------------------------------------------- */
 
@@ -193,9 +219,9 @@ function draw() {
 }
 
 async function refreshHistory() {
-  const headers = state.etag ? { "If-None-Match": state.etag } : {};
-  const { response, body } = await ask(`/v1/revisions?branch=main&limit=${PAGE}`, headers);
-  if (!body) return false;
+  const headers = state.etag ? { "If-None-Match": state.etag } : {}, model = state.model;
+  const { response, body } = await ask(query(), headers);
+  if (!body || state.model !== model) return false;
   state.etag = response.headers.get("ETag");
   const known = state.revisions.size > 0, gap = known && !body.revisions.some((r) => state.revisions.has(r.seq));
   if (gap) state.revisions.clear(); // more than a page of news: start over rather than show a hole
@@ -206,9 +232,11 @@ async function refreshHistory() {
 }
 
 async function showOlder() {
+  const model = state.model;
   $("older").disabled = true;
   try {
-    const { body } = await ask(`/v1/revisions?branch=main&limit=${PAGE}&before=${state.next}`);
+    const { body } = await ask(query(`&before=${state.next}`));
+    if (state.model !== model) return;
     for (const r of body.revisions) {
       state.revisions.set(r.seq, r);
       state.seen.add(r.seq);
@@ -267,10 +295,12 @@ async function tick() {
   clearTimeout(state.timer);
   let wait = document.hidden ? HIDDEN_POLL_MS : POLL_MS;
   try {
-    if (await refreshHistory()) await refreshModel();
+    const news = await refreshHistory();
+    if (news || state.polls++ % MODELS_EVERY === 0) await refreshModels();
     say("live", "Live");
   } catch (error) {
     if (error.status === 401) return askForToken();
+    if (error.status === 404 && state.model) pick(null);
     wait = Math.max(wait, error.retryMs || DOWN_POLL_MS);
     say("down", error.status ? error.message : "The daemon does not answer; trying again");
   }
@@ -292,6 +322,10 @@ $("gate-form").addEventListener("submit", (event) => {
   start();
 });
 $("older").addEventListener("click", showOlder);
+$("model-pick").addEventListener("change", (event) => {
+  pick(event.target.value);
+  tick();
+});
 $("verify-button").addEventListener("click", verify);
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && $("gate").hidden) tick();

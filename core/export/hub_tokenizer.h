@@ -2,13 +2,14 @@
  * words of the `tokenizers` library.
  *
  * Both are written from the token_spec the engine builds its own tokenizer from: vocabulary and
- * merges as the file spells them, special and user-defined tokens as added tokens, the splits of
- * the file's pre-tokenizer as a Sequence that ends in ByteLevel, and a post-processor that adds the
- * beginning-of-sequence token exactly when the file says so. Bytes that the vocabulary lacks are
- * dropped, here as there: the model has no unknown token, whatever the file calls one.
+ * merges as the file spells them, or as the scores of a SentencePiece vocabulary imply them; special and
+ * user-defined tokens as added tokens; the splits of the file's pre-tokenizer as a Sequence that ends in
+ * ByteLevel, or the marks for spaces as normalizers with their decoder; and a post-processor that adds
+ * the beginning-of-sequence token exactly when the file says so. Bytes that a byte-level vocabulary
+ * lacks are dropped, here as there: it has no unknown token, whatever the file calls one.
  *
  * What tokenizer.json cannot say is refused: a special token that shares its spelling with a later
- * token. Where two plain tokens share one, the later is meant and the earlier left out.
+ * token, and a merge of a character that is no token. Where two plain tokens share one, the later is meant and the earlier left out.
  *
  * The text is appended to `out`. Pure functions over immutable data; any thread.
  */

@@ -19,6 +19,7 @@ bool phi3_from_config(const struct json *c, struct arch *a, struct err *e)
     return config_sizes(c, &phi3_words, a, e) && config_rotary(c, a, e) && config_window(c, 0, a, e);
 }
 
+/* llama.cpp writes the window into files and leaves it out of the computation; transformers does not. */
 bool phi3_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 {
     return meta_sizes(f, a, e) && meta_rotary(f, a, e) && meta_windows(f, 0, 0, a, e);

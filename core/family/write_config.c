@@ -50,7 +50,7 @@ void config_put_number_or_null(struct buf *out, const char *key, float v)
  * other numbers, which is tried: then the file can say "llama3" as its checkpoint did. */
 static bool as_llama3(const struct arch *a, struct arch *out)
 {
-    if (a->rotary.n_divisor == 0 || a->rotary.attention != 1) return false;
+    if (a->rotary.n_divisor == 0 || a->rotary.attention != 1 || a->rotary.linear != 1) return false;
     float want[ROPE_PAIRS], got[ROPE_PAIRS], factor = a->rotary.divisor[a->rotary.n_divisor - 1];
     *out = *a;
     out->rotary.n_divisor = 0;
@@ -76,12 +76,12 @@ static void put_llama3(struct buf *out, const struct arch *a)
                number(a->rotary.llama3.high, high), (double)a->rotary.llama3.context);
 }
 
-static void put_divisors(struct buf *out, const struct arch *a, const char *key)
+static void put_divisors(struct buf *out, const struct rotary *r, const char *key)
 {
     char text[40];
     buf_printf(out, "\"%s\": [", key);
-    for (uint32_t i = 0; i < a->rotary.n_divisor; i++)
-        buf_printf(out, "%s%s", i ? ", " : "", number(a->rotary.divisor[i], text));
+    for (uint32_t i = 0; i < r->dim / 2; i++)
+        buf_printf(out, "%s%s", i ? ", " : "", number((r->n_divisor ? r->divisor[i] : 1) * r->linear, text));
     buf_text(out, "]");
 }
 
@@ -90,9 +90,9 @@ static void put_longrope(struct buf *out, const struct arch *a)
 {
     char attention[40];
     buf_text(out, "  \"rope_scaling\": {\"rope_type\": \"longrope\", ");
-    put_divisors(out, a, "short_factor");
+    put_divisors(out, &a->rotary, "short_factor");
     buf_text(out, ", ");
-    put_divisors(out, a, "long_factor");
+    put_divisors(out, &a->rotary, "long_factor");
     buf_printf(out, ", \"factor\": 1.0, \"attention_factor\": %s, \"original_max_position_embeddings\": %" PRIu32 "},\n",
                number(a->rotary.attention, attention), a->context);
 }
@@ -103,7 +103,7 @@ void config_put_rotary_scaling(struct buf *out, const struct arch *a)
     struct arch slowed;
     if (a->rotary.llama3.factor > 0) put_llama3(out, a);
     else if (as_llama3(a, &slowed)) put_llama3(out, &slowed);
-    else if (a->rotary.n_divisor) put_longrope(out, a);
+    else if (a->rotary.n_divisor || a->rotary.attention != 1) put_longrope(out, a);
     else if (a->rotary.linear != 1)
         buf_printf(out, "  \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": %s},\n",
                    number(a->rotary.linear, factor));

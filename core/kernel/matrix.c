@@ -6,8 +6,8 @@
 #include "core/base/mem.h"
 #include "packed.h"
 
-/* A widened tile is written by all threads and read back by the product at once: it should stay in
- * the cache they share, beside BLAS' own packed copy of it. */
+/* A widened tile is written by all threads and read back by the product at once. It pays to make it
+ * large, as long as the last cache still holds it: BLAS packs its other operand anew for every tile. */
 enum { TILE_FLOATS = 1 << 22 };
 
 struct matrix matrix_of(enum dtype type, const void *data, size_t rows, size_t cols)
@@ -49,11 +49,17 @@ static void widen_range(void *ctx, size_t from, size_t to, int thread)
     matrix_rows_widen(t->w, t->first + from, to - from, t->dst + from * t->w->cols, t->w->cols);
 }
 
+/* As few tiles as possible, of about the same height. */
 static size_t tile_rows(const struct matrix *w)
 {
-    size_t rows = TILE_FLOATS / w->cols;
-    if (rows > w->rows) rows = w->rows;
-    return rows ? rows : 1;
+    size_t most = TILE_FLOATS / w->cols ? TILE_FLOATS / w->cols : 1, tiles = (w->rows + most - 1) / most;
+    return (w->rows + tiles - 1) / tiles;
+}
+
+size_t matrix_scratch_bytes(size_t rows, size_t cols)
+{
+    size_t most = TILE_FLOATS / cols ? TILE_FLOATS / cols : 1;
+    return mem_floats_bytes((rows < most ? rows : most) * cols);
 }
 
 static bool scratch_for(struct matrix_scratch *s, size_t floats, struct err *e)

@@ -4,10 +4,10 @@
  *     matrix_nt   y[m][rows]  = x[m][cols] · Wᵀ       forward
  *     matrix_nn   dx[m][cols] = g[m][rows] · W        backward
  *
- * Float32 matrices go to core/kernel/blas.h as they are. Others are widened by tiles of rows that
- * stay in the cache, except that a few rows of x (decoding) are multiplied with the packed weights
- * directly, so that only the packed bytes are read: that kernel serves float32 as well. What is
- * multiplied is in every case the value dtype_widen gives, to the bit.
+ * Up to MATRIX_FEW rows of x are multiplied with the rows as they are stored, decoded in registers
+ * (core/kernel/packed.h): only the packed bytes are read. That serves float32 as well. For more
+ * rows of x float32 matrices go to core/kernel/blas.h where they lie, others are widened first, a tile
+ * of rows at a time. What is multiplied is in every case the value dtype_widen gives, to the bit.
  *
  * Matrices side by side (q | k | v) may be of different types: multiply one after the other, each
  * into its columns of y; in the backward product the second and later ones accumulate.
@@ -23,7 +23,7 @@
 #include "core/file/quant.h"
 #include "par.h"
 
-enum { MATRIX_FEW = 8 };
+enum { MATRIX_FEW = 32 }; /* here the two ways forward are about as fast */
 
 struct matrix {
     enum dtype type;
@@ -46,6 +46,7 @@ struct matrix_scratch {
     size_t floats;
 };
 
+size_t matrix_scratch_bytes(size_t rows, size_t cols); /* for matrices up to this one */
 bool matrix_nt(struct par *par, struct matrix_scratch *scratch, size_t m, const float *x, size_t ldx,
                const struct matrix *w, float *y, size_t ldy, bool accumulate, struct err *e) MUST_CHECK;
 bool matrix_nn(struct par *par, struct matrix_scratch *scratch, size_t m, const float *g, size_t ldg,

@@ -14,6 +14,7 @@ struct bpe_symbol {
 };
 struct bpe_candidate {
     uint32_t rank, at, result;
+    uint32_t left, right; /* what stood there; it is stale when something else does */
 };
 
 enum { PAGE = 256, PAGES = 0x110000 / PAGE, SHORT = 40 };
@@ -22,6 +23,33 @@ static size_t hash(uint32_t left, uint32_t right)
 {
     uint64_t h = ((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15u;
     return (size_t)(h >> 29 ^ h >> 47);
+}
+
+/* ---- which symbols meet ---------------------------------------------------------------------- */
+
+enum { MEET_BITS = 18 };
+
+static size_t meet_bit(uint32_t last, uint32_t first)
+{
+    return (size_t)((((uint64_t)last << 32 | first) * 0x9E3779B97F4A7C15u) >> (64 - MEET_BITS));
+}
+
+static bool may_meet(const struct bpe *b, uint32_t last, uint32_t first)
+{
+    size_t bit = meet_bit(last, first);
+    return !b->meets || (b->meets[bit / 64] >> (bit % 64) & 1);
+}
+
+static bool note_meetings(struct bpe *b, const struct bpe_merge *merge, size_t n, struct err *e)
+{
+    for (size_t i = 0; i < n; i++)
+        if (merge[i].last == BPE_NONE || merge[i].first == BPE_NONE) return true;
+    b->meets = mem_take(((size_t)1 << MEET_BITS) / 64, sizeof *b->meets, e);
+    for (size_t i = 0; b->meets && i < n; i++) {
+        size_t bit = meet_bit(merge[i].last, merge[i].first);
+        b->meets[bit / 64] |= (uint64_t)1 << (bit % 64);
+    }
+    return b->meets != NULL;
 }
 
 bool bpe_init(struct bpe *b, const struct bpe_merge *merge, size_t n, struct err *e)
@@ -40,7 +68,7 @@ bool bpe_init(struct bpe *b, const struct bpe_merge *merge, size_t n, struct err
             at = (at + 1) & b->mask;
         b->pair[at] = (struct bpe_pair){m->left, m->right, m->rank, m->result};
     }
-    return true;
+    return note_meetings(b, merge, n, e);
 }
 
 void bpe_release(struct bpe *b)
@@ -48,6 +76,7 @@ void bpe_release(struct bpe *b)
     for (size_t i = 0; b->page && i < PAGES; i++) mem_drop(b->page[i]);
     mem_drop(b->page);
     mem_drop(b->spare);
+    mem_drop(b->meets);
     mem_drop(b->pair);
     *b = (struct bpe){.n_tokens = 0};
 }
@@ -82,6 +111,7 @@ bool bpe_spare(struct bpe *b, uint32_t cp, uint32_t *symbol, struct err *e)
         if (!grown) return false;
         if (b->n_spare) memcpy(grown, b->spare, b->n_spare * sizeof *grown);
         mem_drop(b->spare);
+    mem_drop(b->meets);
         b->spare = grown;
         b->spare_cap = cap;
     }
@@ -153,8 +183,9 @@ static struct bpe_candidate heap_pop(struct bpe_work *w)
 static void offer(const struct bpe *b, struct bpe_work *w, int32_t at)
 {
     if (at < 0 || w->symbol[at].after < 0) return;
-    const struct bpe_pair *p = find_pair(b, w->symbol[at].id, w->symbol[w->symbol[at].after].id);
-    if (p) heap_push(w, (struct bpe_candidate){p->rank, (uint32_t)at, p->result});
+    uint32_t left = w->symbol[at].id, right = w->symbol[w->symbol[at].after].id;
+    const struct bpe_pair *p = find_pair(b, left, right);
+    if (p) heap_push(w, (struct bpe_candidate){p->rank, (uint32_t)at, p->result, left, right});
 }
 
 /* ---- the symbols a word starts as ------------------------------------------------------------ */
@@ -236,12 +267,10 @@ static struct short_pair pair_of(const struct bpe *b, uint32_t left, uint32_t ri
     return p ? (struct short_pair){p->rank, p->result} : (struct short_pair){BPE_NONE, 0};
 }
 
-static bool short_word(const struct bpe *b, const char *bytes, size_t len, struct ids *out,
-                       struct err *e)
+/* Join n symbols in place, n <= SHORT; returns how many are left. */
+static size_t join_short(const struct bpe *b, uint32_t *id, size_t n)
 {
-    uint32_t id[SHORT];
     struct short_pair pair[SHORT];
-    size_t n = lay_out(b, bytes, len, id);
     for (size_t i = 0; i + 1 < n; i++) pair[i] = pair_of(b, id[i], id[i + 1]);
     while (n > 1) {
         size_t best = 0;
@@ -250,11 +279,16 @@ static bool short_word(const struct bpe *b, const char *bytes, size_t len, struc
         if (pair[best].rank == BPE_NONE) break;
         id[best] = pair[best].result;
         n--;
-        memmove(id + best + 1, id + best + 2, (n - best - 1) * sizeof *id);
-        if (best + 1 < n) memmove(pair + best + 1, pair + best + 2, (n - best - 2) * sizeof *pair);
+        for (size_t i = best + 1; i < n; i++) id[i] = id[i + 1];
+        for (size_t i = best + 1; i + 1 < n; i++) pair[i] = pair[i + 1];
         if (best + 1 < n) pair[best] = pair_of(b, id[best], id[best + 1]);
         if (best > 0) pair[best - 1] = pair_of(b, id[best - 1], id[best]);
     }
+    return n;
+}
+
+static bool put_ids(const struct bpe *b, const uint32_t *id, size_t n, struct ids *out, struct err *e)
+{
     for (size_t i = 0; i < n; i++)
         if (!put_id(b, id[i], out, e)) return false;
     return true;
@@ -262,14 +296,11 @@ static bool short_word(const struct bpe *b, const char *bytes, size_t len, struc
 
 /* ---- a long word ----------------------------------------------------------------------------- */
 
-static size_t link_up(const struct bpe *b, struct bpe_work *w, const char *bytes, size_t len)
+static void link_up(struct bpe_work *w, const uint32_t *id, size_t n)
 {
-    uint32_t *id = w->first;
-    size_t n = lay_out(b, bytes, len, id);
     for (size_t i = 0; i < n; i++)
         w->symbol[i] = (struct bpe_symbol){id[i], (int32_t)i - 1, (int32_t)i + 1};
-    if (n) w->symbol[n - 1].after = -1;
-    return n;
+    w->symbol[n - 1].after = -1;
 }
 
 static void join(const struct bpe *b, struct bpe_work *w)
@@ -277,10 +308,9 @@ static void join(const struct bpe *b, struct bpe_work *w)
     while (w->n_heap) {
         struct bpe_candidate c = heap_pop(w);
         struct bpe_symbol *s = &w->symbol[c.at];
-        if (s->id == BPE_NONE || s->after < 0) continue;
+        if (s->id != c.left || s->after < 0) continue;
         struct bpe_symbol *right = &w->symbol[s->after];
-        const struct bpe_pair *now = find_pair(b, s->id, right->id);
-        if (!now || now->result != c.result) continue;
+        if (right->id != c.right) continue;
         s->id = c.result;
         s->after = right->after;
         right->id = BPE_NONE;
@@ -290,17 +320,36 @@ static void join(const struct bpe *b, struct bpe_work *w)
     }
 }
 
-bool bpe_word(const struct bpe *b, struct bpe_work *w, const char *bytes, size_t len,
-              struct ids *out, struct err *e)
+static bool join_long(const struct bpe *b, struct bpe_work *w, const uint32_t *id, size_t n,
+                      struct ids *out, struct err *e)
 {
-    assert(len <= BPE_WORD_MAX);
-    if (len <= SHORT) return short_word(b, bytes, len, out, e);
-    if (!reserve(w, len, e)) return false;
-    size_t n = link_up(b, w, bytes, len);
+    link_up(w, id, n);
     w->n_heap = 0;
     for (size_t i = 0; i + 1 < n; i++) offer(b, w, (int32_t)i);
     join(b, w);
-    for (int32_t i = n ? 0 : -1; i >= 0; i = w->symbol[i].after)
+    for (int32_t i = 0; i >= 0; i = w->symbol[i].after)
         if (!put_id(b, w->symbol[i].id, out, e)) return false;
+    return true;
+}
+
+bool bpe_word(const struct bpe *b, struct bpe_work *w, const char *bytes, size_t len,
+              struct ids *out, struct err *e)
+{
+    uint32_t few[SHORT];
+    assert(len <= BPE_WORD_MAX);
+    if (len <= SHORT) {
+        size_t n = join_short(b, few, lay_out(b, bytes, len, few));
+        return put_ids(b, few, n, out, e);
+    }
+    if (!reserve(w, len, e)) return false;
+    uint32_t *id = w->first;
+    size_t n = lay_out(b, bytes, len, id);
+    for (size_t from = 0, to; from < n; from = to) {
+        to = from + 1;
+        while (to < n && may_meet(b, id[to - 1], id[to])) to++;
+        bool ok = to - from <= SHORT ? put_ids(b, id + from, join_short(b, id + from, to - from), out, e)
+                                     : join_long(b, w, id + from, to - from, out, e);
+        if (!ok) return false;
+    }
     return true;
 }

@@ -11,6 +11,10 @@
  * (`by_character`) a character without a token first falls back to the tokens of its bytes where all
  * of them exist; as in the reference, unknown ones wait for the next character that is a token.
  *
+ * No merge reaches across two neighbours of the first symbols that meet at the border of no merge: long
+ * words fall apart there before anything is joined. (Unless merges name what unknown characters
+ * become, whose borders no spelling tells.)
+ *
  * Pairs may name characters that are no token: symbols from `n_tokens` up, spelled in the end like
  * any character without a token.
  *
@@ -25,6 +29,7 @@
 
 struct bpe_merge { /* a lower rank joins first */
     uint32_t left, right, result, rank;
+    uint32_t last, first; /* the symbols that meet: left's last, right's first; BPE_NONE: not known */
 };
 struct bpe {
     uint32_t byte_id[256]; /* BPE_NONE: the vocabulary has no such byte */
@@ -33,6 +38,7 @@ struct bpe {
     uint32_t n_tokens;
     struct bpe_pair *pair; /* open addressing by (left, right) */
     size_t mask;
+    uint64_t *meets; /* a bit for each hash of two symbols that meet in a merge; NULL: any may */
     uint32_t **page; /* by character: symbols of 256 code points each, or NULL */
     uint32_t *spare; /* code points of the symbols from n_tokens up */
     size_t n_spare, spare_cap;

@@ -1,16 +1,21 @@
-/* Chat templates: recognised, not executed.
+/* A conversation as the model's own chat template writes it.
  *
- * A template is read into a short list of steps (literal text, a value, a tag) with Jinja's rules
- * for string escapes, white-space control and the trimming that model hubs use (trim_blocks,
- * lstrip_blocks). Two templates with the same list render the same, so a list equal to one of the
- * ChatML forms below can be rendered exactly; any other template is unknown, and using it is an
- * error.
+ * The template is a Jinja2 program (core/jinja/jinja.h) and sees what transformers would show it:
  *
- *   for each message: [first and not a system turn: DEFAULT] <|im_start|>ROLE\nCONTENT<|im_end|>\n
- *   at the end, if asked for: <|im_start|>assistant\n
+ *   messages                the list, each with `role` and `content`
+ *   add_generation_prompt   as asked
+ *   bos_token, eos_token    the spellings, where the tokenizer has them
+ *   tools, documents        none
+ *   strftime_now            only with a date; without one it is not defined, and a template falls
+ *                           back to the date it was written with, the same on every day
  *
- * DEFAULT is whatever literal the template itself carries; a form without it exists too.
- * A struct chat owns its texts and is immutable after chat_init.
+ * Which parts of the text are the template's own words is known byte by byte: those are parsed for
+ * special tokens; role and content are not. A role that every template knows (the table in chat.c)
+ * counts as the template's own, because some build a token around it: '<|' + role + '|>'. Another
+ * role is literal text.
+ *
+ * A template we cannot read is kept with the sentence that says why, and using it gives that
+ * sentence. A struct chat owns its memory and is immutable after chat_init: any thread may use it.
  */
 #ifndef ENGRAM_CHAT_H
 #define ENGRAM_CHAT_H
@@ -18,17 +23,20 @@
 #include "special.h"
 #include "tokenizer.h"
 
+struct jinja;
 struct chat {
-    bool known;
-    char *default_turn; /* or NULL */
+    char *text; /* the template, or NULL */
+    struct jinja *template; /* NULL: there is none, or why_not */
+    struct err why_not;
 };
-/* A NULL or unknown template leaves `known` false. */
 bool chat_init(struct chat *c, const char *template_text, struct err *e) MUST_CHECK;
 void chat_release(struct chat *c);
 
-/* Append the conversation's text, and where its parts end: the template's own words are parsed for
- * special tokens, role and content are not. *sections is fresh memory (mem_drop). */
-bool chat_render(const struct chat *c, const struct message *m, size_t n, bool generation_prompt,
+struct chat_tokens {
+    const char *bos, *eos; /* spellings, or NULL */
+};
+/* Append the conversation's text, and where its parts end. *sections is fresh memory (mem_drop). */
+bool chat_render(const struct chat *c, const struct conversation *q, const struct chat_tokens *tokens,
                  struct buf *text, struct section **sections, struct err *e) MUST_CHECK;
 
 #endif

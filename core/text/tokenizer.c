@@ -50,7 +50,8 @@ static bool ids_repeat(struct ids *v, size_t at, size_t n, struct err *e)
 
 uint32_t tokenizer_size(const struct tokenizer *t) { return (uint32_t)t->n; }
 bool tokenizer_adds_bos(const struct tokenizer *t) { return t->adds_bos && t->bos != NO_TOKEN; }
-bool tokenizer_has_chat(const struct tokenizer *t) { return t->chat.known; }
+bool tokenizer_has_chat(const struct tokenizer *t) { return t->chat.template != NULL; }
+const char *tokenizer_chat_template(const struct tokenizer *t) { return t->chat.text; }
 
 bool tokenizer_bos(const struct tokenizer *t, uint32_t *id)
 {
@@ -254,21 +255,40 @@ static bool encode_sections(const struct tokenizer *t, const char *text, size_t 
     return ok;
 }
 
+void tokenizer_bind(struct tokenizer *t, uint32_t n_model) { t->n_model = n_model; }
+
+/* Encoding for the model: every id has an embedding. */
+static bool encode_bound(const struct tokenizer *t, const char *text, size_t len, const struct section *sections,
+                         struct ids *out, struct err *e)
+{
+    size_t from = out->n;
+    if (!encode_sections(t, text, len, sections, out, e)) return false;
+    for (size_t i = from; t->n_model && i < out->n; i++)
+        if (out->id[i] >= t->n_model) {
+            uint32_t id = out->id[i];
+            out->n = from;
+            return err_set(e, ERR_UNPROCESSABLE, "the text contains the token \"%.64s\" (%u), but the model has only %u embeddings",
+                           t->spelling[id], id, t->n_model);
+        }
+    return true;
+}
+
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool parse_special,
                       struct ids *out, struct err *e)
 {
     const struct section whole = {len, parse_special};
-    return encode_sections(t, text, len, &whole, out, e);
+    return encode_bound(t, text, len, &whole, out, e);
 }
 
-bool tokenizer_chat(const struct tokenizer *t, const struct message *m, size_t n,
-                    bool add_generation_prompt, struct ids *out, struct buf *rendered,
-                    struct err *e)
+bool tokenizer_chat(const struct tokenizer *t, const struct conversation *c, struct ids *out,
+                    struct buf *rendered, struct err *e)
 {
+    const struct chat_tokens tokens = {t->bos == NO_TOKEN ? NULL : t->piece[t->bos],
+                                       t->eos == NO_TOKEN ? NULL : t->piece[t->eos]};
     struct buf text = {0};
     struct section *sections = NULL;
-    bool ok = chat_render(&t->chat, m, n, add_generation_prompt, &text, &sections, e) &&
-              encode_sections(t, text.data ? text.data : "", text.len, sections, out, e);
+    bool ok = chat_render(&t->chat, c, &tokens, &text, &sections, e) &&
+              encode_bound(t, text.data ? text.data : "", text.len, sections, out, e);
     if (ok && rendered) buf_put(rendered, text.data ? text.data : "", text.len);
     buf_release(&text);
     mem_drop(sections);

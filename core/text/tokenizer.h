@@ -1,18 +1,23 @@
 /* Text to token ids and back, as the model file defines it.
  *
- * Byte-level BPE (GPT-2's alphabet of printable bytes, merges by rank) with the pre-tokenizer
- * pattern the file names: GGUF's `tokenizer.ggml.pre`, or the `pre_tokenizer` of tokenizer.json.
- * Special and added tokens are cut out first where they are parsed. Decoding is bytes: a token
- * may be part of a character, so pieces are served raw and text is repaired with U+FFFD. A byte the
- * vocabulary has no token for becomes the file's unknown token or is dropped, as the reference does
+ * Two kinds of BPE. Byte-level: GPT-2's alphabet of printable bytes, merges by rank, words cut by the
+ * pattern the file names (GGUF's `tokenizer.ggml.pre`, or the `pre_tokenizer` of tokenizer.json). By
+ * characters, as SentencePiece has it: spaces become marks, merges follow from scores or are listed,
+ * characters without a token fall back to their bytes. Special and added tokens are cut out first
+ * where they are parsed. What of a tokenizer.json or GGUF file is not known is ERR_UNSUPPORTED and
+ * named, never guessed (docs/decisions/tokenizer-oracles.md).
+ *
+ * Pieces are served raw: a token may be part of a character, and a piece of a SentencePiece vocabulary
+ * keeps the space it begins with. Text is repaired with U+FFFD, and tokenizer_decode also takes off
+ * the one space that such a tokenizer put before the whole text. A byte the vocabulary has no token
+ * for becomes the file's unknown token or is dropped, as the reference does
  * (docs/decisions/unicode-tables.md). No end-of-sequence token is ever appended.
  *
- * The chat template is the file's own. Where it is one we can render exactly (ChatML, with the
- * default system turn it may inject) it is rendered; any other is ERR_UNSUPPORTED when used,
- * never a silent wrong prompt. Message content is literal text: special-token spellings inside it
- * are NOT parsed as special tokens.
+ * The chat template is the file's own, a Jinja2 program (chat.h). One that needs what we do not have
+ * is ERR_UNSUPPORTED when used, never a silent wrong prompt. Message content is literal text:
+ * special-token spellings inside it are NOT parsed as special tokens.
  *
- * Immutable after creation: any thread may use it. Patterns run on PCRE2 (UTF, UCP, no JIT).
+ * Immutable after creation: any thread may use it.
  */
 #ifndef ENGRAM_TOKENIZER_H
 #define ENGRAM_TOKENIZER_H
@@ -30,6 +35,9 @@ bool ids_push(struct ids *v, uint32_t id, struct err *e) MUST_CHECK;
 
 struct tokenizer *tokenizer_new(const struct modelfile *f, struct err *e) MUST_CHECK;
 void tokenizer_free(struct tokenizer *t);
+/* The model has n_model embeddings. Some checkpoints bring more tokens than that (a text model's
+ * image marks): a text that contains one is then ERR_UNPROCESSABLE. Before anybody else uses it. */
+void tokenizer_bind(struct tokenizer *t, uint32_t n_model);
 
 uint32_t tokenizer_size(const struct tokenizer *t);
 bool tokenizer_adds_bos(const struct tokenizer *t); /* what the file says; false when it is silent */
@@ -60,10 +68,16 @@ struct message {
     const char *content;
     size_t content_len;
 };
-bool tokenizer_has_chat(const struct tokenizer *t); /* a template that can be rendered */
+struct conversation {
+    const struct message *message;
+    size_t n;
+    bool add_generation_prompt; /* end with the opening of the assistant's turn */
+    const char *date;           /* "2024-07-26", for templates that write the day; or NULL */
+};
+bool tokenizer_has_chat(const struct tokenizer *t); /* a template that can be read */
+const char *tokenizer_chat_template(const struct tokenizer *t); /* its text, or NULL */
 /* Append the ids of the rendered conversation to out, and its text to `rendered` (may be NULL). */
-bool tokenizer_chat(const struct tokenizer *t, const struct message *m, size_t n,
-                    bool add_generation_prompt, struct ids *out, struct buf *rendered,
-                    struct err *e) MUST_CHECK;
+bool tokenizer_chat(const struct tokenizer *t, const struct conversation *c, struct ids *out,
+                    struct buf *rendered, struct err *e) MUST_CHECK;
 
 #endif

@@ -163,6 +163,25 @@ static bool mark_inside(const char *text, size_t len)
     return false;
 }
 
+/* The symbol that the character stands as in a new word. A merge of what unknown characters or
+ * bytes become has no spelling to tell it from. */
+static bool border(struct tokenizer *t, uint32_t cp, uint32_t part, uint32_t *symbol)
+{
+    int byte = bytelevel_byte(cp);
+    *symbol = t->bpe.by_character ? bpe_symbol_of(&t->bpe, cp) : byte >= 0 ? t->bpe.byte_id[byte] : BPE_NONE;
+    bool fallback = part < t->n && t->bpe.by_character && (t->flag[part] & FLAG_BYTE);
+    return *symbol != BPE_NONE && part != t->bpe.unknown && !fallback;
+}
+
+static void note_border(struct tokenizer *t, const struct merge_row *m, struct bpe_merge *out)
+{
+    uint32_t last, first;
+    (void)cp_before(m->left, m->left_len, &last);
+    (void)cp_next(m->right, m->right_len, &first);
+    if (!border(t, last, out->left, &out->last)) out->last = BPE_NONE;
+    if (!border(t, first, out->right, &out->first)) out->first = BPE_NONE;
+}
+
 static bool resolve_merge(struct tokenizer *t, const struct token_spec *s, size_t i,
                           struct bpe_merge *out, struct buf *joined, struct err *e)
 {
@@ -175,6 +194,7 @@ static bool resolve_merge(struct tokenizer *t, const struct token_spec *s, size_
         !spelled(t, m->right, m->right_len, i, s->spare, &out->right, e) ||
         !spelled(t, joined->data, joined->len, i, false, &out->result, e))
         return false;
+    note_border(t, m, out);
     t->cuts_at_marks = t->cuts_at_marks && !mark_inside(joined->data, joined->len);
     return true;
 }

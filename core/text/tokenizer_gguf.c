@@ -109,7 +109,8 @@ static bool read_byte_level(struct token_spec *s, const struct gguf *g, struct e
 /* ---- SentencePiece --------------------------------------------------------------------------- */
 
 /* What SentencePiece's merges may not name, and how user-defined tokens are looked for: those of
- * spaces among the marks that spaces become, which files spell either way. */
+ * spaces among the marks that spaces become, which files spell either way. Spelled with spaces they
+ * are no words of the marked text. */
 static void mark_tokens(struct token_spec *s, const struct gguf_ints *types, bool prefixed)
 {
     for (size_t i = 0; i < s->n; i++) {
@@ -117,7 +118,8 @@ static void mark_tokens(struct token_spec *s, const struct gguf_ints *types, boo
         int64_t type = types->n ? types->value[i] : 0;
         unsigned char byte;
         if (type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_BYTE ||
-            (type == 0 && detokenize_byte(t->text, t->len, &byte)))
+            (type == 0 && detokenize_byte(t->text, t->len, &byte)) ||
+            (t->kind == TOKEN_ADDED && strchr(t->text, ' ')))
             t->in_vocabulary = false;
         if (t->kind == TOKEN_ADDED && !prefixed && (strchr(t->text, ' ') || strstr(t->text, "\u2581")))
             t->normalized = true;
@@ -186,7 +188,9 @@ bool token_spec_from_gguf(struct token_spec *s, const struct gguf *g, struct err
     *s = (struct token_spec){.bos = NO_TOKEN, .eos = NO_TOKEN, .unknown = NO_TOKEN};
     if (!gguf_text(g, "tokenizer.ggml.model", &model))
         return err_set(e, ERR_CORRUPT, "no tokenizer.ggml.model");
-    (void)gguf_text(g, "tokenizer.chat_template", &s->chat_template);
+    /* A file of several templates has the default one under the plain key, or under its name. */
+    if (!gguf_text(g, "tokenizer.chat_template", &s->chat_template))
+        (void)gguf_text(g, "tokenizer.chat_template.default", &s->chat_template);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (strcmp(kinds[i].model, model) == 0) return kinds[i].read(s, g, e) && read_ids(s, g, e);
     return err_set(e, ERR_UNSUPPORTED,

@@ -94,6 +94,7 @@ struct tokenizer {
     bool cuts_at_marks; /* no merge reaches across the border before a run of U+2581 */
     bool adds_bos;
     uint32_t bos, eos;
+    uint32_t n_model; /* ids from here on have no embedding; see tokenizer_bind */
 };
 
 #endif

@@ -23,6 +23,8 @@ void time_text(int64_t utc_us, char out[32]);
 void answer_revision(jout *o, const struct revision *rev, const char *model);
 /* Members of a run; request and result only where the row has them. */
 void answer_run(jout *o, const struct run_row *run, const char *model);
+/* Members of a model and where its main branch stands. */
+bool answer_model(jout *o, struct served *s, struct err *e) MUST_CHECK;
 /* "view": {"model","name","revision","digest"} */
 void answer_view(jout *o, const char *key, const struct resolved *v);
 

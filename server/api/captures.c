@@ -9,12 +9,6 @@
 #include "core/text/strmap.h"
 #include "server/zip.h"
 
-static const struct trace_place *place_of(const struct tapping *t, size_t i)
-{
-    const struct capture *c = &t->capture[i];
-    return c->gradient ? &t->gradients->request[c->of].at[c->index] : &t->read[c->of];
-}
-
 static size_t heads_of(const struct arch *a, const struct trace_place *p)
 {
     return p->head ? p->n_head : hook_heads(a, p->site.hook);
@@ -52,7 +46,7 @@ bool captures_name(const struct tapping *t, const struct arch *a, struct capture
     struct strmap taken;
     if (!strmap_init(&taken, t->n_captures + 1, e)) return false;
     for (size_t i = 0; i < t->n_captures; i++) {
-        const struct trace_place *p = place_of(t, i);
+        const struct trace_place *p = tapping_place(t, i);
         char site[64], id[80];
         site_text(p->site, site);
         safe_id(t->input[p->input].id, id);
@@ -72,7 +66,7 @@ bool captures_name(const struct tapping *t, const struct arch *a, struct capture
 static void write_capture(const struct tapping *t, const struct look *l, const struct captured *c, size_t i, bool values,
                           jout *list)
 {
-    const struct trace_place *p = place_of(t, i);
+    const struct trace_place *p = tapping_place(t, i);
     const struct arch *a = &look_model(l)->arch;
     char site[64];
     jout *o = jout_put_object(list, NULL);
@@ -101,10 +95,21 @@ void captures_write(const struct tapping *t, const struct look *l, const struct 
 
 /* ---- bytes ------------------------------------------------------------------------------------- */
 
+enum { BESIDE = 256 }; /* a header and a name */
+
+/* Room for all values at once: they may be most of what this process holds. */
+static void reserve(struct buf *out, const struct captured *c, size_t n, size_t each, size_t answer)
+{
+    size_t bytes = answer;
+    for (size_t i = 0; i < n; i++) bytes += c[i].n * sizeof(float) + each;
+    buf_reserve(out, bytes);
+}
+
 static bool pack_npy(const struct captured *c, size_t n, const struct buf *answer, struct buf *out, struct err *e)
 {
     assert(n == 1);
     (void)answer;
+    reserve(out, c, 1, BESIDE, 0);
     npy_header(out, c->n_dims, c->shape);
     buf_put(out, c->values, c->n * sizeof(float));
     return buf_ok(out, e);
@@ -113,6 +118,7 @@ static bool pack_npy(const struct captured *c, size_t n, const struct buf *answe
 static bool pack_npz(const struct captured *c, size_t n, const struct buf *answer, struct buf *out, struct err *e)
 {
     struct zip z = {.out = out};
+    reserve(out, c, n, 4 * BESIDE, answer->len);
     for (size_t i = 0; i < n; i++) {
         char name[200];
         struct buf head = {0};
@@ -133,6 +139,7 @@ static bool pack_safetensors(const struct captured *c, size_t n, const struct bu
     st_meta(&w, "answer", answer->data, answer->len);
     bool ok = st_header(&w, "engramd.trace.1", out, e);
     st_release(&w);
+    if (ok) reserve(out, c, n, 0, 0);
     for (size_t i = 0; ok && i < n; i++) buf_put(out, c[i].values, c[i].n * sizeof(float));
     return ok && buf_ok(out, e);
 }

@@ -95,6 +95,7 @@ void report_facts(jout *o, const struct facts *f, const struct measure *before,
     for (size_t i = 0; i < f->n; i++) {
         jout *one = jout_put_object(list, NULL);
         jout_text(one, "id", f->id[i]);
+        input_rendered(one, f->prompt[i]);
         jout_u32s(one, "target_ids", f->fact[i].prompt.target, f->fact[i].prompt.n_target);
         if (null_edit[i]) jout_bool(one, "null_edit", true);
         report_scores(jout_put_object(one, "before"), &f->fact[i], measure_score(before, i));

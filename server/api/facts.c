@@ -128,6 +128,7 @@ static bool read_fact(struct reader *r, const struct json *v, size_t k, struct e
     if (!read_prompt(r, json_get(v, "prompt"), place_field(at, field, "prompt"), target, &fact->prompt, e) ||
         !subject_occurs(json_get(v, "subject"), &f->inputs[prompt_input], place_field(at, field, "subject"), e))
         return false;
+    f->prompt[k] = &f->inputs[prompt_input];
     fact->target_text = target->text;
     fact->target_len = target->len;
     if (was && (blank(was) ? !err_field(e, ERR_INVALID, place_field(at, field, "target_true"), "the target is empty")
@@ -166,8 +167,10 @@ bool facts_read(struct facts *f, const struct model *m, const struct json *list,
     f->id = arena_take(a, f->n, sizeof *f->id, e);
     f->first_example = arena_take(a, f->n + 1, sizeof *f->first_example, e);
     f->example = arena_take(a, examples, sizeof *f->example, e);
+    f->prompt = arena_take(a, f->n, sizeof *f->prompt, e);
     f->inputs = arena_take(a, inputs, sizeof *f->inputs, e);
-    if (!f->fact || !f->id || !f->first_example || !f->example || !f->inputs) return false;
+    if (!f->fact || !f->id || !f->first_example || !f->example || !f->prompt || !f->inputs)
+        return false;
     for (const struct json *v = list->child; v; v = v->next, k++)
         if (!read_fact(&r, v, k, e)) return false;
     return true;

@@ -21,6 +21,7 @@ struct facts {
     size_t n;
     struct example *example;   /* those of fact k: [first_example[k], first_example[k+1]) */
     size_t *first_example;
+    const struct input **prompt; /* of each fact, among the inputs */
     size_t n_examples;
     struct input *inputs;      /* everything resolved, for release */
     size_t n_inputs;

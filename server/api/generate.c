@@ -106,6 +106,7 @@ static bool generate_finish(struct work *w, struct outcome *o, struct err *e)
     input_tokens(root, "tokens", m, r->ids.id, r->ids.n);
     jout_u32s(root, "prompt_ids", prompt->ids, prompt->n);
     jout_bool(root, "bos_added", prompt->bos_added);
+    input_rendered(root, prompt);
     jout_text(root, "finish_reason", r->finish == FINISH_LENGTH ? "length" : "stop");
     if (g->look.seed >= 0) jout_int(root, "seed", g->look.seed);
     else jout_null(root, "seed");
@@ -213,15 +214,34 @@ static bool place_write(struct generate_work *g, const struct json *writes, size
     return g->source[i] != NULL;
 }
 
+static bool list_sources(struct generate_work *g, struct err *e)
+{
+    struct tapping *t = &g->taps;
+    g->source_in = arena_take(&g->look.arena, t->n_inputs, sizeof *g->source_in, e);
+    for (size_t i = 0; g->source_in && i < t->n_inputs; i++)
+        g->source_in[i] = (struct trace_input){.ids = t->input[i].in.ids, .n = (uint32_t)t->input[i].in.n};
+    return g->source_in != NULL;
+}
+
+/* The continuation, beside what was read from sources before it. */
+static bool lease(struct generate_work *g, struct err *e)
+{
+    const struct arch *a = &look_model(&g->look)->arch;
+    int threads = daemon_threads(g->look.work.daemon);
+    struct plan plan = {0}, sources = {0};
+    decoder_plan(a, &g->q, 1, threads, &plan);
+    if (g->taps.n_writes)
+        trace_plan(a, g->source_in, g->taps.n_inputs, NULL, 0, g->taps.write, g->taps.n_writes, threads, &sources);
+    plan_with(&plan, &sources);
+    return look_lease(&g->look, &plan, e);
+}
+
 static bool place_writes(struct generate_work *g, const struct json *writes, struct err *e)
 {
     struct tapping *t = &g->taps;
     g->writes.tap = mem_take(t->n_writes, sizeof(struct tap), e);
     g->source = mem_take(t->n_writes, sizeof *g->source, e);
-    g->source_in = arena_take(&g->look.arena, t->n_inputs, sizeof *g->source_in, e);
-    if (!g->writes.tap || !g->source || !g->source_in) return false;
-    for (size_t i = 0; i < t->n_inputs; i++)
-        g->source_in[i] = (struct trace_input){.ids = t->input[i].in.ids, .n = (uint32_t)t->input[i].in.n};
+    if (!g->writes.tap || !g->source) return false;
     for (size_t i = 0; i < t->n_writes; i++)
         if (!place_write(g, writes, i, e)) return false;
     return true;
@@ -235,7 +255,8 @@ static bool prepare(struct generate_work *g, struct call *c, struct err *e)
     l->work.stream = json_get(q, "stream")->boolean;
     g->taps.most_values = MOST_VALUES;
     return read_prompt(g, q, e) && read_sampling(g, q, e) &&
-           tapping_writes(&g->taps, l, c, writes, true, e) && place_writes(g, writes, e);
+           tapping_writes(&g->taps, l, c, writes, true, e) && list_sources(g, e) && lease(g, e) &&
+           place_writes(g, writes, e);
 }
 
 struct work *api_generate(struct call *c, struct err *e)

@@ -5,9 +5,6 @@
 
 #include "metrics.h"
 
-/* Activations kept for one pass back: 1 GiB. */
-enum { MOST_KEPT = 1 << 28 };
-
 /* ---- metrics ------------------------------------------------------------------------------------- */
 
 static bool differentiable(struct look *l, const struct json *v, const char *field, struct metric *m, struct err *e)
@@ -142,13 +139,19 @@ bool gradient_pack(struct gradient_reads *g, struct look *l, const struct trace_
         index[i] = g->request[group[i]].n_at++;
         room[group[i]][index[i]] = place[i];
     }
-    for (size_t k = 0; k < g->n; k++)
-        if (gradient_floats(&g->request[k]) > MOST_KEPT)
-            return err_field(e, ERR_TOO_LARGE, "reads",
-                             "gradients through the layers above the lowest site keep %zu MiB of activations of %u tokens, "
-                             "%d MiB at most; shorten the input or name higher layers",
-                             gradient_floats(&g->request[k]) >> 18, in[g->request[k].at[0].input].n, MOST_KEPT >> 18);
     return true;
+}
+
+void gradients_plan(const struct gradient_reads *g, int threads, struct plan *p)
+{
+    struct plan kept = {0}, running = {0};
+    for (size_t i = 0; i < g->n; i++) {
+        struct plan one = {0};
+        gradient_plan(&g->request[i], threads, &one, &kept);
+        plan_peak(&running, &one); /* one after the other */
+    }
+    plan_with(p, &kept);
+    plan_with(p, &running);
 }
 
 void gradient_release(struct gradient_reads *g)

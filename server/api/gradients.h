@@ -36,10 +36,11 @@ bool gradient_group(struct gradient_reads *g, struct look *l, struct call *c, co
                     size_t n_named, size_t at, const struct json *grad_of, const char *field, size_t *group,
                     struct err *e) MUST_CHECK;
 /* After all: place k of `place` is one of request group[k]; index[k] ← its number there. in: as many as
- * the inputs. Refuses what would keep too much. */
+ * the inputs. */
 bool gradient_pack(struct gradient_reads *g, struct look *l, const struct trace_input *in,
                    const struct trace_place *place, const size_t *group, size_t n, size_t *index,
                    struct err *e) MUST_CHECK;
+void gradients_plan(const struct gradient_reads *g, int threads, struct plan *p);
 void gradient_release(struct gradient_reads *g);
 
 /* "grad_of" of a capture: the metric as understood, and its value. */

@@ -10,8 +10,10 @@
 
 #include "server/call.h"
 
-/* Models and text: models.c, methods.c, text.c, generate.c */
+/* Models and text: models.c, load.c, methods.c, text.c, generate.c */
 bool api_models(struct call *c, struct reply *r, struct err *e);
+struct work *api_model_load(struct call *c, struct err *e);
+bool api_model_unload(struct call *c, struct reply *r, struct err *e);
 bool api_hooks(struct call *c, struct reply *r, struct err *e);
 bool api_methods(struct call *c, struct reply *r, struct err *e);
 bool api_tokenize(struct call *c, struct reply *r, struct err *e);

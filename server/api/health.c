@@ -38,6 +38,10 @@ bool api_readyz(struct call *c, struct reply *r, struct err *e)
                ready ? "true" : "false", model ? "ok" : "none", writer_health_word(w));
     buf_printf(&r->body, "\"disk\":\"%s\",\"draining\":%s}", disk ? "ok" : "low",
                draining ? "true" : "false");
+    struct budget_use m;
+    budget_use(d->budget, &m);
+    buf_printf(&r->body, ",\"memory\":{\"limit\":%zu,\"program\":%zu,\"models\":%zu,\"views\":%zu,\"works\":%zu}",
+               m.limit, m.program, m.models, m.views, m.works);
     if (w == WRITER_STOPPED)
         buf_text(&r->body, ",\"detail\":\"a sync failed: the outcome of the last write is unknown; "
                            "nothing is written until the daemon is restarted\"");
@@ -71,23 +75,52 @@ static void write_jobs(struct daemon *d, struct buf *out)
                    n.ended[s]);
 }
 
-/* A gauge of each model. The text format escapes labels as JSON escapes strings. */
-static void write_heads(struct daemon *d, struct buf *out)
+static int64_t head_seq(struct served *s)
+{
+    char revision[ID_TEXT];
+    int64_t seq = 0;
+    (void)served_head(s, "main", revision, &seq);
+    return seq;
+}
+
+static int64_t weight_bytes(struct served *s) { return (int64_t)s->model->memory_bytes; }
+
+static const struct {
+    const char *name, *help;
+    int64_t (*value)(struct served *s);
+} model_rows[] = {
+    {"engramd_head_seq", "Seq of the head of main.", head_seq},
+    {"engramd_model_bytes", "Memory of a model's weights.", weight_bytes},
+};
+
+/* The text format escapes labels as JSON escapes strings. */
+static void write_models(struct daemon *d, struct buf *out)
 {
     struct served *served[MODELS_MOST];
-    char revision[ID_TEXT];
-    int64_t seq;
     size_t n = models_list(d->models, served);
     metrics_gauge(out, "engramd_models", "Models loaded.", (double)n);
-    buf_text(out, "# HELP engramd_head_seq Seq of the head of main.\n# TYPE engramd_head_seq gauge\n");
-    for (size_t i = 0; i < n; i++) {
-        if (served_head(served[i], "main", revision, &seq)) {
-            buf_text(out, "engramd_head_seq{model=");
+    for (size_t k = 0; k < sizeof model_rows / sizeof *model_rows; k++) {
+        const char *name = model_rows[k].name;
+        buf_printf(out, "# HELP %s %s\n# TYPE %s gauge\n", name, model_rows[k].help, name);
+        for (size_t i = 0; i < n; i++) {
+            buf_printf(out, "%s{model=", name);
             quote(out, served[i]->name);
-            buf_printf(out, "} %" PRId64 "\n", seq);
+            buf_printf(out, "} %" PRId64 "\n", model_rows[k].value(served[i]));
         }
-        served_drop(served[i]);
     }
+    for (size_t i = 0; i < n; i++) served_drop(served[i]);
+}
+
+static void write_memory(struct daemon *d, struct buf *out)
+{
+    struct budget_use m;
+    budget_use(d->budget, &m);
+    metrics_gauge(out, "engramd_memory_limit_bytes", "Most memory to take.", (double)m.limit);
+    buf_text(out, "# HELP engramd_memory_bytes Memory set aside or held.\n# TYPE engramd_memory_bytes gauge\n");
+    const struct { const char *holder; size_t bytes; } rows[] = {
+        {"program", m.program}, {"models", m.models}, {"views", m.views}, {"works", m.works}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        buf_printf(out, "engramd_memory_bytes{holder=\"%s\"} %zu\n", rows[i].holder, rows[i].bytes);
 }
 
 bool api_metrics(struct call *c, struct reply *r, struct err *e)
@@ -98,7 +131,8 @@ bool api_metrics(struct call *c, struct reply *r, struct err *e)
     r->content_type = "text/plain; version=0.0.4; charset=utf-8";
     metrics_write(d->metrics, &r->body);
     write_jobs(d, &r->body);
-    write_heads(d, &r->body);
+    write_models(d, &r->body);
+    write_memory(d, &r->body);
     worker_load(d->worker, &load);
     const struct { const char *name, *help; double value; } rows[] = {
         {"engramd_queue_long", "Long works waiting.", (double)load.waiting_long},

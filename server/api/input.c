@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/jinja/jinja.h"
+
 enum { FIELD = sizeof((struct err *)0)->field };
 
 /* An error of the tokenizer, now with the field to blame. */
@@ -31,7 +33,16 @@ static bool resolve_ids(const struct model *m, const struct json *list, const ch
     return true;
 }
 
-static bool resolve_messages(const struct model *m, const struct json *list, bool open_turn,
+/* Which template wrote the text: the hash of the file's own bytes. */
+static void name_template(const struct model *m, char out[DIGEST_TEXT])
+{
+    uint8_t hash[SHA256_BYTES];
+    const char *text = tokenizer_chat_template(m->tokenizer);
+    sha256(text, strlen(text), hash);
+    digest_text(hash, out);
+}
+
+static bool resolve_messages(const struct model *m, const struct json *list, bool open_turn, const struct json *date,
                              struct ids *ids, struct buf *rendered, struct err *e)
 {
     struct message *messages = mem_take(list->len, sizeof *messages, e);
@@ -41,7 +52,8 @@ static bool resolve_messages(const struct model *m, const struct json *list, boo
         const struct json *role = json_get(c, "role"), *content = json_get(c, "content");
         messages[n++] = (struct message){role->text, content->text, content->len};
     }
-    bool ok = tokenizer_chat(m->tokenizer, messages, n, open_turn, ids, rendered, e);
+    const struct conversation c = {messages, n, open_turn, date ? date->text : NULL};
+    bool ok = tokenizer_chat(m->tokenizer, &c, ids, rendered, e);
     mem_drop(messages);
     return ok;
 }
@@ -69,9 +81,9 @@ static bool begins_with_bos(const struct model *m, const struct ids *ids)
 }
 
 struct source { /* which of the forms an INPUT has */
-    const struct json *text, *ids, *messages, *bos, *open_turn;
+    const struct json *text, *ids, *messages, *bos, *open_turn, *date;
     char field[FIELD];     /* of the form itself */
-    char bos_field[FIELD];
+    char bos_field[FIELD], date_field[FIELD];
 };
 
 static void find_source(const struct json *in, const char *field, struct source *s)
@@ -84,12 +96,14 @@ static void find_source(const struct json *in, const char *field, struct source 
     } else {
         s->bos = json_get(in, "bos");
         s->open_turn = json_get(in, "add_generation_prompt");
+        s->date = json_get(in, "date");
         if ((s->text = json_get(in, "text"))) form = "text";
         else if ((s->ids = json_get(in, "ids"))) form = "ids";
         else if ((s->messages = json_get(in, "messages"))) form = "messages";
     }
     (void)snprintf(s->field, sizeof s->field, "%s%s%s", field, dot, form);
     (void)snprintf(s->bos_field, sizeof s->bos_field, "%s%sbos", field, dot);
+    (void)snprintf(s->date_field, sizeof s->date_field, "%s%sdate", field, dot);
 }
 
 static bool encode(const struct model *m, const struct source *s, struct ids *ids,
@@ -105,7 +119,7 @@ static bool encode(const struct model *m, const struct source *s, struct ids *id
         return tokenizer_encode(m->tokenizer, s->text->text, s->text->len, true, ids, e);
     }
     assert(s->messages);
-    if (!resolve_messages(m, s->messages, !s->open_turn || s->open_turn->boolean, ids, text, e))
+    if (!resolve_messages(m, s->messages, !s->open_turn || s->open_turn->boolean, s->date, ids, text, e))
         return false;
     *bos = *bos && !begins_with_bos(m, ids);
     return true;
@@ -129,6 +143,8 @@ bool input_resolve(const struct model *m, const struct json *in, const char *fie
     struct buf text = {0};
     struct err fault = {0};
     find_source(in, field, &s);
+    if (s.date && !jinja_is_date(s.date->text))
+        return err_field(e, ERR_INVALID, s.date_field, "\"%.20s\" is not a day such as 2024-07-26", s.date->text);
     bool bos = false, ok = encode(m, &s, &ids, &text, &bos, &fault) && buf_ok(&text, &fault);
     if (!ok) (void)blame(&fault, s.field);
     if (ok && !add_bos(m, s.bos, bos, &ids, &out->bos_added, &fault)) ok = blame(&fault, s.bos_field);
@@ -143,6 +159,7 @@ bool input_resolve(const struct model *m, const struct json *in, const char *fie
     out->ids = ids.id;
     out->n = ids.n;
     out->text = s.ids ? NULL : buf_detach(&text);
+    if (s.messages) name_template(m, out->template);
     return true;
 }
 
@@ -168,9 +185,17 @@ void input_tokens(jout *o, const char *key, const struct model *m, const uint32_
     buf_release(&b);
 }
 
+void input_rendered(jout *o, const struct input *in)
+{
+    if (!in->template[0]) return;
+    jout_text(o, "rendered", in->text);
+    jout_text(o, "template", in->template);
+}
+
 void input_echo(jout *o, const struct model *m, const struct input *in)
 {
     jout_u32s(o, "ids", in->ids, in->n);
     input_tokens(o, "tokens", m, in->ids, in->n);
     jout_bool(o, "bos_added", in->bos_added);
+    input_rendered(o, in);
 }

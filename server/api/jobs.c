@@ -10,10 +10,19 @@
 enum { LIST_DEFAULT = 50, LIST_MOST = 200 };
 
 struct listing {
+    struct call *call;
     struct job *job[LIST_MOST];
     size_t n, limit, written;
     struct buf *out;
 };
+
+/* Rows carry the ledger's id of the model. */
+static void write_row(struct call *c, const struct job_row *row, bool brief, struct buf *out)
+{
+    struct served *s = models_find_row(c->daemon->models, row->model);
+    job_row_write(row, s ? s->name : row->model, brief, out);
+    served_drop(s);
+}
 
 static void begin_item(struct listing *l)
 {
@@ -27,7 +36,7 @@ static void list_row(void *ctx, const struct job_row *row)
         if (strcmp(l->job[i]->id, row->id) == 0) return;
     if (l->written >= l->limit) return;
     begin_item(l);
-    job_row_write(row, true, l->out);
+    write_row(l->call, row, true, l->out);
 }
 
 static size_t limit_of(const struct call *c)
@@ -39,14 +48,20 @@ static size_t limit_of(const struct call *c)
 
 bool api_jobs(struct call *c, struct reply *r, struct err *e)
 {
-    struct listing l = {.limit = limit_of(c), .out = &r->body};
+    struct listing l = {.call = c, .limit = limit_of(c), .out = &r->body};
+    const char *model = NULL; /* all jobs, unless a model is named */
+    if (json_get(c->query, "model")) {
+        if (!call_served(c, c->query, e)) return false;
+        model = c->served->row.id;
+    }
     l.n = jobs_list(c->daemon->jobs, l.job, LIST_MOST);
     buf_text(&r->body, "{\"jobs\":[");
     for (size_t i = 0; i < l.n && l.written < l.limit; i++) {
+        if (model && strcmp(l.job[i]->model_id, model) != 0) continue;
         begin_item(&l);
         job_write(l.job[i], true, &r->body);
     }
-    bool ok = l.written >= l.limit || ledger_jobs(c->reader, LIST_MOST, list_row, &l, e);
+    bool ok = l.written >= l.limit || ledger_jobs(c->reader, model, LIST_MOST, list_row, &l, e);
     buf_text(&r->body, "]}");
     for (size_t i = 0; i < l.n; i++) job_drop(l.job[i]);
     return ok;
@@ -56,7 +71,7 @@ static bool from_ledger(struct call *c, struct reply *r, struct err *e)
 {
     struct job_row row = {0};
     if (!ledger_job(c->reader, c->param[0], &row, e)) return false;
-    job_row_write(&row, false, &r->body);
+    write_row(c, &row, false, &r->body);
     job_row_release(&row);
     return true;
 }

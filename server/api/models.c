@@ -1,11 +1,15 @@
 #include "answer.h"
 #include "handlers.h"
 
-static void put_model(jout *o, const struct served *s, const struct revision *head)
+#include <stdio.h>
+
+bool answer_model(jout *o, struct served *s, struct err *e)
 {
     const struct model *m = s->model;
     const struct model_row *row = &s->row;
     const struct arch *a = &m->arch;
+    struct resolved head;
+    if (!served_view(s, NULL, "main", &head, e)) return false;
     jout_text(o, "name", s->name);
     jout_text(o, "family", a->family);
     jout_int(o, "layers", a->n_layers);
@@ -16,25 +20,24 @@ static void put_model(jout *o, const struct served *s, const struct revision *he
     jout_int(o, "vocab", a->d_vocab);
     jout_int(o, "parameters", (int64_t)m->n_parameters);
     jout_int(o, "context", a->context);
+    jout_int(o, "bytes", (int64_t)m->memory_bytes);
     jout_text(o, "base_digest", row->base_digest);
     jout_text(o, "source_sha256", row->source_sha256);
     jout_text(o, "pretrained_parent", row->pretrained_parent);
     jout *h = jout_put_object(o, "head");
-    jout_text(h, "revision", head->id);
-    jout_int(h, "seq", head->seq);
-    jout_text(h, "digest", head->digest);
+    jout_text(h, "revision", head.revision);
+    jout_int(h, "seq", head.seq);
+    jout_text(h, "digest", head.digest);
+    resolved_release(&head);
+    return true;
 }
 
-static bool list_model(struct call *c, const struct served *s, jout *data, jout *models, struct err *e)
+static bool list_model(struct served *s, jout *data, jout *models, struct err *e)
 {
-    struct revision head;
-    if (!ledger_head(c->reader, s->row.id, "main", &head, e)) return false;
     jout *id = jout_put_object(data, NULL);
     jout_text(id, "id", s->name);
     jout_text(id, "object", "model");
-    put_model(jout_put_object(models, NULL), s, &head);
-    revision_release(&head);
-    return true;
+    return answer_model(jout_put_object(models, NULL), s, e);
 }
 
 bool api_models(struct call *c, struct reply *r, struct err *e)
@@ -46,10 +49,25 @@ bool api_models(struct call *c, struct reply *r, struct err *e)
     jout *data = jout_put_array(o, "data"), *models = jout_put_array(o, "models");
     bool ok = true;
     for (size_t i = 0; i < n; i++) {
-        ok = ok && list_model(c, served[i], data, models, e);
+        ok = ok && list_model(served[i], data, models, e);
         served_drop(served[i]);
     }
     if (ok) return answer_reply(r, o, e);
     jout_free(o);
     return false;
+}
+
+/* Later requests do not find it; jobs that hold it finish, and the last of them frees it. Its history
+ * stays in the ledger, for when the same base is loaded again. */
+bool api_model_unload(struct call *c, struct reply *r, struct err *e)
+{
+    if (!models_remove(daemon_models(c->daemon), c->param[0], e)) {
+        (void)snprintf(e->field, sizeof e->field, "name");
+        return false;
+    }
+    jout *o = jout_object();
+    jout_text(o, "id", c->param[0]);
+    jout_text(o, "object", "model");
+    jout_bool(o, "deleted", true);
+    return answer_reply(r, o, e);
 }

@@ -53,6 +53,22 @@ struct patch_request pair_request(const struct pair *p, const struct look *l)
                                   .n = (uint32_t)p->clean.n, .denoise = p->denoise, .metric = p->metric};
 }
 
+/* Of prompts that are messages: what the chat template made of them, and which template. */
+static void echo_rendered(const struct pair *p, jout *o)
+{
+    const struct input *in[] = {&p->clean, &p->corrupt};
+    static const char *const keys[] = {"clean", "corrupt"};
+    jout *texts = NULL;
+    for (int i = 0; i < 2; i++) {
+        if (!in[i]->template[0]) continue;
+        if (!texts) {
+            jout_text(o, "template", in[i]->template);
+            texts = jout_put_object(o, "rendered");
+        }
+        jout_text(texts, keys[i], in[i]->text);
+    }
+}
+
 void pair_echo(const struct pair *p, const struct look *l, const struct patch_grid *g, jout *o)
 {
     const struct model *m = look_model(l);
@@ -61,5 +77,6 @@ void pair_echo(const struct pair *p, const struct look *l, const struct patch_gr
     jout_f64(baseline, "corrupt", g->corrupt);
     input_tokens(tokens, "clean", m, p->clean.ids, p->clean.n);
     input_tokens(tokens, "corrupt", m, p->corrupt.ids, p->corrupt.n);
+    echo_rendered(p, o);
     metric_echo(&p->metric, m, o);
 }

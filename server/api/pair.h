@@ -18,7 +18,7 @@ void pair_release(struct pair *p);
 
 /* A patch_request of that pair on the look's view; site and axis are the caller's. */
 struct patch_request pair_request(const struct pair *p, const struct look *l);
-/* "tokens", "answer", "foil", "baseline" into o. */
+/* "tokens", "answer", "foil", "baseline" into o; of messages "rendered" and "template". */
 void pair_echo(const struct pair *p, const struct look *l, const struct patch_grid *g, jout *o);
 
 #endif

@@ -69,3 +69,9 @@ bool tapping_reads(struct tapping *t, struct look *l, struct call *c, const stru
             }
     return !graded || pack(t, l, &g, e);
 }
+
+const struct trace_place *tapping_place(const struct tapping *t, size_t i)
+{
+    const struct capture *c = &t->capture[i];
+    return c->gradient ? &t->gradients->request[c->of].at[c->index] : &t->read[c->of];
+}

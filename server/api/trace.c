@@ -257,6 +257,22 @@ static bool may_be_logged(const struct trace_work *t)
     return t->taps.n_views == 0 && t->media == MEDIA_JSON && !(t->taps.gradients && t->taps.gradients->n_views);
 }
 
+/* Everything the trace holds, from the runs to the answer. */
+static bool lease(struct trace_work *t, const struct call *c, struct err *e)
+{
+    enum { TEXT_BYTES = 64 }; /* of a value in the answer: twice in text that grows by doubling */
+    const struct tapping *taps = &t->taps;
+    const struct arch *a = &look_model(&t->look)->arch;
+    int threads = daemon_threads(c->daemon);
+    struct plan plan = {0};
+    size_t values = 0;
+    trace_plan(a, t->in, taps->n_inputs, taps->read, taps->n_reads, taps->write, taps->n_writes, threads, &plan);
+    if (taps->gradients) gradients_plan(taps->gradients, threads, &plan);
+    for (size_t i = 0; i < taps->n_captures; i++) values += trace_place_values(a, t->in, tapping_place(taps, i));
+    plan_add(&plan, NEED_ANSWER, plan_times(values, t->media == MEDIA_JSON ? TEXT_BYTES : sizeof(float)));
+    return look_lease(&t->look, &plan, e);
+}
+
 static bool prepare(struct trace_work *t, struct call *c, struct err *e)
 {
     struct look *l = &t->look;
@@ -272,6 +288,7 @@ static bool prepare(struct trace_work *t, struct call *c, struct err *e)
         return false;
     if (may_be_logged(t) && !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
+    if (!lease(t, c, e)) return false;
     t->trace = trace_new(l->view.view, t->in, t->taps.n_inputs, t->taps.read, t->taps.n_reads, t->taps.write,
                          t->taps.n_writes, e);
     return t->trace != NULL;

@@ -46,6 +46,7 @@ static void put_score(const struct tuco_work *t, jout *o, size_t i)
     const struct tuco_score *s = tuco_result(t->tuco, i);
     const struct model *m = look_model(&t->look);
     input_tokens(o, "tokens", m, t->prompt[i].ids, t->prompt[i].n);
+    input_rendered(o, &t->prompt[i]);
     jout_f64(o, "tuco", s->tuco);
     jout_f64(o, "ptc", s->ptc);
     jout_f64(o, "ftc", s->ftc);
@@ -95,6 +96,9 @@ static bool prepare(struct tuco_work *t, struct call *c, struct err *e)
     look_also(l, &t->against);
     if (!look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
+    struct plan plan = {0};
+    tuco_plan(&look_model(l)->arch, t->in, t->n, daemon_threads(c->daemon), &plan);
+    if (!look_lease(l, &plan, e)) return false;
     t->tuco = tuco_new(l->view.view, t->against.view, t->in, t->n, e);
     return t->tuco != NULL;
 }

@@ -47,6 +47,8 @@ bool tapping_reads(struct tapping *t, struct look *l, struct call *c, const stru
 /* texts: `from.input` is a text to run (generate) rather than an input's id. */
 bool tapping_writes(struct tapping *t, struct look *l, struct call *c, const struct json *writes,
                     bool texts, struct err *e) MUST_CHECK;
+/* Where capture i is read. */
+const struct trace_place *tapping_place(const struct tapping *t, size_t i);
 void tapping_release(struct tapping *t);
 
 /* "writes": what each member did, all its sites and inputs together. effect: one for each write. False

@@ -98,7 +98,8 @@ static void chat(const char *text, size_t len)
     static const char one_token[] =
         "{\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"model\":{\"merges\":[],\"vocab\":{\"a\":0}}}";
     struct tokenizer *t = from_text(one_token, sizeof one_token - 1, copy.data ? copy.data : "", &e);
-    if (t && !tokenizer_chat(t, &m, 1, true, &ids, &shown, &e)) assert(ids.n == 0);
+    const struct conversation c = {&m, 1, true, NULL};
+    if (t && !tokenizer_chat(t, &c, &ids, &shown, &e)) assert(ids.n == 0);
     tokenizer_free(t);
     buf_release(&copy);
     buf_release(&shown);

@@ -46,6 +46,7 @@ class Case:
     only_logits: bool = False  # a variant: nothing but logits is kept
     bare: bool = False         # names without the family's prefix, as some checkpoints have them
     changes: dict = field(default_factory=dict)  # of config.json, as older files spell it; None deletes
+    packed: bool = False       # weights are what the twin's packed blocks hold
     vocab: int = VOCAB         # for make_tiny.make_tokenizer
     add_bos: bool = False
 
@@ -106,6 +107,17 @@ CASES = [
         **SIZES | {"hidden_size": 32}, sliding_window=5, original_max_position_embeddings=32, rope_parameters=ROPE | {
             "rope_type": "longrope", "short_factor": SHORT, "long_factor": LONG, "partial_rotary_factor": 0.5}), 111,
          twin=Q.F32),
+    # Rows of whole blocks of 32, in each layout a GGUF has of its own.
+    Case("gpt2_packed", "gpt2", hf.GPT2Config(**SIZES_GPT | {"n_embd": 32}), 121, twin=Q.Q8_0, packed=True, only_logits=True),
+    Case("gpt_neox_packed", "gpt_neox", hf.GPTNeoXConfig(
+        **SIZES_MHA | {"hidden_size": 32, "num_attention_heads": 4},
+        rope_parameters=ROPE | {"partial_rotary_factor": 0.5, "rope_theta": 10000.0}), 122, twin=Q.Q4_0, packed=True, only_logits=True),
+    Case("gptj_packed", "gptj", hf.GPTJConfig(**SIZES_GPT | {"n_embd": 32}, rotary_dim=4, n_inner=64), 123, twin=Q.Q5_1,
+         packed=True, only_logits=True),
+    Case("gemma2_packed", "gemma2", hf.Gemma2Config(
+        **SIZES | {"hidden_size": 32, "intermediate_size": 64}, head_dim=8, query_pre_attn_scalar=8, sliding_window=4,
+        attn_logit_softcapping=2.0, final_logit_softcapping=3.0, rope_parameters=ROPE), 124, twin=Q.Q4_1, packed=True,
+         only_logits=True),
 ]
 
 
@@ -127,8 +139,15 @@ def make_weights(case):
                 value = 0.3 * torch.randn(p.shape)
             else:
                 value = (0 if less_one else 1) + 0.3 * torch.randn(p.shape)
-            p.copy_(value.half().float())
+            p.copy_(as_packed(case, name, value) if case.packed and p.dim() == 2 else value.half().float())
     return model
+
+
+def as_packed(case, name, value):
+    """The values that are left when a matrix has been packed along the rows of its GGUF form."""
+    rows = np.ascontiguousarray(value.T if transposed(case, name) else value)
+    rows = gguf.dequantize(gguf.quantize(rows, case.twin), case.twin)
+    return torch.from_numpy(np.ascontiguousarray(rows.T if transposed(case, name) else rows))
 
 
 def write_config(case, folder):
@@ -236,13 +255,17 @@ def unwoven(w, heads):
     return np.concatenate([parts[:, i].reshape(-1, *w.shape[1:]) for i in range(3)])
 
 
+def transposed(case, name):
+    return case.family == "gpt2" and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
+
+
 def as_gguf(case, name, value):
     d = description(case)
     if case.family == "llama" and ".q_proj." in name:
         return permuted(value, d.H)
     if case.family == "llama" and ".k_proj." in name:
         return permuted(value, d.G)
-    if case.family == "gpt2" and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
+    if transposed(case, name):
         return value.T
     if case.family == "gpt_neox" and ".query_key_value." in name:
         return unwoven(value, d.H)
@@ -273,7 +296,9 @@ def write_gguf(case, tok, folder, path):
     for name, tensor in stored_tensors(folder).items():
         value = np.ascontiguousarray(as_gguf(case, name, tensor.float().numpy()))
         t = Q.F32 if value.ndim == 1 else case.twin
-        w.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), gguf.quantize(value, t), raw_dtype=t)
+        stored = gguf.quantize(value, t)
+        assert not case.packed or np.array_equal(gguf.dequantize(stored, t), value), name
+        w.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), stored, raw_dtype=t)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -548,8 +573,8 @@ def run_by_hand(case, W, ids, copies=False):
         if not d.parallel:
             x = hook(b + "hook_resid_mid", x + attn_out)
         stream = hook(b + "hook_mlp_in", x)
-        if d.one_norm:  # the same weights; a hook at ln1 belongs to what attention reads
-            h = norm(stream, w["ln1"], w.get("ln1_b"), None)
+        if d.one_norm:  # both branches read the same rows; a copy of the stream has a norm of its own
+            h = norm(stream, w["ln1"], w.get("ln1_b"), None) if copies else read[0]
         elif d.pre_norm:
             h = norm(stream, w["ln2"], w.get("ln2_b"), b + "ln2")
         else:
@@ -754,7 +779,7 @@ def expected(case, folder):
                 p.grad = None
             loss_of(again, ids, rows).backward()
             for name, value in copies.items():
-                if name.endswith(COPIES):
+                if name.endswith(COPIES) or f"s0.grad.{name}" not in store:
                     store[f"s0.grad.{name}"] = value.grad
     record = {"sequence": 0, "rows": rows, "targets": [seqs[0][p + 1] for p in rows], "value": loss.item()}
     # transformers as shipped, in float32: how far a good float32 engine is from the reference
@@ -779,6 +804,8 @@ def gradients(case, model, W, theirs, ours, store):
                 same("grad " + name, part(value.grad[0]).masked_fill(hidden, 0), mine.masked_fill(hidden, 0))
     for name, value in ours.items():
         grad = value.grad
+        if grad is None:  # nothing read that copy
+            continue
         if name.endswith(("hook_pattern", "hook_attn_scores")):
             # entries that are masked are multiplied by zero: autograd gives them a gradient all the
             # same, and an engine does not form them

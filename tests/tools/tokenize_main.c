@@ -1,6 +1,7 @@
 /* A tokenizer on a pipe, for comparisons with other implementations.
  *
  *     tokenize MODEL            a GGUF file, a hub directory, or a tokenizer.json
+ *     tokenize --export GGUF    print the tokenizer.json that an export of it would have
  *
  * Each request on stdin is a line and then as many bytes as it says; each answer is one line.
  *     encode N\n<N bytes>       ids of the text, special spellings left alone:  "ids 1 2 3"
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/export/hub_tokenizer.h"
 #include "core/text/tokenizer_int.h"
 
 static struct tokenizer *from_json_file(const char *path, struct err *e)
@@ -76,9 +78,23 @@ static void answer_decode(const struct tokenizer *t, const char *text, bool keep
     ids_release(&ids);
 }
 
+static int print_export(const char *path)
+{
+    struct err e;
+    struct buf out = {0};
+    struct modelfile *f = modelfile_open(path, &e);
+    bool ok = f && hub_tokenizer(modelfile_gguf(f), &out, &e);
+    if (ok) (void)fwrite(out.data, 1, out.len, stdout);
+    if (!ok) (void)fprintf(stderr, "%s\n", e.text);
+    buf_release(&out);
+    modelfile_close(f);
+    return ok ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
     struct err e;
+    if (argc == 3 && strcmp(argv[1], "--export") == 0) return print_export(argv[2]);
     struct tokenizer *t = argc == 2 ? from_path(argv[1], &e) : NULL;
     if (!t) {
         fprintf(stderr, "%s\n", argc == 2 ? e.text : "usage: tokenize MODEL");

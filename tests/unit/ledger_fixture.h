@@ -70,7 +70,7 @@ static inline void fx_open_at(struct fixture *x, const char *path)
     must((x->m = model_open(path, "tiny", NULL, NULL, &err)) != NULL);
     must(base_digests_init(&x->d, x->m, NULL, &err));
     fx_reopen(x);
-    must(ledger_add_model(x->l, x->m, &x->d, "tester", &x->row, &err));
+    must(ledger_add_model(x->l, x->m, &x->d, "tester", false, &x->row, &err));
     must(ledger_head(x->r, x->row.id, "main", &x->head, &err));
     x->view = view_base(x->m);
 }
@@ -269,17 +269,22 @@ static inline void fx_look(struct fixture *x, const char *result, uint8_t cache,
     memcpy(id, run.id, ID_TEXT);
 }
 
-static inline struct verify_report fx_verify(struct fixture *x, bool replay)
+static inline struct verify_report fx_verify_with(struct fixture *x, const struct verify_base *bases, size_t n)
 {
     struct err err;
     struct verify_report report;
     bool more = true;
-    struct verifier *v = verifier_open(x->dir, replay ? x->m : NULL, replay ? &x->d : NULL, &err);
+    struct verifier *v = verifier_open(x->dir, bases, n, &err);
     must(v != NULL);
     while (more) must(verifier_step(v, &more, &err));
     verifier_report(v, &report);
     verifier_close(v);
     return report;
+}
+
+static inline struct verify_report fx_verify(struct fixture *x, bool replay)
+{
+    return fx_verify_with(x, &(struct verify_base){x->m, &x->d}, replay ? 1 : 0);
 }
 
 static inline void fx_sound(struct fixture *x)

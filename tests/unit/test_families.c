@@ -17,43 +17,11 @@
 #include "core/head.h"
 #include "core/run.h"
 #include "core/train.h"
-#include "support/golden.h"
+#include "support/families.h"
 
 #define TOLERANCE 1e-4
 
 enum { MAX_POSITIONS = 64, SEQUENCES = 2 };
-
-/* Other shapes and spellings of a family, of which only logits are kept. */
-static const char *const variants[] = {
-    "gpt2_bare", "gpt_neox_serial", "llama_linear", "qwen3_gguf", "gemma2_bf16", "gemma3_classic",
-};
-enum { N_VARIANTS = sizeof variants / sizeof *variants };
-
-/* The folder of row i: families first, then variants; NULL past the end. */
-static const char *folder_at(size_t i)
-{
-    size_t n = 0;
-    while (family_at(n)) n++;
-    if (i < n) return family_at(i)->name;
-    return i - n < N_VARIANTS ? variants[i - n] : NULL;
-}
-
-/* Every golden, and its GGUF twin where there is one. */
-static void with_each(bool hooks_only, void (*check)(struct golden *g))
-{
-    for (size_t i = 0; folder_at(i); i++) {
-        struct golden g;
-        golden_open_family(&g, folder_at(i), NULL);
-        assert_string_equal(g.model->arch.family, json_get(g.expected, "family")->text);
-        bool twin = json_get(g.expected, "twin")->boolean, checked = !hooks_only || !json_get(g.expected, "only_logits")->boolean;
-        if (checked) check(&g);
-        golden_close(&g);
-        if (!twin || !checked) continue;
-        golden_open_family(&g, folder_at(i), "twin.gguf");
-        check(&g);
-        golden_close(&g);
-    }
-}
 
 static void close_enough(const struct golden *g, const char *what, const float *got, const float *want, size_t n)
 {
@@ -185,7 +153,7 @@ static void check_forward(struct golden *g)
 {
     struct err e = {0};
     const struct arch *a = &g->model->arch;
-    bool hooks = !json_get(g->expected, "only_logits")->boolean;
+    bool hooks = !golden_only_logits(g);
     struct run_input in[SEQUENCES];
     uint32_t want[MAX_POSITIONS];
     struct taps own[SEQUENCES], all = {mem_new(SEQUENCES * (size_t)a->n_layers * HOOK_COUNT * sizeof(struct tap)), 0};
@@ -214,7 +182,7 @@ static void check_forward(struct golden *g)
 static void test_forward(void **state)
 {
     (void)state;
-    with_each(false, check_forward);
+    families_each(false, check_forward);
 }
 
 /* ---- continued from a cache ------------------------------------------------------------------------ */
@@ -251,7 +219,7 @@ static void check_cache(struct golden *g)
 static void test_cache(void **state)
 {
     (void)state;
-    with_each(false, check_cache);
+    families_each(false, check_cache);
 }
 
 /* ---- gradients ------------------------------------------------------------------------------------- */
@@ -350,7 +318,87 @@ static void check_backward(struct golden *g)
 static void test_backward(void **state)
 {
     (void)state;
-    with_each(true, check_backward);
+    families_each(true, check_backward);
+}
+
+/* ---- writes ---------------------------------------------------------------------------------------- */
+
+/* The loss of one pass that `taps` listen to. Of the head's hooks only scored rows are run. */
+static double loss_with(const struct golden *g, struct taps *taps, const uint32_t *rows, const uint32_t *targets, size_t n)
+{
+    struct err e = {0};
+    const struct arch *a = &g->model->arch;
+    struct run_input in = {.ids = g->ids[0], .n = g->n[0], .want = rows, .n_want = n};
+    struct head_rows heard = {taps, 0, rows};
+    struct run *r = run_new(g->view, &in, 1, taps, &e);
+    must(r, e);
+    must(STEP_ALL(run_step(r, g->session, &e)), e);
+    float *logits = mem_floats(n * a->d_vocab, &e);
+    must(logits, e);
+    must(unembed(g->session, g->view, run_final(r, 0), n, &heard, logits, &e), e);
+    double loss = 0;
+    for (size_t i = 0; i < n; i++) loss -= log_prob(logits + i * a->d_vocab, a->d_vocab, targets[i]) / (double)n;
+    mem_drop(logits);
+    run_free(r);
+    return loss;
+}
+
+/* u ← numbers that go both ways, half a hundredth of the values they are added to. */
+static void directions(float *u, size_t n)
+{
+    double squares = 0;
+    size_t finite = 0;
+    for (size_t i = 0; i < n; i++)
+        if (isfinite(u[i])) squares += (double)u[i] * (double)u[i], finite++;
+    double size = 0.005 * sqrt(squares / (double)finite);
+    for (size_t i = 0; i < n; i++) u[i] = (float)(size * ((double)((i * 2654435761u >> 7) % 2001) / 1000 - 1));
+}
+
+/* Half the difference a write of ±times·u makes. */
+static double moved_by(const struct golden *g, const struct tap *u, float times, const uint32_t *rows, const uint32_t *targets, size_t n)
+{
+    double loss[2];
+    for (int side = 0; side < 2; side++) {
+        struct tap write = {.site = u->site, .op = TAP_ADD, .every_pos = true, .n_source = u->n_source, .src = u->dst,
+                            .n_src_pos = g->n[0], .weight = side ? -times : times};
+        loss[side] = loss_with(g, &(struct taps){&write, 1}, rows, targets, n);
+        assert_true(write.elements > 0);
+    }
+    return (loss[0] - loss[1]) / 2;
+}
+
+/* A write of ±u at a hook moves the loss by what the gradient there (PyTorch's) says: it reaches all that
+ * reads the hook's value, and nothing else. */
+static void check_writes(struct golden *g)
+{
+    uint32_t rows[16], targets[16];
+    double want;
+    size_t n_scored = read_loss(g, rows, targets, &want);
+    struct taps t = read_all(&g->model->arch, 0, g->n[0]);
+    assert_true(fabs(loss_with(g, &t, rows, targets, n_scored) - want) <= 1e-5);
+    for (size_t i = 0; i < t.n; i++) {
+        struct tap *w = &t.tap[i];
+        char what[128];
+        size_t n = 0;
+        if (!hook_info(w->site.hook)->writable) continue;
+        float *grad = wanted(g, w, 0, "s0.grad.", what, &n);
+        if (!grad) fail_msg("%s: no expected %s", g->model->path, what);
+        directions(w->dst, n);
+        double slope = 0, moved[2];
+        for (size_t k = 0; k < n; k++) slope += (double)grad[k] * (double)w->dst[k];
+        for (int far = 0; far < 2; far++) moved[far] = moved_by(g, w, far ? 2 : 1, rows, targets, n_scored);
+        double got = (8 * moved[0] - moved[1]) / 6; /* the cubic term taken out */
+        if (!(fabs(got - slope) <= 0.03 * fabs(slope) + 5e-6))
+            fail_msg("%s: a write at %s moves the loss by %.7f, its gradient says %.7f", g->model->path, what, got, slope);
+        mem_drop(grad);
+    }
+    drop(&t);
+}
+
+static void test_writes(void **state)
+{
+    (void)state;
+    families_each(true, check_writes);
 }
 
 /* ---- exported and read again ----------------------------------------------------------------------- */
@@ -381,7 +429,7 @@ static void check_export(struct golden *g)
 static void test_export(void **state)
 {
     (void)state;
-    with_each(false, check_export);
+    families_each(false, check_export);
 }
 
 int main(void)
@@ -390,6 +438,7 @@ int main(void)
         cmocka_unit_test(test_forward),
         cmocka_unit_test(test_cache),
         cmocka_unit_test(test_backward),
+        cmocka_unit_test(test_writes),
         cmocka_unit_test(test_export),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -318,9 +318,9 @@ static void the_api_shows_result_or_error(void **state)
     out.len = 0;
     job_write(done, true, &out);
     assert_null(strstr(out.data, "\"result\""));
-    struct job *last = jobs_last_done(t, "patch");
+    struct job *last = jobs_last_done(t, "patch", "");
     assert_ptr_equal(last, done);
-    assert_null(jobs_last_done(t, "edit"));
+    assert_null(jobs_last_done(t, "edit", ""));
     buf_release(&out);
     job_drop(last);
     job_drop(done);

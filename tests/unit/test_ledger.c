@@ -137,7 +137,7 @@ static void test_a_fresh_ledger_has_one_base_revision(void **state)
     must(ledger_revisions(x.r, x.row.id, "main", 50, 0, count_revision, &n, &err));
     assert_int_equal(n, 1);
     must_fail(ledger_find_model(x.r, "sha256:00", &row, &err), ERR_NOT_FOUND);
-    must_fail(ledger_add_model(x.l, x.m, &x.d, "tester", &row, &err), ERR_CONFLICT);
+    must_fail(ledger_add_model(x.l, x.m, &x.d, "tester", false, &row, &err), ERR_CONFLICT);
     must_fail(ledger_head(x.r, x.row.id, "other", &rev, &err), ERR_NOT_FOUND);
     must_fail(ledger_revision(x.r, "rev_none", &rev, &err), ERR_NOT_FOUND);
     fx_sound(&x);
@@ -496,6 +496,12 @@ static void test_large_deltas_are_files(void **state)
     fx_close(&x);
 }
 
+static void count_job(void *ctx, const struct job_row *j)
+{
+    (void)j;
+    ++*(int *)ctx;
+}
+
 static void test_two_models_share_one_ledger(void **state)
 {
     struct fixture x, y;
@@ -507,7 +513,7 @@ static void test_two_models_share_one_ledger(void **state)
     y = x;
     must((y.m = model_open("tests/golden/tiny/mha_bf16", "other", NULL, NULL, &err)) != NULL);
     must(base_digests_init(&y.d, y.m, NULL, &err));
-    must(ledger_add_model(x.l, y.m, &y.d, "tester", &y.row, &err));
+    must(ledger_add_model(x.l, y.m, &y.d, "tester", false, &y.row, &err));
     must(ledger_head(x.r, y.row.id, "main", &y.head, &err));
     assert_int_equal(y.head.seq, 3);
     y.view = view_base(y.m);
@@ -520,6 +526,19 @@ static void test_two_models_share_one_ledger(void **state)
     assert_int_equal(err.code, ERR_CONFLICT);
     fx_sound(&x);
     fx_sound(&y); /* replays the other model's revisions */
+    const struct verify_base both[] = {{x.m, &x.d}, {y.m, &y.d}};
+    struct verify_report report = fx_verify_with(&x, both, 2);
+    assert_string_equal(report.problem, "");
+    assert_true(report.ok);
+    must(ledger_job_accept(x.l, "job_x", "edit", x.row.id, "tester", NULL, &err));
+    must(ledger_job_accept(x.l, "job_y", "edit", y.row.id, "tester", NULL, &err));
+    must(ledger_job_accept(x.l, "job_none", "load", "", "tester", NULL, &err));
+    int n = 0;
+    must(ledger_jobs(x.r, NULL, 9, count_job, &n, &err));
+    assert_int_equal(n, 3);
+    n = 0;
+    must(ledger_jobs(x.r, y.row.id, 9, count_job, &n, &err));
+    assert_int_equal(n, 1);
     revision_release(&y.head);
     view_drop(y.view);
     base_digests_release(&y.d);
@@ -750,12 +769,6 @@ static void expect_job(struct fixture *x, const char *id, const char *want, cons
     job_row_release(&job);
 }
 
-static void count_job(void *ctx, const struct job_row *j)
-{
-    (void)j;
-    ++*(int *)ctx;
-}
-
 static void test_jobs_survive_a_restart_as_what_they_were(void **state)
 {
     struct fixture x;
@@ -792,7 +805,7 @@ static void test_jobs_survive_a_restart_as_what_they_were(void **state)
     assert_int_equal(answered(&x, &lost_key, &kept), 0); /* may be tried again */
     assert_int_equal(answered(&x, &done_key, &kept), 201);
     assert_string_equal(kept.data, answer.data);
-    must(ledger_jobs(x.r, 2, count_job, &n, &err));
+    must(ledger_jobs(x.r, NULL, 2, count_job, &n, &err));
     assert_int_equal(n, 2);
     must_fail(ledger_job(x.r, "job_none", &none, &err), ERR_NOT_FOUND);
     fx_sound(&x);

@@ -386,7 +386,7 @@ static void test_verifying_beside_a_busy_writer(void **state)
     (void)state;
     fx_open(&x);
     for (; n < 20; n++) fx_edit(&x, n);
-    struct verifier *v = verifier_open(x.dir, x.m, &x.d, &err);
+    struct verifier *v = verifier_open(x.dir, &(struct verify_base){x.m, &x.d}, 1, &err);
     must(v != NULL);
     while (more) {
         must(verifier_step(v, &more, &err));

@@ -134,78 +134,6 @@ static size_t read_messages(const struct json *list, struct message m[MESSAGES])
     return n;
 }
 
-static struct tokenizer *with_template(const char *text)
-{
-    struct err e;
-    struct token_files files = {.tokenizer = golden("tiny.json"), .chat_template = text};
-    struct tokenizer *t = from_files(&files, &e);
-    if (!t) fail_msg("%s", e.text);
-    return t;
-}
-
-static size_t count(const char *text, size_t len, const char *what)
-{
-    size_t n = 0, w = strlen(what);
-    for (size_t i = 0; i + w <= len; i++) n += memcmp(text + i, what, w) == 0;
-    return n;
-}
-
-/* The text is Jinja's; only the template's own special spellings became special tokens. */
-static void check_conversation(const struct tokenizer *t, const struct json *row)
-{
-    struct err e;
-    struct message m[MESSAGES];
-    struct ids ids = {0};
-    struct buf text = {0};
-    size_t n = read_messages(json_get(row, "messages"), m), starts = 0, written = 0;
-    bool add = json_get(row, "add")->boolean;
-    const struct json *want = json_get(row, "text");
-    if (!tokenizer_chat(t, m, n, add, &ids, &text, &e)) fail_msg("%s", e.text);
-    expect_text(&text, want->text, want->len);
-    for (size_t i = 0; i < ids.n; i++) starts += ids.id[i] == 1;
-    for (size_t i = 0; i < n; i++)
-        written += count(m[i].content, m[i].content_len, "<|im_start|>") +
-                   count(m[i].role, strlen(m[i].role), "<|im_start|>");
-    assert_int_equal(starts + written, count(want->text, want->len, "<|im_start|>"));
-    buf_release(&text);
-    ids_release(&ids);
-}
-
-static void conversations_render_as_jinja_renders_them(void **state)
-{
-    (void)state;
-    size_t known = 0, unknown = 0;
-    for (const struct json *row = golden("chat.json")->child; row; row = row->next) {
-        const struct json *text = json_get(row, "template");
-        struct tokenizer *t = with_template(text->text);
-        if (tokenizer_has_chat(t) != json_get(row, "known")->boolean)
-            fail_msg("recognised wrongly: %s", text->text);
-        known += tokenizer_has_chat(t);
-        unknown += !tokenizer_has_chat(t);
-        const struct json *cases = json_get(row, "cases");
-        for (const struct json *c = cases ? cases->child : NULL; c; c = c->next)
-            check_conversation(t, c);
-        tokenizer_free(t);
-    }
-    assert_true(known >= 8 && unknown >= 10);
-}
-
-static void an_unknown_template_is_an_error_when_used(void **state)
-{
-    (void)state;
-    struct err e = {0};
-    struct ids ids = {0};
-    const struct message m = {"user", "x", 1};
-    struct tokenizer *t = with_template("{{ messages[0].content }}");
-    assert_false(tokenizer_has_chat(t));
-    assert_false(tokenizer_chat(t, &m, 1, true, &ids, NULL, &e));
-    assert_int_equal(e.code, ERR_UNSUPPORTED);
-    assert_int_equal(ids.n, 0);
-    tokenizer_free(t);
-    assert_false(tokenizer_chat(fix.small, &m, 1, true, &ids, NULL, &e)); /* no template at all */
-    assert_int_equal(e.code, ERR_UNSUPPORTED);
-}
-
 /* ---- refusals ------------------------------------------------------------------------------ */
 
 static void bad_text_is_refused_with_its_offset(void **state)
@@ -572,13 +500,12 @@ static void special_tokens_never_cross_into_what_people_wrote(void **state)
     struct err e;
     struct ids ids = {0};
     const struct message m = {"ab", "ba", 2};
-    struct token_files f = {.tokenizer = parsed(json), .chat_template = NULL};
-    for (const struct json *row = golden("chat.json")->child; row && !f.chat_template; row = row->next)
-        if (!strstr(json_get(row, "template")->text, "loop.first"))
-            f.chat_template = json_get(row, "template")->text;
+    const struct conversation c = {&m, 1, false, NULL};
+    struct token_files f = {.tokenizer = parsed(json),
+                            .chat_template = "{{ '<|im_start|>' + messages[0].role + messages[0].content }}<|im_end|>"};
     struct tokenizer *t = from_files(&f, &e);
     if (!t) fail_msg("%s", e.text);
-    if (!tokenizer_chat(t, &m, 1, false, &ids, NULL, &e)) fail_msg("%s", e.text);
+    if (!tokenizer_chat(t, &c, &ids, NULL, &e)) fail_msg("%s", e.text);
     static const uint32_t want[] = {3, 2, 1, 0, 6}; /* <|im_start|> ab b a <|im_end|> */
     assert_int_equal(ids.n, 5);
     assert_memory_equal(ids.id, want, sizeof want);
@@ -634,7 +561,8 @@ static void default_model_gives_the_reference_ids(void **state)
         struct ids ids = {0};
         struct buf text = {0};
         size_t n = read_messages(json_get(row, "messages"), m);
-        if (!tokenizer_chat(t, m, n, true, &ids, &text, &e)) fail_msg("%s", e.text);
+        const struct conversation c = {m, n, true, NULL};
+        if (!tokenizer_chat(t, &c, &ids, &text, &e)) fail_msg("%s", e.text);
         expect_text(&text, json_get(row, "text")->text, json_get(row, "text")->len);
         expect_ids(&ids, json_get(row, "ids"), text.data);
         ids_release(&ids);
@@ -647,8 +575,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_tokenizer_gives_the_reference_ids),
-        cmocka_unit_test(conversations_render_as_jinja_renders_them),
-        cmocka_unit_test(an_unknown_template_is_an_error_when_used),
         cmocka_unit_test(bad_text_is_refused_with_its_offset),
         cmocka_unit_test(hostile_files_are_refused_in_a_sentence),
         cmocka_unit_test(hostile_metadata_is_refused_or_has_a_meaning),
