@@ -42,6 +42,25 @@ static uint32_t *count_up(const struct decode_request *q, size_t n, struct err *
     return p;
 }
 
+void decoder_plan(const struct arch *a, const struct decode_request *q, size_t n, int threads, struct plan *p)
+{
+    enum { CANDIDATE_BYTES = 20 }; /* of a sorted vocabulary, core/sample.c */
+    size_t live = n < DECODE_ROWS ? n : DECODE_ROWS, most = 0, sum = 0;
+    struct run_size prompts = {0};
+    for (size_t i = 0; i < n; i++) {
+        size_t length = (size_t)q[i].n_prompt + q[i].max_tokens;
+        if (length > a->context) length = a->context;
+        size_t bytes = kv_bytes(a, length);
+        if (bytes > most) most = bytes;
+        sum = plan_sum(sum, bytes);
+        run_size_add(&prompts, a, length - q[i].n_prompt, q[i].n_prompt, 1, true);
+    }
+    plan_add(p, NEED_CACHES, n <= DECODE_ROWS ? sum : plan_times(live, most));
+    plan_add(p, NEED_LOGITS, mem_floats_bytes(live * ((size_t)a->d_model + a->d_vocab)));
+    plan_add(p, NEED_LOGITS, (size_t)a->d_vocab * CANDIDATE_BYTES);
+    run_plan(&prompts, a, threads, p);
+}
+
 struct decoder *decoder_new(struct view *v, const struct decode_request *q, size_t n,
                             struct taps *taps, struct err *e)
 {

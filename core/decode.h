@@ -53,6 +53,9 @@ struct decode_result {
     struct kv *kv;           /* while it goes on */
 };
 
+/* Caches and logits of the sequences that live at a time, and their runs. */
+void decoder_plan(const struct arch *a, const struct decode_request *q, size_t n, int threads, struct plan *p);
+
 struct decoder;
 struct decoder *decoder_new(struct view *v, const struct decode_request *q, size_t n,
                             struct taps *taps, struct err *e) MUST_CHECK;

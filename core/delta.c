@@ -29,13 +29,24 @@ static size_t count_b(const struct delta_part *p, const struct tensor *t)
     return p->kind == DELTA_DENSE ? 0 : (size_t)t->cols * p->rank;
 }
 
+static bool all_finite(const float *v, size_t n, const char *name, struct err *e)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(v[i])) return err_set(e, ERR_NONFINITE, "delta of %s: element %zu is not finite", name, i);
+    return true;
+}
+
+static size_t delta_floats(const struct delta *d, const struct model *m)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < d->n_parts; i++)
+        n += count_a(&d->parts[i], &m->tensors[d->parts[i].tensor]) + count_b(&d->parts[i], &m->tensors[d->parts[i].tensor]);
+    return n;
+}
+
 static bool copy_finite(float **to, const float *from, size_t n, const char *name, struct err *e)
 {
-    *to = mem_floats(n ? n : 1, e);
-    if (!*to) return false;
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(from[i]))
-            return err_set(e, ERR_NONFINITE, "delta of %s: element %zu is not finite", name, i);
+    if (!all_finite(from, n, name, e) || !(*to = mem_floats(n ? n : 1, e))) return false;
     memcpy(*to, from, n * sizeof *from);
     return true;
 }
@@ -45,7 +56,7 @@ static bool fill(struct delta_part *p, const struct model *m, const float *a, co
 {
     const struct tensor *t = &m->tensors[p->tensor];
     return copy_finite(&p->a, a, count_a(p, t), t->name, e) &&
-           (p->kind == DELTA_DENSE || copy_finite(&p->b, b, count_b(p, t), t->name, e));
+           (!b || copy_finite(&p->b, b, count_b(p, t), t->name, e));
 }
 
 static struct delta *one_part(const struct model *m, struct delta_part part, const float *a,
@@ -136,6 +147,7 @@ bool delta_write(const struct delta *d, const struct model *m, struct buf *out, 
     }
     bool ok = st_header(&w, DELTA_FORMAT, out, e);
     st_release(&w);
+    buf_reserve(out, delta_floats(d, m) * sizeof(float));
     for (size_t i = 0; ok && i < d->n_parts; i++) {
         const struct delta_part *p = &d->parts[i];
         const struct tensor *t = &m->tensors[p->tensor];
@@ -218,12 +230,11 @@ static bool read_part(const struct json *header, const struct json *v, const cha
     }
     if (a.rows != t->rows || (dense && a.cols != t->cols))
         return bad(e, "its shape is not the tensor's");
-    float *fa = floats_of(&a, e), *fb = dense ? NULL : floats_of(&b, e);
-    bool ok = fa && (dense || fb) && fill(&p, m, fa, fb, e);
-    mem_drop(fa);
-    mem_drop(fb);
-    d->parts[d->n_parts++] = p; /* on failure too: delta_free drops what fill took */
-    return ok;
+    p.a = floats_of(&a, e);
+    p.b = dense ? NULL : floats_of(&b, e);
+    d->parts[d->n_parts++] = p; /* on failure too: delta_free drops them */
+    return p.a && (dense || p.b) && all_finite(p.a, count_a(&p, t), t->name, e) &&
+           (dense || all_finite(p.b, count_b(&p, t), t->name, e));
 }
 
 static int by_tensor(const void *x, const void *y)

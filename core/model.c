@@ -139,8 +139,8 @@ static bool plan_tensor(const struct model *m, struct tensor *t, struct err *e)
 static size_t held_bytes(const struct tensor *t) { return t->rows * t->memory.row_bytes; }
 
 /* One block per layer and group; members follow each other in the order of core/tensor.def, without
- * a gap where their types agree. */
-static bool place_group(struct counted *c, uint32_t first_slot, enum group g, struct err *e)
+ * a gap where their types agree. taken grows by what the block takes; without `allocate` that is all. */
+static bool place_group(struct counted *c, uint32_t first_slot, enum group g, bool allocate, size_t *taken, struct err *e)
 {
     size_t at[ROLE_COUNT], bytes = 0;
     const struct tensor *last = NULL;
@@ -153,8 +153,10 @@ static bool place_group(struct counted *c, uint32_t first_slot, enum group g, st
         bytes += held_bytes(t);
         last = t;
     }
-    if (!last) return true;
-    unsigned char *block = (unsigned char *)mem_floats((bytes + 3) / sizeof(float), e);
+    size_t floats = (bytes + 3) / sizeof(float);
+    *taken += last ? mem_floats_bytes(floats) : 0;
+    if (!last || !allocate) return true;
+    unsigned char *block = (unsigned char *)mem_floats(floats, e);
     if (!block) return false;
     c->block[(size_t)first_slot * GROUP_COUNT + g] = block;
     for (unsigned r = 0; r < ROLE_COUNT; r++) {
@@ -165,14 +167,22 @@ static bool place_group(struct counted *c, uint32_t first_slot, enum group g, st
     return true;
 }
 
-static bool lay_out(struct counted *c, struct err *e)
+static bool place_all(struct counted *c, bool allocate, size_t *taken, struct err *e)
 {
-    for (size_t i = 0; i < c->m.n_tensors; i++)
-        if (!plan_tensor(&c->m, &c->tensors[i], e)) return false;
+    *taken = 0;
     for (uint32_t s = 0; s <= c->m.arch.n_layers; s++)
         for (unsigned g = 0; g < GROUP_COUNT; g++)
-            if (!place_group(c, s, (enum group)g, e)) return false;
+            if (!place_group(c, s, (enum group)g, allocate, taken, e)) return false;
     return true;
+}
+
+static bool lay_out(struct counted *c, const struct model_loading *how, struct err *e)
+{
+    size_t bytes;
+    for (size_t i = 0; i < c->m.n_tensors; i++)
+        if (!plan_tensor(&c->m, &c->tensors[i], e)) return false;
+    return place_all(c, false, &bytes, e) && (!how->afford || how->afford(how->ctx, bytes, e)) &&
+           place_all(c, true, &bytes, e);
 }
 
 static bool load_tensor(const struct counted *c, const struct tensor *t, struct err *e)
@@ -209,8 +219,7 @@ static size_t token_bytes(const struct model *m)
     return bytes;
 }
 
-static bool load(struct counted *c, const char *path,
-                 void (*progress)(void *, size_t, size_t), void *ctx, struct err *e)
+static bool load(struct counted *c, const char *path, const struct model_loading *how, struct err *e)
 {
     struct model *m = &c->m;
     m->file = modelfile_open(path, e);
@@ -218,13 +227,13 @@ static bool load(struct counted *c, const char *path,
     const struct tensor_name *head = name_of(m, ROLE_HEAD);
     if (modelfile_gguf(m->file)) m->arch.tied_head = !head || !modelfile_find(m->file, head->gguf);
     m->tokenizer = tokenizer_new(m->file, e);
-    if (!m->tokenizer || !list_tensors(c, e) || !lay_out(c, e) || !rotary_tables(m, e)) return false;
+    if (!m->tokenizer || !list_tensors(c, e) || !lay_out(c, how, e) || !rotary_tables(m, e)) return false;
     tokenizer_bind(m->tokenizer, m->arch.d_vocab);
     size_t done = 0;
     for (size_t i = 0; i < m->n_tensors; i++) {
         if (!load_tensor(c, &c->tensors[i], e)) return false;
         done += c->tensors[i].n_elements;
-        if (progress) progress(ctx, done, m->n_parameters);
+        if (how->progress) how->progress(how->ctx, done, m->n_parameters);
     }
     m->token_bytes = token_bytes(m);
     return true;
@@ -248,11 +257,17 @@ char *model_default_name(const char *path)
 struct model *model_open(const char *path, const char *name,
                          void (*progress)(void *, size_t, size_t), void *ctx, struct err *e)
 {
+    return model_open_as(path, name, &(struct model_loading){.progress = progress, .ctx = ctx}, e);
+}
+
+struct model *model_open_as(const char *path, const char *name, const struct model_loading *how, struct err *e)
+{
     struct counted *c = mem_new(sizeof *c);
     atomic_init(&c->references, 1);
     c->m.path = mem_text(path);
     c->m.name = name ? mem_text(name) : model_default_name(path);
-    if (load(c, path, progress, ctx, e)) return &c->m;
+    c->m.overlay_bytes = how->overlay_bytes;
+    if (load(c, path, how, e)) return &c->m;
     model_drop(&c->m);
     return NULL;
 }

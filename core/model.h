@@ -15,6 +15,8 @@
 #ifndef ENGRAM_MODEL_H
 #define ENGRAM_MODEL_H
 
+#include <stdatomic.h>
+
 #include "arch.h"
 #include "core/kernel/matrix.h"
 #include "core/text/tokenizer.h"
@@ -44,12 +46,23 @@ struct model {
     size_t token_bytes;      /* of weights read by one decoded token */
     float *frequencies[2];   /* rotary, [dim/2]: of layers that see everything, of windowed ones */
     struct modelfile *file;  /* kept for its file list; no tensor data is read after open */
+    _Atomic size_t *overlay_bytes; /* where views count memory of their own; NULL: nowhere */
+};
+
+struct model_loading { /* every member may be NULL */
+    void (*progress)(void *ctx, size_t done, size_t total); /* elements */
+    /* Asked once the headers are read and before any weight is: may it take so much memory? */
+    bool (*afford)(void *ctx, size_t bytes, struct err *e);
+    void *ctx;
+    _Atomic size_t *overlay_bytes; /* as in the model; must outlive it */
 };
 
 /* Load everything. progress may be NULL; it is called with elements done and total. */
 struct model *model_open(const char *path, const char *name,
                          void (*progress)(void *ctx, size_t done, size_t total), void *ctx,
                          struct err *e) MUST_CHECK;
+struct model *model_open_as(const char *path, const char *name, const struct model_loading *how,
+                            struct err *e) MUST_CHECK;
 /* The name a model gets when none is given: the last part of its path. Free with mem_drop. */
 char *model_default_name(const char *path);
 struct model *model_retain(struct model *m);

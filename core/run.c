@@ -30,6 +30,23 @@ struct run {
 
 static struct kv *cache(const struct state *s) { return s->in.kv ? s->in.kv : s->own_kv; }
 
+void run_size_add(struct run_size *s, const struct arch *a, size_t past, size_t n, size_t n_want, bool cached)
+{
+    if (!cached && s->rows % RUN_ROWS + n > RUN_ROWS) s->cut_bytes = plan_sum(s->cut_bytes, kv_bytes(a, n));
+    s->rows += n;
+    s->wanted += n_want;
+    if (past + n > s->longest) s->longest = past + n;
+}
+
+void run_plan(const struct run_size *s, const struct arch *a, int threads, struct plan *p)
+{
+    size_t rows = s->rows < RUN_ROWS ? s->rows : RUN_ROWS;
+    plan_add(p, NEED_STREAM, mem_floats_bytes(rows * a->d_model));
+    plan_add(p, NEED_STREAM, mem_floats_bytes((s->wanted + 1) * a->d_model));
+    plan_add(p, NEED_CACHES, s->cut_bytes);
+    plan_add(p, NEED_SCRATCH, session_bytes(a, rows, s->longest, threads));
+}
+
 struct run *run_new(struct view *v, const struct run_input *in, size_t n, struct taps *taps,
                     struct err *e)
 {

@@ -16,6 +16,7 @@
 
 #include "session.h"
 #include "core/base/step.h"
+#include "plan.h"
 #include "view.h"
 
 enum { RUN_ROWS = 512 };
@@ -28,6 +29,15 @@ struct run_input {
     const uint32_t *want;  /* ascending positions, counted from the first id of this run */
     size_t n_want;
 };
+
+/* What a run is for its plan: inputs added in the order they will be given. */
+struct run_size {
+    size_t rows, wanted, longest; /* longest: the last position of any, its cache's included */
+    size_t cut_bytes;             /* caches of sequences that chunks cut, bytes */
+};
+void run_size_add(struct run_size *s, const struct arch *a, size_t past, size_t n, size_t n_want, bool cached);
+/* Stream, results, caches of its own, the session's scratch. */
+void run_plan(const struct run_size *s, const struct arch *a, int threads, struct plan *p);
 
 struct run;
 struct run *run_new(struct view *v, const struct run_input *in, size_t n, struct taps *taps,

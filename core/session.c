@@ -1,5 +1,8 @@
 #include "session.h"
 
+#include "block.h"
+#include "plan.h"
+
 struct session *session_new(int threads, struct err *e)
 {
     struct session *s = mem_new(sizeof *s);
@@ -13,10 +16,29 @@ void session_free(struct session *s)
 {
     if (!s) return;
     par_free(s->par);
+    session_trim(s);
+    mem_drop(s);
+}
+
+void session_trim(struct session *s)
+{
     mem_drop(s->attention.data);
     mem_drop(s->matrix.data);
     mem_drop(s->scratch);
-    mem_drop(s);
+    s->attention = (struct attention_scratch){0};
+    s->matrix = (struct matrix_scratch){0};
+    s->scratch = NULL;
+    s->scratch_floats = 0;
+}
+
+size_t session_bytes(const struct arch *a, size_t rows, size_t longest, int threads)
+{
+    size_t qkv = ((size_t)a->n_heads + 2 * (size_t)a->n_kv_heads) * a->d_head, pre = arch_branches(a) * (size_t)a->d_mlp;
+    size_t widest = qkv > pre ? qkv : pre, narrow = (size_t)a->n_heads * a->d_head;
+    if (a->d_vocab > widest) widest = a->d_vocab;
+    if (a->d_model > narrow) narrow = a->d_model;
+    size_t bytes = plan_sum(mem_floats_bytes(block_rows_floats(a, rows)), attention_bytes(a, longest, threads));
+    return plan_sum(bytes, matrix_scratch_bytes(widest, narrow));
 }
 
 float *session_scratch(struct session *s, size_t floats, struct err *e)

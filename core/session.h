@@ -19,6 +19,10 @@ struct session {
 
 struct session *session_new(int threads, struct err *e) MUST_CHECK;
 void session_free(struct session *s);
+/* Give scratch back to the machine; the next step takes what it needs. */
+void session_trim(struct session *s);
+/* What a pass of so many rows leaves in it, its longest sequence ending at position `longest`. */
+size_t session_bytes(const struct arch *a, size_t rows, size_t longest, int threads);
 /* At least `floats` floats, contents undefined; valid until the next call. */
 float *session_scratch(struct session *s, size_t floats, struct err *e) MUST_CHECK;
 

@@ -20,9 +20,10 @@ struct view {
     struct overlay **overlay; /* by tensor; NULL: the base's own */
 };
 
-static void overlay_drop(struct overlay *o)
+static void overlay_drop(const struct model *m, struct overlay *o)
 {
     if (!o || atomic_fetch_sub(&o->references, 1) != 1) return;
+    if (m->overlay_bytes) atomic_fetch_sub(m->overlay_bytes, mem_floats_bytes(o->floats));
     mem_drop(o->data);
     mem_drop(o);
 }
@@ -45,7 +46,7 @@ struct view *view_retain(struct view *v)
 void view_drop(struct view *v)
 {
     if (!v || atomic_fetch_sub(&v->references, 1) != 1) return;
-    for (size_t i = 0; i < v->model->n_tensors; i++) overlay_drop(v->overlay[i]);
+    for (size_t i = 0; i < v->model->n_tensors; i++) overlay_drop(v->model, v->overlay[i]);
     mem_drop(v->overlay);
     model_drop(v->model);
     mem_drop(v);
@@ -91,11 +92,12 @@ static float *own(struct view *v, size_t tensor, struct err *e)
     float *data = mem_floats(n, e);
     if (!data) return NULL;
     view_tensor_copy(v, tensor, data);
-    overlay_drop(v->overlay[tensor]);
+    overlay_drop(v->model, v->overlay[tensor]);
     struct overlay *o = v->overlay[tensor] = mem_new(sizeof *o);
     atomic_init(&o->references, 1);
     o->data = data;
     o->floats = n;
+    if (v->model->overlay_bytes) atomic_fetch_add(v->model->overlay_bytes, mem_floats_bytes(n));
     return data;
 }
 

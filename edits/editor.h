@@ -15,6 +15,7 @@
 #define ENGRAM_EDITOR_H
 
 #include "core/delta.h"
+#include "core/plan.h"
 #include "core/session.h"
 #include "core/base/step.h"
 #include "core/view.h"
@@ -60,6 +61,8 @@ struct method {
     const char *name, *summary, *source; /* source: the paper */
     const struct param *params;
     size_t n_params;
+    /* From the request's first step to its delta; and what that delta changes, bytes of float32. */
+    bool (*plan)(const struct edit_request *q, int threads, struct plan *p, size_t *changed, struct err *e);
     struct editor *(*new)(const struct edit_request *q, struct err *e);
     enum step (*step)(struct editor *ed, struct session *s, struct err *e);
     void (*progress)(const struct editor *ed, size_t *done, size_t *total);

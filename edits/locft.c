@@ -154,12 +154,29 @@ static bool begin_batch(struct editor *ed, struct err *e)
     return true;
 }
 
+static void drop_training(struct editor *ed)
+{
+    for (size_t i = 0; ed->sample && i < ed->q.n; i++) {
+        mem_drop(ed->sample[i].mid);
+        mem_drop(ed->sample[i].post);
+        mem_drop(ed->sample[i].scored);
+    }
+    adam_release(&ed->adam);
+    mem_drop(ed->sample);
+    mem_drop(ed->weight);
+    mem_drop(ed->grad);
+    mem_drop(ed->batch_post);
+    ed->sample = NULL;
+    ed->weight = ed->grad = ed->batch_post = NULL;
+}
+
 static enum step end_training(struct editor *ed, struct err *e)
 {
     size_t n = weight_floats(ed);
     view_tensor_copy(ed->q.parent, ed->tensor, ed->grad);
     for (size_t i = 0; i < n; i++) ed->grad[i] = ed->weight[i] - ed->grad[i];
     ed->out.delta = delta_new_dense(model_of(ed), ed->tensor, ed->grad, e);
+    drop_training(ed); /* the delta is rebuilt, scored and committed next: that takes memory too */
     return ed->out.delta ? STEP_DONE : STEP_FAIL;
 }
 
@@ -215,21 +232,12 @@ static enum step train_step(struct editor *ed, struct session *s, struct err *e)
 static void locft_free(struct editor *ed)
 {
     if (!ed) return;
-    for (size_t i = 0; ed->sample && i < ed->q.n; i++) {
-        mem_drop(ed->sample[i].mid);
-        mem_drop(ed->sample[i].post);
-        mem_drop(ed->sample[i].scored);
-    }
+    drop_training(ed);
     run_free(ed->run);
     tape_free(ed->tape);
-    adam_release(&ed->adam);
     delta_free(ed->out.delta);
-    mem_drop(ed->sample);
     mem_drop(ed->taps.tap);
-    mem_drop(ed->weight);
-    mem_drop(ed->grad);
     mem_drop(ed->order);
-    mem_drop(ed->batch_post);
     view_drop(ed->q.parent);
     mem_drop(ed);
 }
@@ -249,6 +257,33 @@ static bool begin(struct editor *ed, struct err *e)
     random_init(&ed->random, ed->q.seed);
     begin_epoch(ed);
     return begin_frozen(ed, e);
+}
+
+/* Samples, the frozen run, then a batch's tape beside weight, gradient, Adam's two and the delta. */
+static bool locft_plan(const struct edit_request *q, int threads, struct plan *p, size_t *changed, struct err *e)
+{
+    struct editor ed = {.q = *q};
+    const struct arch *a = &view_model(q->parent)->arch;
+    if (!resolve(&ed, e)) return false;
+    size_t most = 0, scored = 0, weight = mem_floats_bytes(weight_floats(&ed)), batch = ed.batch < q->n ? ed.batch : q->n;
+    struct run_size frozen = {0};
+    struct plan run = {0}, train = {0};
+    for (size_t i = 0; i < q->n; i++) {
+        size_t n = q->example[i].n, targets = n - q->example[i].n_prompt;
+        if (n > most) most = n;
+        if (targets > scored) scored = targets;
+        plan_add(p, NEED_CAPTURES, mem_floats_bytes(n * a->d_model) + mem_floats_bytes(n * a->d_mlp));
+        run_size_add(&frozen, a, 0, n, 0, false);
+    }
+    run_plan(&frozen, a, threads, &run);
+    tape_plan(a, batch * most, most, batch * scored, ed.layer, threads, &train);
+    plan_add(&train, NEED_CAPTURES, mem_floats_bytes(batch * most * a->d_mlp));
+    plan_peak(&run, &train);
+    plan_with(p, &run);
+    plan_add(p, NEED_TRAINING, plan_times(4, weight));
+    plan_add(p, NEED_DELTAS, weight);
+    *changed = weight;
+    return true;
 }
 
 static struct editor *locft_new(const struct edit_request *q, struct err *e)
@@ -287,6 +322,7 @@ const struct method method_locft = {
     .source = "LocFT-BF, arXiv 2509.22072",
     .params = params,
     .n_params = P_COUNT,
+    .plan = locft_plan,
     .new = locft_new,
     .step = locft_step,
     .progress = locft_progress,

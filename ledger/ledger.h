@@ -99,6 +99,11 @@ bool ledger_branches(struct ledger_reader *r, const char *model,
 struct view *ledger_restore(struct ledger_reader *r, struct model *m, const struct base_digests *d,
                             const char *revision, struct err *e) MUST_CHECK;
 
+/* Float32 bytes of all tensors that any revision of that model (the row's id) changed, and of the largest
+ * of them: what a restored view holds at most. */
+bool ledger_touched(struct ledger_reader *r, const char *model, const struct model *m, size_t *all,
+                    size_t *largest, struct err *e) MUST_CHECK;
+
 /* ---- writing --------------------------------------------------------------------------------- */
 
 struct idempotency { /* scope "" or key "": none */

@@ -161,6 +161,7 @@ static bool read_all(int fd, size_t n, struct buf *out, struct err *e)
     char *piece = mem_new(PIECE);
     size_t left = n;
     ssize_t r = 1;
+    buf_reserve(out, n);
     while (left > 0 && r != 0) {
         r = read(fd, piece, left < PIECE ? left : PIECE);
         if (r < 0 && errno == EINTR) continue;

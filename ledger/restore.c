@@ -104,6 +104,26 @@ static bool same_base(struct store *s, const struct revision_full *r, const stru
     return same || err_set(e, ERR_CONFLICT, "revision %s belongs to another model", r->rev.id);
 }
 
+bool ledger_touched(struct ledger_reader *r, const char *model, const struct model *m, size_t *all,
+                    size_t *largest, struct err *e)
+{
+    bool row, ok;
+    size_t i;
+    struct stmt *q = DB_QUERY(r->s.db, e,
+                              "SELECT DISTINCT t.tensor FROM revision_tensor t JOIN revision v ON v.seq = t.revision "
+                              "JOIN model m ON m.entry = v.model WHERE m.id = ?", a_text(model));
+    *all = *largest = 0;
+    if (!q) return false;
+    while ((ok = stmt_next(q, &row, e)) && row) {
+        if (!model_find(m, col_text(q, 0), &i)) continue; /* restoring will say so */
+        size_t bytes = mem_floats_bytes(m->tensors[i].n_elements);
+        *all += bytes;
+        if (bytes > *largest) *largest = bytes;
+    }
+    stmt_done(q);
+    return ok;
+}
+
 struct view *ledger_restore(struct ledger_reader *r, struct model *m, const struct base_digests *d,
                             const char *revision, struct err *e)
 {

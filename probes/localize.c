@@ -23,6 +23,24 @@ struct localize {
 
 static const struct arch *arch_of(const struct localize *l) { return &view_model(l->q.patch.view)->arch; }
 
+void localize_plan(const struct localize_request *q, int threads, struct plan *p)
+{
+    const struct arch *a = &view_model(q->patch.view)->arch;
+    size_t n = q->patch.metric.pos + (size_t)1, sets = 1 + (size_t)q->n_control, heads = (size_t)a->n_layers * a->n_heads,
+           each = q->patch.axis == PATCH_LAYER ? a->n_heads : 1, units = heads / each, k = q->k < units ? q->k : units;
+    struct plan joint = {0};
+    struct run_size runs = {0};
+    for (size_t i = 0; i < sets; i++) run_size_add(&runs, a, 0, n, 1, false);
+    run_plan(&runs, a, threads, &joint);
+    plan_add(&joint, NEED_CAPTURES, mem_floats_bytes(heads * n * a->d_head));
+    plan_add(&joint, NEED_CAPTURES, plan_times(heads + plan_times(sets, k * each), sizeof(struct tap) + sizeof(uint32_t)));
+    plan_add(&joint, NEED_STREAM, mem_floats_bytes(sets * a->d_model));
+    patch_plan(&q->patch, threads, p);
+    joint.bytes[NEED_SCRATCH] = joint.bytes[NEED_SCRATCH] > p->bytes[NEED_SCRATCH]
+                                    ? joint.bytes[NEED_SCRATCH] - p->bytes[NEED_SCRATCH] : 0; /* one session */
+    plan_with(p, &joint);
+}
+
 struct localize *localize_new(const struct localize_request *q, struct err *e)
 {
     struct localize *l = mem_new(sizeof *l);

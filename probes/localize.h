@@ -38,6 +38,9 @@ struct localize_result {
     const struct patch_grid *grid;
 };
 
+/* The grid's, then the joint run's beside what the grid keeps. */
+void localize_plan(const struct localize_request *q, int threads, struct plan *p);
+
 struct localize;
 struct localize *localize_new(const struct localize_request *q, struct err *e) MUST_CHECK;
 enum step localize_step(struct localize *l, struct session *s, struct err *e);

@@ -291,6 +291,57 @@ static bool read_kl(struct measure *m, struct session *s, size_t i, struct err *
     return true;
 }
 
+/* ---- what it takes ------------------------------------------------------------------------------ */
+
+static void force_size(struct run_size *s, const struct arch *a, const struct prompt *p, uint32_t n_target)
+{
+    run_size_add(s, a, 0, (size_t)p->n + n_target, n_target, false);
+}
+
+/* One prompt's generation; all of them live as DECODE_ROWS allows. */
+static void generation_plan(const struct arch *a, const struct prompt *longest, size_t n, int threads, struct plan *p)
+{
+    struct decode_request q[DECODE_ROWS];
+    size_t live = n < DECODE_ROWS ? n : DECODE_ROWS;
+    for (size_t i = 0; i < live; i++)
+        q[i] = (struct decode_request){.n_prompt = longest->n, .max_tokens = MEASURE_TOKENS};
+    decoder_plan(a, q, live, threads, p);
+}
+
+void measure_plan(const struct arch *a, const struct fact *facts, size_t n, int threads, struct plan *p)
+{
+    struct plan generate = {0}, force = {0}, compare = {0};
+    struct run_size forced = {0}, continued = {0};
+    struct prompt longest = {0};
+    size_t texts = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct fact *f = &facts[i];
+        if (f->prompt.n > longest.n) longest = f->prompt;
+        force_size(&forced, a, &f->prompt, f->prompt.n_target);
+        if (f->true_ids) force_size(&forced, a, &f->prompt, f->n_true);
+        for (size_t k = 0; k < f->n_paraphrase; k++) {
+            if (f->paraphrase[k].n > longest.n) longest = f->paraphrase[k];
+            force_size(&forced, a, &f->paraphrase[k], f->paraphrase[k].n_target);
+        }
+        for (size_t k = 0; k < f->n_locality; k++) {
+            if (f->locality[k].n > longest.n) longest = f->locality[k];
+            force_size(&continued, a, &f->locality[k], MEASURE_KL_TOKENS);
+        }
+        texts += 1 + f->n_paraphrase + f->n_locality;
+    }
+    generation_plan(a, &longest, texts, threads, &generate);
+    run_plan(&forced, a, threads, &force);
+    plan_add(&force, NEED_LOGITS, mem_floats_bytes((size_t)ROWS * a->d_vocab));
+    run_plan(&continued, a, threads, &compare);
+    plan_add(&compare, NEED_STREAM, mem_floats_bytes(continued.wanted * a->d_model + 1));
+    plan_add(&compare, NEED_LOGITS, mem_floats_bytes((size_t)2 * MEASURE_KL_TOKENS * a->d_vocab + 1));
+    plan_add(&compare, NEED_LOGITS, (size_t)a->d_vocab * sizeof(double));
+    plan_peak(&generate, &force);
+    plan_peak(&generate, &compare);
+    plan_with(p, &generate);
+}
+
+/* ---- the job ----------------------------------------------------------------------------------- */
 /* ---- the job ----------------------------------------------------------------------------------- */
 
 struct measure *measure_new(struct view *v, const struct fact *facts, size_t n,

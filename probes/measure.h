@@ -51,6 +51,9 @@ struct score {
     double locality_unchanged, locality_kl;       /* NaN when there are none */
 };
 
+/* Of one measure: its generations, its forced texts, and the comparison with a reference. */
+void measure_plan(const struct arch *a, const struct fact *facts, size_t n, int threads, struct plan *p);
+
 struct measure;
 struct measure *measure_new(struct view *v, const struct fact *facts, size_t n,
                             const struct measure *reference, struct err *e) MUST_CHECK;

@@ -274,6 +274,42 @@ static uint32_t difference(const struct patch_request *q)
     return i;
 }
 
+static uint32_t columns_of(const struct arch *a, const struct patch_request *q)
+{
+    return q->axis == PATCH_LAYER_POS ? q->n : q->axis == PATCH_LAYER ? 1 : a->n_heads;
+}
+
+/* Rows of the largest turn: columns up to the budget, or one that is larger alone, and the checks. */
+static size_t most_rows(const struct arch *a, const struct patch_request *q)
+{
+    size_t budget = q->memory_bytes ? q->memory_bytes : DEFAULT_MEMORY, n = q->metric.pos + (size_t)1;
+    size_t column = a->n_layers * n, all = plan_times(column, columns_of(a, q)), most = budget / (a->d_model * sizeof(float));
+    if (most < column) most = column;
+    return (all < most ? all : most) + 2 * CHECK_LAYERS * n;
+}
+
+void patch_plan(const struct patch_request *q, int threads, struct plan *p)
+{
+    const struct arch *a = &view_model(q->view)->arch;
+    size_t n = q->metric.pos + (size_t)1, cells = plan_times(a->n_layers, columns_of(a, q)) + 2 * CHECK_LAYERS;
+    size_t stream = mem_floats_bytes(a->n_layers * n * a->d_model),
+           z = q->site == HOOK_Z ? mem_floats_bytes(a->n_layers * n * a->n_heads * a->d_head) : 0,
+           listed = q->metric.n_answer + q->metric.n_foil, wide = metric_needs_vocab(q->metric.kind) ? a->d_vocab : listed;
+    struct run_size runs = {0};
+    struct plan run = {0}, sweep = {0};
+    plan_add(p, NEED_CAPTURES, 2 * (stream + z));
+    plan_add(p, NEED_CACHES, kv_bytes(a, n));
+    plan_add(p, NEED_LOGITS, mem_floats_bytes(METRIC_ROWS * wide) + 2 * sizeof(double) * (size_t)a->d_vocab);
+    plan_add(p, NEED_ANSWER, plan_times(cells, sizeof(struct cell) + sizeof(double) + 64)); /* and their text */
+    plan_add(p, NEED_SCRATCH, mem_floats_bytes(listed * a->d_model));
+    run_size_add(&runs, a, 0, n, 1, true);
+    run_size_add(&runs, a, 0, n, 1, false);
+    run_plan(&runs, a, threads, &run);
+    sweep_plan(a, (uint32_t)n, cells, most_rows(a, q), threads, &sweep);
+    plan_peak(&run, &sweep);
+    plan_with(p, &run);
+}
+
 struct patch *patch_new(const struct patch_request *q, struct err *e)
 {
     assert(q->metric.pos < q->n);
@@ -282,7 +318,7 @@ struct patch *patch_new(const struct patch_request *q, struct err *e)
     view_retain(q->view);
     p->n_used = q->metric.pos + 1;
     p->grid.n_layers = arch_of(p)->n_layers;
-    p->grid.n_columns = q->axis == PATCH_LAYER_POS ? q->n : q->axis == PATCH_LAYER ? 1 : arch_of(p)->n_heads;
+    p->grid.n_columns = columns_of(arch_of(p), q);
     p->grid.cells = (size_t)p->grid.n_layers * p->grid.n_columns;
     p->grid.first_difference = difference(q);
     p->grid.values = mem_take(p->grid.cells, sizeof(double), e);

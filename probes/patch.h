@@ -49,6 +49,9 @@ struct patch_grid {
     double flops;               /* of the sweep's matrix products */
 };
 
+/* Both runs' activations, the base's cache, the sweep, the metric's logits. */
+void patch_plan(const struct patch_request *q, int threads, struct plan *p);
+
 struct patch;
 struct patch *patch_new(const struct patch_request *q, struct err *e) MUST_CHECK;
 enum step patch_step(struct patch *p, struct session *s, struct err *e);

@@ -23,6 +23,14 @@ static const struct arch *arch_of(const struct sweep *w) { return &view_model(w-
 
 size_t sweep_rows(const struct sweep_base *base, const struct cell *c) { return base->n - c->first; }
 
+void sweep_plan(const struct arch *a, uint32_t n, size_t n_cells, size_t rows, int threads, struct plan *p)
+{
+    size_t tile = n > SWEEP_TILE ? n : SWEEP_TILE;
+    plan_add(p, NEED_STREAM, mem_floats_bytes(plan_times(rows, a->d_model)));
+    plan_add(p, NEED_STREAM, mem_floats_bytes(plan_times(n_cells, a->d_model)));
+    plan_add(p, NEED_SCRATCH, session_bytes(a, tile < rows ? tile : rows, n, threads));
+}
+
 struct sweep *sweep_new(const struct sweep_base *base, const struct cell *cells, size_t n_cells,
                         cell_fill fill, void *ctx, struct err *e)
 {

@@ -16,6 +16,7 @@
 
 #include "core/block.h"
 #include "core/base/step.h"
+#include "core/plan.h"
 
 enum { SWEEP_TILE = 768 };
 
@@ -42,6 +43,9 @@ struct sweep_cost {
     size_t rows;  /* token rows times layers */
     double flops; /* matrix products and attention */
 };
+
+/* Of cells with so many rows in all, for bases of n rows. */
+void sweep_plan(const struct arch *a, uint32_t n, size_t n_cells, size_t rows, int threads, struct plan *p);
 
 struct sweep;
 struct sweep *sweep_new(const struct sweep_base *base, const struct cell *cells, size_t n_cells,

@@ -2,7 +2,8 @@
  *
  * Writes whose source is another run are resolved first: the source prompt is run without any
  * write, on its own view, and the values at the source site are captured; then all prompts run
- * together with reads and writes. A read at a written site sees the value after the write.
+ * together with reads and writes. A read at a written site sees the value after the write. Only the
+ * positions whose logits are asked for, or that somebody reads or writes there, are unembedded.
  *
  * Positions and heads are absolute and ascending; everything is validated before trace_new
  * (indices inside the input, heads inside the hook), so a step fails only for lack of memory or
@@ -47,6 +48,10 @@ struct trace_write {
 
 /* A write as a tap of the run it goes into; src is NULL where the values come from a run. */
 struct tap trace_write_tap(const struct trace_input *in, const struct trace_write *w);
+
+/* Values read and written, logits, the runs, and the answer's text. */
+void trace_plan(const struct arch *a, const struct trace_input *in, size_t n_in, const struct trace_place *read,
+                size_t n_read, const struct trace_write *write, size_t n_write, int threads, struct plan *p);
 
 struct trace;
 struct trace *trace_new(struct view *v, const struct trace_input *in, size_t n_in,

@@ -23,6 +23,22 @@ struct tuco {
 
 static const struct arch *arch_of(const struct tuco *t) { return &view_model(t->view)->arch; }
 
+void tuco_plan(const struct arch *a, const struct tuco_input *in, size_t n, int threads, struct plan *p)
+{
+    struct plan most = {0};
+    for (size_t i = 0; i < n; i++) {
+        struct plan one = {0};
+        size_t length = in[i].n, reported = in[i].all_positions ? length : 1, d = a->d_model;
+        plan_add(&one, NEED_STREAM, 6 * mem_floats_bytes(length * d)); /* x, y and four addends */
+        plan_add(&one, NEED_CAPTURES, (2 * reported + 1) * d * sizeof(double));
+        if (length > RUN_ROWS) plan_add(&one, NEED_CACHES, 2 * kv_bytes(a, length));
+        plan_add(&one, NEED_SCRATCH, session_bytes(a, length < RUN_ROWS ? length : RUN_ROWS, length, threads));
+        plan_peak(&most, &one);
+        plan_add(p, NEED_ANSWER, (2 * (size_t)a->n_layers + reported) * (sizeof(double) + 64)); /* and its text */
+    }
+    plan_with(p, &most);
+}
+
 struct tuco *tuco_new(struct view *view, struct view *against, const struct tuco_input *in, size_t n,
                       struct err *e)
 {

@@ -32,6 +32,9 @@ struct tuco_score {
     double check;              /* max |x_0 + P + F − x_L| / max |x_L| at the last position */
 };
 
+/* Of the prompt that needs most, and the answer. */
+void tuco_plan(const struct arch *a, const struct tuco_input *in, size_t n, int threads, struct plan *p);
+
 struct tuco;
 struct tuco *tuco_new(struct view *view, struct view *against, const struct tuco_input *in, size_t n,
                       struct err *e) MUST_CHECK;

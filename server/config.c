@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 enum { S = 1 << COMMAND_SERVE, V = 1 << COMMAND_VERIFY, E = 1 << COMMAND_EXPORT };
-enum kind { KIND_TEXT, KIND_LIST, KIND_NUMBER, KIND_FLAG };
+enum kind { KIND_TEXT, KIND_LIST, KIND_NUMBER, KIND_FLAG, KIND_SIZE };
 
 struct option {
     const char *name;
@@ -29,11 +29,14 @@ static const struct option options[] = {
     {name, KIND_NUMBER, offsetof(struct config, field), commands, NULL, def, least, most, unit, help},
 #define FLAG(field, name, commands, help)                                                          \
     {name, KIND_FLAG, offsetof(struct config, field), commands, NULL, 0, 0, 0, NULL, help},
+#define SIZE(field, name, least, commands, help)                                                   \
+    {name, KIND_SIZE, offsetof(struct config, field), commands, NULL, 0, least, INT64_MAX, "BYTES", help},
 #include "config.def"
 #undef TEXT
 #undef LIST
 #undef NUMBER
 #undef FLAG
+#undef SIZE
 };
 enum { N_OPTIONS = sizeof options / sizeof *options };
 static_assert(N_OPTIONS <= 64, "the set of given options is one word");
@@ -104,6 +107,22 @@ static bool set_number(struct config *c, const struct option *o, const char *val
     return true;
 }
 
+/* A number with a binary unit behind it: 4096, 512M, 4G, 1.5G is refused. */
+static bool set_size(struct config *c, const struct option *o, const char *value, struct err *e)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    errno = 0;
+    long long v = strtoll(value, &end, 10);
+    const char *unit = *end ? strchr(units, *end >= 'a' ? *end - 'a' + 'A' : *end) : NULL;
+    int shift = unit ? 10 * (int)(unit - units + 1) : 0;
+    bool whole = end != value && (!*end || (unit && !end[1]));
+    if (errno || !whole || v < 0 || v > INT64_MAX >> shift || v << shift < o->least)
+        return err_set(e, ERR_INVALID, "--%s takes bytes, as in 536870912, 512M or 4G, not %s", o->name, value);
+    *(int64_t *)field(c, o) = v << shift;
+    return true;
+}
+
 static bool set_flag(struct config *c, const struct option *o, const char *value, struct err *e)
 {
     bool yes = strcmp(value, "true") == 0;
@@ -128,6 +147,7 @@ static bool set(struct parse *p, const struct option *o, const char *value, stru
     p->given |= bit;
     if (p->fixed & bit) return true;
     if (o->kind == KIND_NUMBER) return set_number(p->c, o, value, e);
+    if (o->kind == KIND_SIZE) return set_size(p->c, o, value, e);
     if (o->kind == KIND_FLAG) return set_flag(p->c, o, value, e);
     if (!*value) return err_set(e, ERR_INVALID, "--%s is empty", o->name);
     if (o->kind == KIND_LIST) append(field(p->c, o), value);

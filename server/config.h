@@ -29,11 +29,13 @@ struct config {
 #define LIST(field, name, commands, arg, help) struct config_list field;
 #define NUMBER(field, name, def, least, most, commands, unit, help) int64_t field;
 #define FLAG(field, name, commands, help) bool field;
+#define SIZE(field, name, least, commands, help) int64_t field;
 #include "config.def"
 #undef TEXT
 #undef LIST
 #undef NUMBER
 #undef FLAG
+#undef SIZE
 };
 
 bool config_parse(struct config *c, int argc, char **argv, struct err *e) MUST_CHECK;

@@ -10,6 +10,7 @@
 #include "core/kernel/blas.h"
 #include "ledger/sha.h"
 #include "loader.h"
+#include "machine.h"
 
 /* ---- what requests ask of it ------------------------------------------------------------- */
 
@@ -19,6 +20,21 @@ struct served *call_served(struct call *c, const struct json *request, struct er
     if (!c->served) c->served = models_find(c->daemon->models, name ? name->text : NULL, e);
     return c->served;
 }
+
+bool daemon_lease(struct daemon *d, const struct plan *p, struct lease *out, struct err *e)
+{
+    if (budget_take(d->budget, HOLDER_WORKS, p, out, e)) return true;
+    struct served *served[MODELS_MOST];
+    size_t n = models_list(d->models, served);
+    for (size_t i = 0; i < n; i++) {
+        served_forget(served[i]);
+        served_drop(served[i]);
+    }
+    return budget_take(d->budget, HOLDER_WORKS, p, out, e);
+}
+
+struct budget *daemon_budget(struct daemon *d) { return d->budget; }
+int daemon_threads(struct daemon *d) { return d->threads; }
 
 const char *daemon_data(struct daemon *d) { return d->config->data; }
 const char *daemon_models_dir(struct daemon *d) { return d->config->models_dir; }
@@ -60,6 +76,13 @@ static void name_engine(struct daemon *d)
     if (sha_file("/proc/self/exe", hash, &ignored)) digest_hex(hash, hex);
     (void)snprintf(d->engine, sizeof d->engine, "engramd %s+%.12s", ENGRAM_VERSION, hex);
     (void)snprintf(d->kernel, sizeof d->kernel, "%s", blas_kernel());
+}
+
+/* Left to the rest of the machine when --memory does not say: a sixteenth, and 256 MiB. */
+static size_t limit_of(const struct config *c)
+{
+    size_t has = machine_memory(), margin = has / 16 + ((size_t)256 << 20);
+    return c->memory ? (size_t)c->memory : has > margin ? has - margin : 0;
 }
 
 static bool start_engine(struct daemon *d, struct err *e)
@@ -119,7 +142,7 @@ static bool find_row(struct daemon *d, struct ledger_reader *reader, bool may_ad
 static bool serve_model(struct daemon *d, struct ledger_reader *reader, const struct planned *p,
                         bool may_add, struct err *e)
 {
-    struct served *s = served_open(p->path, p->name, d->config->data, NULL, NULL, e);
+    struct served *s = served_open(p->path, p->name, d->config->data, d->budget, NULL, NULL, e);
     bool ok = s && (models_may_add(d->models, s->name, s->digests.base, e) || err_while(e, "loading %s", p->path)) &&
               find_row(d, reader, may_add, s, e) && served_restore(s, reader, e) && models_add(d->models, s, e);
     served_drop(s);
@@ -161,6 +184,7 @@ bool daemon_open(struct daemon *d, struct err *e)
     d->metrics = metrics_new(routes, n_routes);
     d->jobs = jobs_new(wake, d);
     d->models = models_new();
+    d->budget = budget_new(limit_of(d->config));
     d->auth = auth_open(d->config->token_file, e);
     if (!d->auth || !check_models_dir(d->config->models_dir, e) || !plan_models(d->config, plan, e)) return false;
     d->ledger = ledger_open(d->config->data, e); /* first: its lock keeps a second daemon away */
@@ -179,6 +203,7 @@ void daemon_close(struct daemon *d)
     writer_stop(d->writer);
     jobs_free(d->jobs);
     models_free(d->models);
+    budget_free(d->budget);
     if (d->ledger) ledger_close(d->ledger);
     auth_close(d->auth);
     metrics_free(d->metrics);

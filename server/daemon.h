@@ -10,12 +10,18 @@
 #define ENGRAM_DAEMON_H
 
 #include "call.h"
+#include "budget.h"
 #include "models.h"
 #include "work.h"
 
 /* The model that `model` of a request (body or query) names, or the first one. Borrowed from the
  * call; a work that outlives it must retain it. */
 struct served *call_served(struct call *c, const struct json *request, struct err *e) MUST_CHECK;
+
+/* Memory for a work, or the refusal. Revisions that are at hand only for speed make room first. */
+bool daemon_lease(struct daemon *d, const struct plan *p, struct lease *out, struct err *e) MUST_CHECK;
+struct budget *daemon_budget(struct daemon *d);
+int daemon_threads(struct daemon *d); /* of computing */
 
 const char *daemon_data(struct daemon *d);       /* the ledger's directory */
 const char *daemon_models_dir(struct daemon *d); /* what may be loaded on request lies there; or NULL */

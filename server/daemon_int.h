@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include "auth.h"
+#include "budget.h"
 #include "config.h"
 #include "daemon.h"
 #include "guard.h"
@@ -31,6 +32,7 @@ struct daemon {
     struct auth *auth;
     struct host_names hosts;
 
+    struct budget *budget; /* outlives models and jobs */
     struct models *models;
     struct ledger *ledger; /* the writer's once it runs */
     char engine[NAME_TEXT], kernel[NAME_TEXT];

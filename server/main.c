@@ -1,4 +1,5 @@
 #include <assert.h>
+#include <malloc.h>
 #include <stdio.h>
 
 #include "config.h"
@@ -28,8 +29,13 @@ static int (*const commands[])(const struct config *c) = {
 };
 static_assert(sizeof commands / sizeof *commands == COMMAND_EXPORT + 1, "one function a command");
 
+/* What is freed goes back to the machine, so that what the daemon holds is what its works hold: large
+ * blocks are mappings of their own, however many have come and gone. Once, before any thread. */
+enum { OWN_MAPPING = 1 << 20 };
+
 int main(int argc, char **argv)
 {
+    (void)mallopt(M_MMAP_THRESHOLD, OWN_MAPPING);
     struct config c;
     struct err e = {0};
     if (!config_parse(&c, argc, argv, &e)) {

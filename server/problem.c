@@ -73,7 +73,8 @@ bool problem_from(struct problem *p, const struct err *e)
 {
     if (!over_header(p, e))
         *p = (struct problem){.status = problem_status(e->code), .type = err_word(e->code),
-                              .title = faults[e->code].title};
+                              .title = faults[e->code].title,
+                              .retry_after_s = e->code == ERR_NO_MEMORY}; /* others end and give theirs back */
     p->cause = e->code;
     (void)snprintf(p->detail, sizeof p->detail, "%s", e->text);
     (void)snprintf(p->field, sizeof p->field, "%s", e->field);

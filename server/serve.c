@@ -99,6 +99,16 @@ static bool start(struct serve *s, struct err *e)
     return s->http && daemon_open(d, e) && http_start(s->http, e);
 }
 
+static void say_memory(struct daemon *d)
+{
+    char limit[BYTES_TEXT], weights[BYTES_TEXT];
+    struct budget_use m;
+    budget_use(d->budget, &m);
+    log_say(d->log, LOG_LEVEL_INFO, "memory", "at most %s (%s), %s of it weights", bytes_text(m.limit, limit),
+            d->config->memory ? "--memory" : "what the machine or its cgroup has, less a sixteenth and 256 MiB",
+            bytes_text(m.models, weights));
+}
+
 static void announce(struct serve *s)
 {
     struct daemon *d = &s->daemon;
@@ -109,6 +119,7 @@ static void announce(struct serve *s)
     printf(" on http://%s\n", http_address(s->http));
     (void)fflush(stdout);
     log_say(d->log, LOG_LEVEL_INFO, "ready", "%s, %s, %d threads", d->engine, d->kernel, d->threads);
+    say_memory(d);
     for (size_t i = 0; i < n; i++) {
         log_say(d->log, LOG_LEVEL_INFO, "model", "%s, digest %s", served[i]->name, served[i]->digests.base);
         served_drop(served[i]);

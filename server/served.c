@@ -48,7 +48,28 @@ bool served_may_be_called(const char *name, struct err *e)
 
 /* ---- life --------------------------------------------------------------------------------- */
 
-struct served *served_open(const char *path, const char *name, const char *data,
+struct opening {
+    struct served *served;
+    const char *path;
+    void (*progress)(void *ctx, size_t done, size_t total);
+    void *ctx;
+};
+
+static void on_progress(void *ctx, size_t done, size_t total)
+{
+    const struct opening *o = ctx;
+    if (o->progress) o->progress(o->ctx, done, total);
+}
+
+static bool afford(void *ctx, size_t bytes, struct err *e)
+{
+    const struct opening *o = ctx;
+    const struct plan plan = {.bytes[NEED_WEIGHTS] = bytes};
+    return budget_take(o->served->budget, HOLDER_MODELS, &plan, &o->served->weights, e) ||
+           err_while(e, "loading %s", o->path);
+}
+
+struct served *served_open(const char *path, const char *name, const char *data, struct budget *budget,
                            void (*progress)(void *ctx, size_t done, size_t total), void *ctx,
                            struct err *e)
 {
@@ -56,7 +77,10 @@ struct served *served_open(const char *path, const char *name, const char *data,
     s->views = mem_new(sizeof *s->views);
     (void)pthread_mutex_init(&s->views->lock, NULL);
     atomic_init(&s->references, 1);
-    s->model = model_open(path, name, progress, ctx, e);
+    s->budget = budget;
+    struct opening opening = {s, path, progress, ctx};
+    struct model_loading how = {on_progress, afford, &opening, budget_overlays(budget)};
+    s->model = model_open_as(path, name, &how, e);
     if (s->model && base_digests_init(&s->digests, s->model, data, e)) {
         (void)snprintf(s->name, sizeof s->name, "%s", s->model->name);
         return s;
@@ -82,6 +106,7 @@ void served_drop(struct served *s)
     mem_drop(a);
     base_digests_release(&s->digests);
     model_drop(s->model);
+    lease_give(&s->weights);
     mem_drop(s);
 }
 
@@ -153,6 +178,37 @@ static void cache(struct at_hand *a, const struct resolved *r)
     view_drop(old);
 }
 
+void served_forget(struct served *s)
+{
+    struct view *old[CACHED_VIEWS];
+    lock(s->views);
+    for (size_t i = 0; i < CACHED_VIEWS; i++) {
+        old[i] = s->views->cache[i].view;
+        s->views->cache[i] = (struct cached_view){0};
+    }
+    unlock(s->views);
+    for (size_t i = 0; i < CACHED_VIEWS; i++) view_drop(old[i]);
+}
+
+/* What a rebuild holds: the tensors it changes, and while one is replaced its delta as read and as
+ * parsed and the tensor before. The view it makes is counted by the budget from then on. */
+static struct view *rebuild(struct served *s, struct ledger_reader *reader, const char *id, struct err *e)
+{
+    struct plan plan = {0};
+    struct lease lease = {0};
+    size_t changed = 0, largest = 0;
+    if (!ledger_touched(reader, s->row.id, s->model, &changed, &largest, e)) return NULL;
+    plan_add(&plan, NEED_DELTAS, plan_sum(changed, plan_times(3, largest)));
+    bool ok = budget_take(s->budget, HOLDER_WORKS, &plan, &lease, e);
+    if (!ok) {
+        served_forget(s);
+        ok = budget_take(s->budget, HOLDER_WORKS, &plan, &lease, e);
+    }
+    struct view *v = ok ? ledger_restore(reader, s->model, &s->digests, id, e) : NULL;
+    lease_give(&lease);
+    return v;
+}
+
 static bool resolve_revision(struct served *s, struct ledger_reader *reader, const char *id,
                              struct resolved *out, struct err *e)
 {
@@ -163,7 +219,7 @@ static bool resolve_revision(struct served *s, struct ledger_reader *reader, con
               err_field(e, ERR_INVALID, "view",
                         "revision %s is of another model than %s; `model` must name that one", id,
                         s->name);
-    struct view *v = ok ? ledger_restore(reader, s->model, &s->digests, id, e) : NULL;
+    struct view *v = ok ? rebuild(s, reader, id, e) : NULL;
     if (v) {
         resolve(out, rev.id, rev.seq, rev.digest, v);
         view_drop(v);
@@ -257,7 +313,7 @@ static bool restore_head(struct served *s, struct ledger_reader *reader, const s
     char revision[ID_TEXT];
     int64_t seq;
     if (served_head(s, rev->branch, revision, &seq) && strcmp(revision, rev->id) == 0) return true;
-    struct view *v = ledger_restore(reader, s->model, &s->digests, rev->id, e);
+    struct view *v = rebuild(s, reader, rev->id, e);
     if (!v) return err_while(e, "restoring the head of branch %s", rev->branch);
     served_publish(s, rev, v);
     view_drop(v);

@@ -19,6 +19,7 @@
 
 #include <stdatomic.h>
 
+#include "budget.h"
 #include "ledger/ledger.h"
 
 struct served {
@@ -26,7 +27,9 @@ struct served {
     struct model *model;
     struct base_digests digests;
     struct model_row row;
-    struct at_hand *views;    /* private, as the next */
+    struct lease weights;     /* private, as all that follow */
+    struct budget *budget;
+    struct at_hand *views;
     _Atomic size_t references;
 };
 
@@ -34,12 +37,16 @@ struct served {
  * so that a name is one segment of a path. */
 bool served_may_be_called(const char *name, struct err *e) MUST_CHECK;
 
-/* Read the model at path and take its hashes, through the cache in `data`. The row is not set yet. */
-struct served *served_open(const char *path, const char *name, const char *data,
+/* Read the model at path and take its hashes, through the cache in `data`. Weights are taken from the
+ * budget before they are read, and given back with the model. The row is not set yet. */
+struct served *served_open(const char *path, const char *name, const char *data, struct budget *budget,
                            void (*progress)(void *ctx, size_t done, size_t total), void *ctx,
                            struct err *e) MUST_CHECK;
 struct served *served_retain(struct served *s);
 void served_drop(struct served *s);
+
+/* Let go of revisions that are at hand only because somebody asked for them. */
+void served_forget(struct served *s);
 
 /* Make the heads those of the ledger. Cheap where they are already. */
 bool served_restore(struct served *s, struct ledger_reader *reader, struct err *e) MUST_CHECK;

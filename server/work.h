@@ -18,6 +18,7 @@
 
 #include <stdatomic.h>
 
+#include "budget.h"
 #include "core/base/step.h"
 #include "ledger/ledger.h"
 
@@ -36,6 +37,10 @@ struct outcome {
     /* RECORD_RUN while the ledger cannot be written: called to rewrite the body with "run": null
      * and the warning not-recorded. */
     void (*unrecorded)(struct work *w, struct buf *body);
+    /* An answer as bytes of another kind: what is recorded and what the job shows is `body`, from which
+     * (and the work) the bytes are packed at the end. NULL: the body is the answer. */
+    bool (*pack)(struct work *w, const struct buf *body, struct buf *bytes, struct err *e);
+    const char *media;   /* of the bytes */
 };
 
 /* For `ahead`: tell(ctx) publishes the progress set so far. */
@@ -61,6 +66,7 @@ struct work_ops {
 struct work { /* first member of every concrete work */
     const struct work_ops *ops;
     struct daemon *daemon;
+    struct lease lease;        /* memory it may take, from prepare to free */
     struct served *served;     /* the model it computes with: its own reference, or NULL for none */
     char job_id[ID_TEXT];      /* set when queued */
     struct principal_name { char name[NAME_TEXT]; bool verified; } author;

@@ -38,12 +38,20 @@ void *mem_take(size_t count, size_t size, struct err *e)
     return p;
 }
 
+static size_t align_of(size_t count) { return count >= HUGE_PAGE / sizeof(float) ? HUGE_PAGE : ALIGN; }
+
+size_t mem_floats_bytes(size_t count)
+{
+    size_t bytes, padded, align = align_of(count);
+    bool fits = size_mul(count, sizeof(float), &bytes) && size_add(bytes, align - 1, &padded);
+    return fits ? padded / align * align : SIZE_MAX;
+}
+
 float *mem_floats(size_t count, struct err *e)
 {
-    size_t bytes, padded;
+    size_t bytes, padded, align = align_of(count);
     void *p = NULL;
-    bool huge = count >= HUGE_PAGE / sizeof(float);
-    size_t align = huge ? HUGE_PAGE : ALIGN;
+    bool huge = align == HUGE_PAGE;
     if (size_mul(count, sizeof(float), &bytes) && size_add(bytes, align, &padded))
         p = aligned_alloc(align, padded / align * align);
     if (!p) (void)no_memory(e, count, sizeof(float));
@@ -118,7 +126,7 @@ void buf_release(struct buf *b)
     *b = (struct buf){0};
 }
 
-static bool grow(struct buf *b, size_t extra)
+static bool grow(struct buf *b, size_t extra, bool exactly)
 {
     size_t need;
     if (b->failed || !size_add(b->len, extra, &need) || !size_add(need, 1, &need)) {
@@ -126,7 +134,7 @@ static bool grow(struct buf *b, size_t extra)
         return false;
     }
     if (need <= b->cap) return true;
-    size_t cap = b->cap ? b->cap : 256;
+    size_t cap = exactly ? need : b->cap ? b->cap : 256;
     while (cap < need) cap = cap > SIZE_MAX / 2 ? need : cap * 2;
     char *p = realloc(b->data, cap);
     if (!p) {
@@ -138,9 +146,11 @@ static bool grow(struct buf *b, size_t extra)
     return true;
 }
 
+void buf_reserve(struct buf *b, size_t len) { (void)grow(b, len, true); }
+
 void buf_put(struct buf *b, const void *bytes, size_t len)
 {
-    if (!grow(b, len)) return;
+    if (!grow(b, len, false)) return;
     if (len) memcpy(b->data + b->len, bytes, len);
     b->len += len;
     b->data[b->len] = '\0';
@@ -156,7 +166,7 @@ void buf_printf(struct buf *b, const char *fmt, ...)
     int n = vsnprintf(NULL, 0, fmt, ap);
     va_end(ap);
     if (n < 0) b->failed = true;
-    if (n >= 0 && grow(b, (size_t)n)) {
+    if (n >= 0 && grow(b, (size_t)n, false)) {
         (void)vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again);
         b->len += (size_t)n;
     }

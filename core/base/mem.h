@@ -29,6 +29,7 @@ void *mem_new(size_t bytes);                         /* zeroed, never NULL */
 char *mem_text(const char *text);                    /* a copy, never NULL */
 void *mem_take(size_t count, size_t size, struct err *e) MUST_CHECK; /* zeroed or NULL */
 float *mem_floats(size_t count, struct err *e) MUST_CHECK;           /* NOT zeroed, or NULL */
+size_t mem_floats_bytes(size_t count);               /* what that takes; SIZE_MAX when it overflows */
 void mem_drop(void *p);                              /* NULL is fine */
 
 struct arena {
@@ -46,6 +47,7 @@ struct buf {
     bool failed;
 };
 void buf_release(struct buf *b);
+void buf_reserve(struct buf *b, size_t len); /* room for exactly so many more: no growth by doubling */
 void buf_put(struct buf *b, const void *bytes, size_t len);
 void buf_text(struct buf *b, const char *text);
 void buf_printf(struct buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);

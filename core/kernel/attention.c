@@ -102,6 +102,15 @@ bool attention_scratch_for(struct attention_scratch *s, size_t floats, struct er
     return s->data != NULL;
 }
 
+size_t attention_bytes(const struct arch *a, size_t longest, int threads)
+{
+    struct shape s = shape_of(a, 0);
+    const struct span sp = {.n_rows = longest < UINT32_MAX / 2 ? (uint32_t)longest : UINT32_MAX / 2};
+    s.window = UINT32_MAX; /* a windowed layer takes less */
+    size_t rows = longest * (size_t)threads, spans = long_span_floats(&s, &sp, threads);
+    return mem_floats_bytes(longest < LONG_SPAN || rows > spans ? rows : spans);
+}
+
 bool attention_forward(const struct attention *a, struct par *par, struct attention_scratch *scratch,
                        struct err *e)
 {

@@ -23,9 +23,14 @@ static void block_drop(struct block *b)
     mem_drop(b);
 }
 
-static size_t block_floats(const struct kv *kv)
+static size_t floats_of(size_t layers, size_t width) { return layers * 2 * KV_BLOCK * width; }
+static size_t block_floats(const struct kv *kv) { return floats_of(kv->layers, kv->width); }
+
+size_t kv_bytes(const struct arch *a, size_t positions)
 {
-    return (size_t)kv->layers * 2 * KV_BLOCK * kv->width;
+    size_t blocks = positions / KV_BLOCK + (positions % KV_BLOCK != 0), bytes;
+    size_t each = mem_floats_bytes(floats_of(a->n_layers, (size_t)a->n_kv_heads * a->d_head));
+    return size_mul(blocks, each, &bytes) ? bytes : SIZE_MAX;
 }
 
 struct kv *kv_new(const struct arch *a)

@@ -17,6 +17,7 @@ struct kv;
 struct kv *kv_new(const struct arch *a);
 void kv_free(struct kv *kv);
 uint32_t kv_len(const struct kv *kv);
+size_t kv_bytes(const struct arch *a, size_t positions); /* of a cache with room for so many */
 /* A kv with the first len positions of this one. */
 struct kv *kv_fork(const struct kv *kv, uint32_t len, struct err *e) MUST_CHECK;
 /* Make room for positions up to len; kv_commit makes them count. */

@@ -56,6 +56,12 @@ static size_t tile_rows(const struct matrix *w)
     return (w->rows + tiles - 1) / tiles;
 }
 
+size_t matrix_scratch_bytes(size_t rows, size_t cols)
+{
+    size_t most = TILE_FLOATS / cols ? TILE_FLOATS / cols : 1;
+    return mem_floats_bytes((rows < most ? rows : most) * cols);
+}
+
 static bool scratch_for(struct matrix_scratch *s, size_t floats, struct err *e)
 {
     if (floats <= s->floats) return true;

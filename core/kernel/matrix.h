@@ -46,6 +46,7 @@ struct matrix_scratch {
     size_t floats;
 };
 
+size_t matrix_scratch_bytes(size_t rows, size_t cols); /* for matrices up to this one */
 bool matrix_nt(struct par *par, struct matrix_scratch *scratch, size_t m, const float *x, size_t ldx,
                const struct matrix *w, float *y, size_t ldy, bool accumulate, struct err *e) MUST_CHECK;
 bool matrix_nn(struct par *par, struct matrix_scratch *scratch, size_t m, const float *g, size_t ldg,

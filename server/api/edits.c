@@ -372,6 +372,27 @@ static bool append_eos(const struct edit_work *w)
     return k < w->method->n_params && w->params.value[k] != 0;
 }
 
+/* Phase after phase: the scores before; training; the rebuilt view scored beside its delta, twice (as
+ * parts and as bytes); and the commit, which reads that delta again and rebuilds once more. */
+static bool lease(struct edit_work *w, struct err *e)
+{
+    struct look *l = &w->look;
+    const struct arch *a = &look_model(l)->arch;
+    int threads = daemon_threads(l->work.daemon);
+    struct edit_request q = {.parent = l->view.view, .example = w->facts.example, .n = w->facts.n_examples,
+                             .params = w->params};
+    struct plan measure = {0}, train = {0}, after = {0}, commit = {0};
+    size_t changed = 0;
+    measure_plan(a, w->facts.fact, w->facts.n, threads, &measure);
+    if (!w->method->plan(&q, threads, &train, &changed, e)) return false;
+    after = measure;
+    plan_add(&after, NEED_DELTAS, plan_times(3, changed));
+    plan_add(&commit, NEED_DELTAS, plan_times(5, changed));
+    plan_peak(&after, &train);
+    plan_peak(&after, &commit);
+    return look_lease(l, &after, e);
+}
+
 static bool prepare(struct edit_work *w, struct call *c, struct err *e)
 {
     struct look *l = &w->look;
@@ -388,7 +409,7 @@ static bool prepare(struct edit_work *w, struct call *c, struct err *e)
     look_author(l, c);
     ledger_new_id("edit", l->run); /* an edit that is not committed is a run of that id */
     return read_params(w, q, e) && gates_read(json_get(q, "gates"), &w->gates, e) &&
-           facts_read(&w->facts, look_model(l), json_get(q, "facts"), append_eos(w), &l->arena, e);
+           facts_read(&w->facts, look_model(l), json_get(q, "facts"), append_eos(w), &l->arena, e) && lease(w, e);
 }
 
 struct work *api_edits(struct call *c, struct err *e)

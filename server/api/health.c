@@ -38,6 +38,10 @@ bool api_readyz(struct call *c, struct reply *r, struct err *e)
                ready ? "true" : "false", model ? "ok" : "none", writer_health_word(w));
     buf_printf(&r->body, "\"disk\":\"%s\",\"draining\":%s}", disk ? "ok" : "low",
                draining ? "true" : "false");
+    struct budget_use m;
+    budget_use(d->budget, &m);
+    buf_printf(&r->body, ",\"memory\":{\"limit\":%zu,\"program\":%zu,\"models\":%zu,\"views\":%zu,\"works\":%zu}",
+               m.limit, m.program, m.models, m.views, m.works);
     if (w == WRITER_STOPPED)
         buf_text(&r->body, ",\"detail\":\"a sync failed: the outcome of the last write is unknown; "
                            "nothing is written until the daemon is restarted\"");
@@ -107,6 +111,18 @@ static void write_models(struct daemon *d, struct buf *out)
     for (size_t i = 0; i < n; i++) served_drop(served[i]);
 }
 
+static void write_memory(struct daemon *d, struct buf *out)
+{
+    struct budget_use m;
+    budget_use(d->budget, &m);
+    metrics_gauge(out, "engramd_memory_limit_bytes", "Most memory to take.", (double)m.limit);
+    buf_text(out, "# HELP engramd_memory_bytes Memory set aside or held.\n# TYPE engramd_memory_bytes gauge\n");
+    const struct { const char *holder; size_t bytes; } rows[] = {
+        {"program", m.program}, {"models", m.models}, {"views", m.views}, {"works", m.works}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        buf_printf(out, "engramd_memory_bytes{holder=\"%s\"} %zu\n", rows[i].holder, rows[i].bytes);
+}
+
 bool api_metrics(struct call *c, struct reply *r, struct err *e)
 {
     struct daemon *d = c->daemon;
@@ -116,6 +132,7 @@ bool api_metrics(struct call *c, struct reply *r, struct err *e)
     metrics_write(d->metrics, &r->body);
     write_jobs(d, &r->body);
     write_models(d, &r->body);
+    write_memory(d, &r->body);
     worker_load(d->worker, &load);
     const struct { const char *name, *help; double value; } rows[] = {
         {"engramd_queue_long", "Long works waiting.", (double)load.waiting_long},

@@ -46,8 +46,7 @@ static void progress(void *ctx, size_t done, size_t total)
 /* What is wrong with a file that the request named is the request's fault, not ours. */
 static bool blame_path(struct err *e)
 {
-    if (e->code == ERR_CORRUPT || e->code == ERR_UNSUPPORTED || e->code == ERR_IO || e->code == ERR_NOT_FOUND ||
-        e->code == ERR_TOO_LARGE)
+    if (e->code == ERR_CORRUPT || e->code == ERR_UNSUPPORTED || e->code == ERR_IO || e->code == ERR_NOT_FOUND)
         e->code = ERR_INVALID;
     (void)snprintf(e->field, sizeof e->field, "path");
     return false;
@@ -64,7 +63,7 @@ static bool load_ahead(struct work *w, const struct telling *t, struct err *e)
 {
     struct load_work *l = of(w);
     l->telling = t;
-    l->served = served_open(l->path, l->name, daemon_data(w->daemon), progress, l, e);
+    l->served = served_open(l->path, l->name, daemon_data(w->daemon), daemon_budget(w->daemon), progress, l, e);
     if (!l->served) return blame_path(e);
     if (!models_may_add(daemon_models(w->daemon), l->name, l->served->digests.base, e)) return false;
     struct ledger_reader *reader = ledger_reader_open(daemon_data(w->daemon), e);

@@ -107,7 +107,9 @@ static bool prepare(struct localize_work *p, struct call *c, struct err *e)
                                  .n_control = (uint32_t)json_get(l->request, "n_control")->integer};
     q.patch.site = HOOK_Z;
     q.patch.axis = p->heads ? PATCH_LAYER_HEAD : PATCH_LAYER;
-    p->localize = localize_new(&q, e);
+    struct plan plan = {0};
+    localize_plan(&q, daemon_threads(c->daemon), &plan);
+    p->localize = look_lease(l, &plan, e) ? localize_new(&q, e) : NULL;
     return p->localize != NULL;
 }
 

@@ -36,6 +36,11 @@ bool look_view(struct look *l, struct call *c, const char *name, struct resolved
     return served_view(l->work.served, c->reader, name, out, e);
 }
 
+bool look_lease(struct look *l, const struct plan *p, struct err *e)
+{
+    return daemon_lease(l->work.daemon, p, &l->work.lease, e);
+}
+
 bool look_head_expected(const struct look *l, const struct resolved *head, struct err *e)
 {
     if (!l->if_match[0] || strcmp(l->if_match, head->revision) == 0) return true;
@@ -57,6 +62,7 @@ void look_release(struct look *l)
     buf_release(&l->text);
     arena_release(&l->arena);
     jout_free(l->warnings);
+    lease_give(&l->work.lease);
     served_drop(l->work.served);
 }
 

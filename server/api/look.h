@@ -45,6 +45,9 @@ void look_also(struct look *l, const struct resolved *against);
 bool look_find(struct look *l, struct call *c, struct err *e) MUST_CHECK;
 static inline bool look_cached(const struct look *l) { return l->cached.id[0] != '\0'; }
 
+/* Memory for what the work is about to do, held until it is released; before anything is allocated. */
+bool look_lease(struct look *l, const struct plan *p, struct err *e) MUST_CHECK;
+
 /* Is the head that a write has just pinned the one its If-Match names? It was when the request came,
  * but other writes may have been served before it. */
 bool look_head_expected(const struct look *l, const struct resolved *head, struct err *e) MUST_CHECK;

@@ -135,7 +135,9 @@ static bool prepare(struct patch_work *p, struct call *c, struct err *e)
     struct patch_request q = pair_request(&p->pair, l);
     q.site = p->site;
     q.axis = p->axis;
-    p->patch = patch_new(&q, e);
+    struct plan plan = {0};
+    patch_plan(&q, daemon_threads(c->daemon), &plan);
+    p->patch = look_lease(l, &plan, e) ? patch_new(&q, e) : NULL;
     return p->patch != NULL;
 }
 

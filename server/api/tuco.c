@@ -96,6 +96,9 @@ static bool prepare(struct tuco_work *t, struct call *c, struct err *e)
     look_also(l, &t->against);
     if (!look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
+    struct plan plan = {0};
+    tuco_plan(&look_model(l)->arch, t->in, t->n, daemon_threads(c->daemon), &plan);
+    if (!look_lease(l, &plan, e)) return false;
     t->tuco = tuco_new(l->view.view, t->against.view, t->in, t->n, e);
     return t->tuco != NULL;
 }

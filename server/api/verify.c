@@ -17,6 +17,7 @@ static void verify_free(struct work *w)
 {
     struct verify_work *v = of(w);
     if (v->verifier) verifier_close(v->verifier);
+    lease_give(&w->lease);
     for (size_t i = 0; i < v->n; i++) served_drop(v->served[i]);
     served_drop(w->served);
     mem_drop(w);
@@ -70,6 +71,20 @@ static const struct work_ops ops = {
     .step = verify_step, .finish = verify_finish, .free = verify_free,
 };
 
+/* Of the model that needs most: every tensor ever changed, beside a delta as read, as parsed and as applied. */
+static bool lease(struct verify_work *v, struct ledger_reader *reader, struct err *e)
+{
+    struct plan plan = {0};
+    for (size_t i = 0; i < v->n; i++) {
+        struct plan one = {0};
+        size_t changed, largest;
+        if (!ledger_touched(reader, v->served[i]->row.id, v->served[i]->model, &changed, &largest, e)) return false;
+        plan_add(&one, NEED_DELTAS, plan_sum(changed, plan_times(3, largest)));
+        plan_peak(&plan, &one);
+    }
+    return daemon_lease(v->work.daemon, &plan, &v->work.lease, e);
+}
+
 struct work *api_verify(struct call *c, struct err *e)
 {
     const struct json *request = c->body ? c->body : c->query;
@@ -84,5 +99,7 @@ struct work *api_verify(struct call *c, struct err *e)
     } else {
         v->n = models_list(daemon_models(c->daemon), v->served);
     }
-    return &v->work;
+    if (lease(v, c->reader, e)) return &v->work;
+    verify_free(&v->work);
+    return NULL;
 }

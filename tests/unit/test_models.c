@@ -16,12 +16,14 @@
         if (!(call)) fail_msg("%s: %s", #call, err.text);                                          \
     } while (0)
 
+static struct budget *budget; /* of all tests; its end asserts that everything was given back */
+
 static struct served *open_tiny(const char *folder, const char *name)
 {
     struct err err = {0};
     char path[128];
     (void)snprintf(path, sizeof path, "tests/golden/tiny/%s", folder);
-    struct served *s = served_open(path, name, NULL, NULL, NULL, &err);
+    struct served *s = served_open(path, name, NULL, budget, NULL, NULL, &err);
     must(s != NULL);
     (void)snprintf(s->row.id, sizeof s->row.id, "model_%s", name);
     return s;
@@ -145,5 +147,8 @@ int main(void)
         cmocka_unit_test(what_was_taken_out_lives_on_and_knows_its_successor),
         cmocka_unit_test(a_name_is_one_segment_of_a_path),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    budget = budget_new((size_t)1 << 30);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    budget_free(budget);
+    return failed;
 }

@@ -1,0 +1,369 @@
+/* Plans beside what really happens: this program counts every byte its heap holds, runs each work to its
+ * end, and compares the height it came to with the plan made before it. */
+#include <malloc.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "core/decode.h"
+#include "core/kernel/blas.h"
+#include "core/train.h"
+#include "edits/editor.h"
+#include "probes/localize.h"
+#include "probes/measure.h"
+#include "probes/trace.h"
+#include "probes/tuco.h"
+#include "support/golden.h"
+
+/* ---- a counted heap -------------------------------------------------------------------------- */
+
+/* Sanitizers bring a heap of their own: there the works run, but nothing is compared. */
+#if defined(__GLIBC__) && !defined(ENGRAM_SANITIZED)
+enum { COUNTED = 1 };
+
+void *__libc_malloc(size_t n);
+void *__libc_calloc(size_t n, size_t size);
+void *__libc_realloc(void *p, size_t n);
+void *__libc_memalign(size_t align, size_t n);
+void __libc_free(void *p);
+
+static _Atomic size_t now, most;
+static size_t of_blas; /* a block the BLAS takes and gives back in each product: the program's, in no plan */
+
+static size_t size_of(void *p)
+{
+    size_t n = p ? malloc_usable_size(p) : 0;
+    return of_blas && n >= of_blas && n < of_blas + 4096 ? 0 : n;
+}
+static void *came(void *p)
+{
+    size_t held = atomic_fetch_add(&now, size_of(p)) + size_of(p), top = atomic_load(&most);
+    while (held > top && !atomic_compare_exchange_weak(&most, &top, held)) {}
+    return p;
+}
+static void goes(void *p) { atomic_fetch_sub(&now, size_of(p)); }
+
+void *malloc(size_t n) { return came(__libc_malloc(n)); }
+void *calloc(size_t n, size_t size) { return came(__libc_calloc(n, size)); }
+void *aligned_alloc(size_t align, size_t n) { return came(__libc_memalign(align, n)); }
+void *realloc(void *p, size_t n)
+{
+    goes(p);
+    return came(__libc_realloc(p, n));
+}
+void free(void *p)
+{
+    goes(p);
+    __libc_free(p);
+}
+#else
+enum { COUNTED = 0 };
+static _Atomic size_t now, most;
+static size_t of_blas;
+#endif
+
+static size_t height_from;
+
+static void begin_counting(struct golden *g)
+{
+    session_trim(g->session);
+    height_from = atomic_load(&now);
+    atomic_store(&most, height_from);
+}
+
+/* Small things (lists, structs, names) are not planned for: a little more is allowed, and as plans are
+ * upper bounds, some less. */
+static void compare(const char *what, const struct plan *p)
+{
+    size_t height = atomic_load(&most) - height_from, plan = plan_total(p);
+    enum { SMALL = 48 * 1024 };
+    if (!COUNTED) return;
+    if (height > plan + SMALL) fail_msg("%s: %zu bytes planned, %zu held", what, plan, height);
+    if (plan > 3 * height + SMALL) fail_msg("%s: %zu bytes planned, only %zu held", what, plan, height);
+}
+
+#define to_the_end(go, e)                                                                          \
+    do {                                                                                           \
+        enum step s_;                                                                              \
+        while ((s_ = (go)) == STEP_MORE)   {}                                                      \
+        must(s_ == STEP_DONE, e);                                                                  \
+    } while (0)
+
+/* Long enough that rows outweigh structs. */
+enum { LONG = 200 };
+
+static void long_prompt(const struct golden *g, uint32_t salt, uint32_t out[LONG])
+{
+    for (uint32_t i = 0; i < LONG; i++) out[i] = (i * 7 + salt) % g->model->arch.d_vocab;
+}
+
+static const struct arch *arch_of(const struct golden *g) { return &g->model->arch; }
+
+/* ---- works ------------------------------------------------------------------------------------ */
+
+static void decoding(struct golden *g)
+{
+    uint32_t ids[LONG];
+    struct decode_request q[3];
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 1, ids);
+    for (int i = 0; i < 3; i++)
+        q[i] = (struct decode_request){.prompt = ids, .n_prompt = LONG - 60 * (uint32_t)i, .max_tokens = 40,
+                                       .sampling = {.temperature = 1, .top_p = 0.9}, .seed = 3};
+    decoder_plan(arch_of(g), q, 3, 1, &p);
+    begin_counting(g);
+    struct decoder *d = decoder_new(g->view, q, 3, NULL, &e);
+    must(d, e);
+    to_the_end(decoder_step(d, g->session, &e), e);
+    compare("decoding", &p);
+    decoder_free(d);
+}
+
+static void running_in_chunks(struct golden *g)
+{
+    uint32_t ids[LONG], want = LONG - 1;
+    struct run_input in[5];
+    struct run_size size = {0};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 2, ids);
+    for (size_t i = 0; i < 5; i++) { /* the third and the fifth are cut by a chunk's end */
+        in[i] = (struct run_input){.ids = ids, .n = LONG, .seq = (uint32_t)i, .want = &want, .n_want = 1};
+        run_size_add(&size, arch_of(g), 0, LONG, 1, false);
+    }
+    run_plan(&size, arch_of(g), 1, &p);
+    begin_counting(g);
+    struct run *r = run_new(g->view, in, 5, NULL, &e);
+    must(r, e);
+    to_the_end(run_step(r, g->session, &e), e);
+    compare("a run in chunks", &p);
+    run_free(r);
+}
+
+static void patching(struct golden *g, bool heads)
+{
+    uint32_t clean[LONG], corrupt[LONG], answer = 5, foil = 9, n = heads ? 40 : 60;
+    struct patch_request q = {.view = g->view, .clean = clean, .corrupt = corrupt, .n = n,
+                              .site = heads ? HOOK_Z : HOOK_RESID_PRE, .axis = heads ? PATCH_LAYER_HEAD : PATCH_LAYER_POS,
+                              .metric = {.kind = METRIC_LOGIT_DIFF, .answer = &answer, .n_answer = 1, .foil = &foil,
+                                         .n_foil = 1, .pos = n - 1}};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 3, clean);
+    memcpy(corrupt, clean, sizeof clean);
+    corrupt[2] = 11;
+    patch_plan(&q, 1, &p);
+    begin_counting(g);
+    struct patch *w = patch_new(&q, &e);
+    must(w, e);
+    to_the_end(patch_step(w, g->session, &e), e);
+    compare(heads ? "a grid of heads" : "a grid of positions", &p);
+    patch_free(w);
+}
+
+static void localizing(struct golden *g)
+{
+    uint32_t clean[LONG], corrupt[LONG], answer = 5, foil = 9, n = 40;
+    struct localize_request q = {.patch = {.view = g->view, .clean = clean, .corrupt = corrupt, .n = n, .site = HOOK_Z,
+                                           .axis = PATCH_LAYER_HEAD,
+                                           .metric = {.kind = METRIC_LOGIT_DIFF, .answer = &answer, .n_answer = 1,
+                                                      .foil = &foil, .n_foil = 1, .pos = n - 1}},
+                                 .k = 2, .n_control = 20, .seed = 1};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 4, clean);
+    memcpy(corrupt, clean, sizeof clean);
+    corrupt[2] = 11;
+    localize_plan(&q, 1, &p);
+    begin_counting(g);
+    struct localize *w = localize_new(&q, &e);
+    must(w, e);
+    to_the_end(localize_step(w, g->session, &e), e);
+    compare("localizing", &p);
+    localize_free(w);
+}
+
+/* Without the answer's text, which the server makes. */
+static void tracing(struct golden *g, enum hook hook)
+{
+    uint32_t ids[LONG], pos[LONG];
+    struct trace_input in = {.ids = ids, .n = LONG, .top_pos = pos, .n_top = LONG};
+    struct trace_place read = {.site = {hook, 1}, .pos = pos, .n_pos = LONG};
+    struct trace_write write = {.at = {.site = {HOOK_RESID_POST, 0}, .pos = pos, .n_pos = LONG}, .op = TAP_ADD,
+                                .weight = 1, .from = FROM_RUN,
+                                .source = {.site = {HOOK_RESID_POST, 0}, .pos = pos, .n_pos = LONG}};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 5, ids);
+    for (uint32_t i = 0; i < LONG; i++) pos[i] = i;
+    trace_plan(arch_of(g), &in, 1, &read, 1, &write, 1, 1, &p);
+    p.bytes[NEED_ANSWER] = 0;
+    begin_counting(g);
+    struct trace *t = trace_new(g->view, &in, 1, &read, 1, &write, 1, &e);
+    must(t, e);
+    to_the_end(trace_step(t, g->session, &e), e);
+    compare(hook == HOOK_RESULT ? "a trace by head" : "a trace", &p);
+    trace_free(t);
+}
+
+static void contributions(struct golden *g)
+{
+    enum { MORE = RUN_ROWS + 40 };
+    uint32_t *ids = calloc(MORE, sizeof *ids);
+    struct tuco_input in[2] = {{ids, 20, false}, {ids, MORE, true}};
+    struct plan p = {0};
+    struct err e = {0};
+    assert_non_null(ids);
+    for (uint32_t i = 0; i < MORE; i++) ids[i] = i % arch_of(g)->d_vocab;
+    tuco_plan(arch_of(g), in, 2, 1, &p);
+    p.bytes[NEED_ANSWER] = 0;
+    begin_counting(g);
+    struct tuco *t = tuco_new(g->view, g->view, in, 2, &e);
+    must(t, e);
+    to_the_end(tuco_step(t, g->session, &e), e);
+    compare("tuco", &p);
+    tuco_free(t);
+    free(ids);
+}
+
+static void measuring(struct golden *g)
+{
+    uint32_t ids[LONG];
+    struct prompt other = {ids, 100, ids, 3};
+    struct fact f = {.prompt = {ids, 120, ids, 4}, .target_text = "x", .target_len = 1, .paraphrase = &other,
+                     .n_paraphrase = 1, .locality = &other, .n_locality = 1};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 6, ids);
+    measure_plan(arch_of(g), &f, 1, 1, &p);
+    begin_counting(g);
+    struct measure *m = measure_new(g->view, &f, 1, NULL, &e);
+    must(m, e);
+    to_the_end(measure_step(m, g->session, &e), e);
+    compare("measuring", &p);
+    begin_counting(g);
+    struct measure *again = measure_new(g->view, &f, 1, m, &e);
+    must(again, e);
+    to_the_end(measure_step(again, g->session, &e), e);
+    compare("measuring against a reference", &p);
+    measure_free(again);
+    measure_free(m);
+}
+
+static void training(struct golden *g)
+{
+    uint32_t ids[LONG];
+    struct example examples[6];
+    const struct method *m = method_find("locft");
+    struct edit_request q = {.parent = g->view, .example = examples, .n = 6, .params = method_defaults(m), .seed = 1};
+    struct plan p = {0};
+    struct err e = {0};
+    size_t changed = 0;
+    long_prompt(g, 7, ids);
+    for (uint32_t i = 0; i < 6; i++) examples[i] = (struct example){ids, 100 - 5 * i, 90 - 5 * i};
+    q.params.value[method_param(m, "epochs")] = 2;
+    q.params.value[method_param(m, "layer")] = 0;
+    must(m->plan(&q, 1, &p, &changed, &e), e);
+    begin_counting(g);
+    struct editor *ed = m->new(&q, &e);
+    must(ed, e);
+    to_the_end(m->step(ed, g->session, &e), e);
+    compare("training", &p);
+    session_trim(g->session);
+    size_t left = atomic_load(&now) - height_from;
+    if (COUNTED && left > changed + 48 * 1024)
+        fail_msg("%zu bytes are left after training for a delta of %zu", left, changed);
+    m->free(ed);
+}
+
+/* A product of the usual size, and what it alone takes. */
+static void learn_of_blas(void)
+{
+    enum { N = 512 };
+    float *x = calloc(3 * N * N, sizeof *x);
+    of_blas = 0;
+    size_t before = atomic_load(&now);
+    atomic_store(&most, before);
+    gemm_nt(N, N, N, x, N, x + N * N, N, x + 2 * N * N, N, 1.0f, false);
+    of_blas = (atomic_load(&most) - before) / 4096 * 4096;
+    free(x);
+}
+
+static void plans_hold(void **state)
+{
+    static const char *const models[] = {"gqa_tied", "gqa_untied_odd", "mha_bf16", "wide_head"};
+    (void)state;
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        struct golden g;
+        golden_open(&g, models[i], NULL);
+        learn_of_blas();
+        decoding(&g);
+        running_in_chunks(&g);
+        patching(&g, false);
+        patching(&g, true);
+        localizing(&g);
+        tracing(&g, HOOK_PATTERN);
+        tracing(&g, HOOK_RESULT);
+        contributions(&g);
+        measuring(&g);
+        training(&g);
+        golden_close(&g);
+    }
+}
+
+/* ---- weights ---------------------------------------------------------------------------------- */
+
+static bool afford(void *ctx, size_t bytes, struct err *e)
+{
+    size_t *asked = ctx, may = *asked;
+    *asked = bytes;
+    return bytes <= may || err_set(e, ERR_TOO_LARGE, "too large");
+}
+
+static void weights_are_asked_for(void **state)
+{
+    (void)state;
+    static _Atomic size_t overlays;
+    size_t asked = SIZE_MAX;
+    struct err e = {0};
+    struct model_loading how = {.afford = afford, .ctx = &asked, .overlay_bytes = &overlays};
+    struct model *m = model_open_as("tests/golden/tiny/mha_bf16", NULL, &how, &e);
+    must(m, e);
+    assert_true(asked >= m->memory_bytes && asked < m->memory_bytes + m->n_tensors * 64);
+    /* A view's own memory is counted from its making to its end. */
+    struct view *base = view_base(m);
+    const float *zero = calloc(m->tensors[0].n_elements, sizeof *zero);
+    struct delta *d = delta_new_dense(m, 0, zero, &e);
+    must(d, e);
+    struct view *changed = view_with_delta(base, d, &e), *again = view_with_delta(changed, d, &e);
+    must(changed && again, e);
+    assert_int_equal(atomic_load(&overlays), 2 * mem_floats_bytes(m->tensors[0].n_elements));
+    view_drop(changed);
+    assert_int_equal(atomic_load(&overlays), mem_floats_bytes(m->tensors[0].n_elements));
+    view_drop(again);
+    assert_int_equal(atomic_load(&overlays), 0);
+    delta_free(d);
+    view_drop(base);
+    model_drop(m);
+    free((void *)(uintptr_t)zero);
+    asked--;
+    size_t before = atomic_load(&now);
+    assert_null(model_open_as("tests/golden/tiny/mha_bf16", NULL, &how, &e));
+    assert_int_equal(e.code, ERR_TOO_LARGE);
+    assert_true(!COUNTED || atomic_load(&now) <= before);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(plans_hold), cmocka_unit_test(weights_are_asked_for)};
+    struct err e = {0};
+    if (!blas_start(1, &e)) return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
