@@ -110,6 +110,7 @@ void openai_free(struct work *w)
     mem_drop(o->choice);
     resolved_release(&o->view);
     served_drop(w->served);
+    lease_give(&w->lease);
     arena_release(&o->arena);
     mem_drop(o);
 }
@@ -142,6 +143,21 @@ struct openai *openai_new(struct call *c, const struct work_ops *ops, const stru
     return NULL;
 }
 
+/* The continuations, and the text of what is said about each token. */
+static bool lease(struct openai *o, struct err *e)
+{
+    enum { TEXT_BYTES = 192 }; /* of one token in a list: grown by doubling, and printed once more */
+    const struct arch *a = &openai_model(o)->arch;
+    struct plan plan = {0};
+    decoder_plan(a, o->q, o->generation.n, daemon_threads(o->work.daemon), &plan);
+    for (size_t i = 0; i < o->generation.n; i++) {
+        const struct decode_request *q = &o->q[i];
+        size_t places = (q->score_prompt ? q->n_prompt : 0) + (q->score_tokens ? (size_t)q->max_tokens : 0);
+        plan_add(&plan, NEED_ANSWER, plan_times(places, (q->n_top + (size_t)1) * TEXT_BYTES));
+    }
+    return daemon_lease(o->work.daemon, &plan, &o->work.lease, e);
+}
+
 bool openai_requests(struct openai *o, const struct json *request, uint32_t max_tokens, uint32_t n_top, struct err *e)
 {
     const struct arch *a = &openai_model(o)->arch;
@@ -167,5 +183,5 @@ bool openai_requests(struct openai *o, const struct json *request, uint32_t max_
         q->score_prompt = o->echo && o->logprobs && !q->again;
     }
     o->generation = (struct generation){.q = o->q, .n = total};
-    return true;
+    return lease(o, e);
 }

@@ -126,6 +126,25 @@ static void decoding(struct golden *g)
     decoder_free(d);
 }
 
+static void scoring_prompts(struct golden *g)
+{
+    uint32_t ids[LONG];
+    struct decode_request q[6];
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 8, ids);
+    for (int i = 0; i < 6; i++)
+        q[i] = (struct decode_request){.prompt = ids, .n_prompt = LONG, .score_prompt = true, .n_top = 5,
+                                       .max_tokens = i < 3 ? 0 : 30, .score_tokens = i >= 3};
+    decoder_plan(arch_of(g), q, 6, 1, &p);
+    begin_counting(g);
+    struct decoder *d = decoder_new(g->view, q, 6, NULL, &e);
+    must(d, e);
+    to_the_end(decoder_step(d, g->session, &e), e);
+    compare("scoring prompts", &p);
+    decoder_free(d);
+}
+
 static void running_in_chunks(struct golden *g)
 {
     uint32_t ids[LONG], want = LONG - 1;
@@ -305,6 +324,7 @@ static void plans_hold(void **state)
         golden_open(&g, models[i], NULL);
         learn_of_blas();
         decoding(&g);
+        scoring_prompts(&g);
         running_in_chunks(&g);
         patching(&g, false);
         patching(&g, true);
