@@ -19,7 +19,7 @@ PYTHON ?= /usr/bin/python3
 
 PACKAGES := build-essential pkg-config git ca-certificates curl unzip python3 python3-pip \
     python3-pytest python3-numpy libmicrohttpd-dev libcjson-dev libopenblas-dev libsqlite3-dev \
-    libuv1-dev libpcre2-dev libutf8proc-dev libssl-dev libcmocka-dev
+    libuv1-dev libpcre2-dev libutf8proc-dev libssl-dev zlib1g-dev libcmocka-dev
 FOLDERS := core probes edits ledger server
 
 # ---- flags ------------------------------------------------------------------------------------
@@ -33,7 +33,7 @@ CFLAGS_ALL = -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fPIE -fno-math-errno -pthread 
     -D_GNU_SOURCE -DENGRAM_VERSION='"$(VERSION)"' \
     $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all -DENGRAM_SANITIZED=1) $(CFLAGS)
 LDFLAGS_ALL = -pie -pthread $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
-LIBS := -lmicrohttpd -lcjson -lopenblas -lsqlite3 -luv -lpcre2-8 -lutf8proc -lcrypto -lm
+LIBS := -lmicrohttpd -lcjson -lopenblas -lsqlite3 -luv -lpcre2-8 -lutf8proc -lcrypto -lz -lm
 
 # A change of flags rebuilds: the stamp changes only when the flags do.
 STAMP := $(BUILD)/flags.stamp

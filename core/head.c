@@ -55,6 +55,13 @@ bool embed(struct session *s, const struct view *v, const uint32_t *ids, size_t 
 
 static const enum hook head_hooks[] = {HOOK_FINAL_SCALE, HOOK_FINAL_NORMALIZED, HOOK_UNEMBED_IN, HOOK_UNEMBED_OUT};
 
+bool head_hook(enum hook h)
+{
+    for (size_t i = 0; i < sizeof head_hooks / sizeof *head_hooks; i++)
+        if (head_hooks[i] == h) return true;
+    return false;
+}
+
 bool head_listens(const struct taps *t)
 {
     for (size_t i = 0; i < sizeof head_hooks / sizeof *head_hooks; i++)

@@ -29,7 +29,8 @@ bool unembed_ids(struct session *s, const struct view *v, const float *x, size_t
 /* dx [n][d] += gradient of x from the gradient of its logits. rows: who reads gradients, or NULL. */
 bool unembed_backward(struct session *s, const struct view *v, const float *x, size_t n,
                       const struct head_rows *rows, const float *d_logits, float *dx, struct err *e) MUST_CHECK;
-/* Does anybody listen at the final norm or the unembedding? */
+/* Is that a hook of the final norm or the unembedding? Does anybody listen at one? */
+bool head_hook(enum hook h);
 bool head_listens(const struct taps *t);
 
 /* log softmax(logits)[id], in float64. */

@@ -49,11 +49,7 @@ struct site {
     enum hook hook;
     uint32_t layer; /* 0 for hooks of the model */
 };
-/* "blocks.{l}.{spelling}" or the spelling of a hook of the model; an unknown or absent hook or a
- * layer out of range is ERR_INVALID naming the range, the reason or the nearest name. */
-bool site_parse(const struct arch *a, const char *text, struct site *out, struct err *e) MUST_CHECK;
-/* A bare spelling ("hook_resid_pre"), as patch grids name it. */
-bool hook_parse(const char *spelling, enum hook *out, struct err *e) MUST_CHECK;
+/* "blocks.{l}." and the spelling, or the spelling of a hook of the model. Reading names: core/site.h. */
 void site_text(struct site s, char out[64]);
 
 enum tap_op { TAP_READ, TAP_SET, TAP_ADD, TAP_SCALE };

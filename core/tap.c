@@ -46,7 +46,7 @@ bool taps_head(const struct taps *t, enum hook h, uint32_t layer, uint32_t head)
 static void change(struct tap *t, float *x, float to)
 {
     float moved = fabsf(to - *x);
-    if (!(moved <= t->max_change)) t->max_change = moved; /* a NaN stays to be seen */
+    if (moved > t->max_change || isnan(moved)) t->max_change = moved; /* a NaN stays to be seen */
     t->elements++;
     *x = to;
 }

@@ -18,6 +18,8 @@ struct tape {
     float *memory;       /* activations of all layers */
     struct saved *saved; /* [L − from] */
     const float *down, *post;
+    float *head;         /* the scored rows' x, and behind them their gradients, while tape_head goes on */
+    size_t head_seq, head_at, head_row; /* the next of them */
 };
 
 static size_t align16(size_t n) { return (n + 15) & ~(size_t)15; }
@@ -47,12 +49,10 @@ static bool place(struct tape *t, struct err *e)
     return true;
 }
 
-enum { LOSS_ROWS = 128 }; /* logits rows in hand at a time */
-
 void tape_plan(const struct arch *a, size_t rows, size_t longest, size_t scored, uint32_t from, int threads,
                struct plan *p)
 {
-    size_t logits = mem_floats_bytes((size_t)LOSS_ROWS * a->d_vocab), stream = mem_floats_bytes(rows * a->d_model);
+    size_t logits = mem_floats_bytes((size_t)TAPE_HEAD_ROWS * a->d_vocab), stream = mem_floats_bytes(rows * a->d_model);
     plan_add(p, NEED_TAPE, mem_floats_bytes(plan_times(layer_floats(a, rows), a->n_layers - from)));
     plan_add(p, NEED_STREAM, plan_sum(stream, stream));
     plan_add(p, NEED_STREAM, mem_floats_bytes(2 * scored * a->d_model + 1));
@@ -91,6 +91,7 @@ void tape_free(struct tape *t)
     mem_drop(t->x);
     mem_drop(t->memory);
     mem_drop(t->saved);
+    mem_drop(t->head);
     mem_drop(t);
 }
 
@@ -155,37 +156,56 @@ static void scored_rows(struct tape *t, float *rows, bool back)
         }
 }
 
-/* A stretch of scored rows of one sequence: logits, their gradient by `loss`, and back to the stream. */
-static bool loss_rows(struct tape *t, struct view *v, struct session *s, const struct taps *taps, size_t seq, size_t at,
-                      size_t n, const float *rows, float *dx, float *logits, tape_row_loss loss, void *ctx, struct err *e)
+/* The next stretch of scored rows of one sequence: logits, their gradient by `loss`, back to the stream. */
+static bool loss_rows(struct tape *t, struct view *v, struct session *s, const struct taps *taps, float *logits,
+                      size_t n, tape_row_loss loss, void *ctx, struct err *e)
 {
-    size_t V = t->arch->d_vocab;
+    size_t V = t->arch->d_vocab, d = t->arch->d_model, seq = t->head_seq, at = t->head_at;
     const struct head_rows hear = {taps, (uint32_t)seq, t->seq[seq].scored + at};
-    if (!unembed(s, v, rows, n, NULL, logits, e)) return false;
+    const float *x = t->head + t->head_row * d;
+    if (!unembed(s, v, x, n, NULL, logits, e)) return false;
     for (size_t k = 0; k < n; k++) loss(ctx, seq, at + k, logits + k * V);
-    return unembed_backward(s, v, rows, n, taps ? &hear : NULL, logits, dx, e);
+    return unembed_backward(s, v, x, n, taps ? &hear : NULL, logits, t->head + (count_scored(t) + t->head_row) * d, e);
 }
 
-bool tape_head(struct tape *t, struct view *v, struct session *s, const struct taps *taps, tape_row_loss loss, void *ctx,
-               struct err *e)
+static bool begin_head(struct tape *t, struct err *e)
 {
-    size_t n = count_scored(t), d = t->arch->d_model, row = 0;
+    size_t floats = count_scored(t) * t->arch->d_model;
     assert(t->layer == t->arch->n_layers);
-    float *rows = mem_floats(2 * n * d + 1, e), *logits = mem_floats(LOSS_ROWS * t->arch->d_vocab, e);
-    bool ok = rows && logits;
-    if (ok) {
-        scored_rows(t, rows, false);
-        memset(rows + n * d, 0, n * d * sizeof *rows);
+    t->head_seq = t->head_at = t->head_row = 0;
+    t->head = mem_floats(2 * floats + 1, e);
+    if (!t->head) return false;
+    scored_rows(t, t->head, false);
+    memset(t->head + floats, 0, floats * sizeof *t->head);
+    return true;
+}
+
+static void end_head(struct tape *t)
+{
+    scored_rows(t, t->head + count_scored(t) * t->arch->d_model, true);
+    mem_drop(t->head);
+    t->head = NULL;
+}
+
+enum step tape_head(struct tape *t, struct view *v, struct session *s, const struct taps *taps, tape_row_loss loss,
+                    void *ctx, struct err *e)
+{
+    if (!t->head && !begin_head(t, e)) return STEP_FAIL;
+    while (t->head_seq < t->n && t->head_at == t->seq[t->head_seq].n_scored) {
+        t->head_seq++;
+        t->head_at = 0;
     }
-    for (size_t i = 0; ok && i < t->n; i++)
-        for (size_t at = 0, k; ok && at < t->seq[i].n_scored; at += k, row += k) {
-            k = t->seq[i].n_scored - at < LOSS_ROWS ? t->seq[i].n_scored - at : LOSS_ROWS;
-            ok = loss_rows(t, v, s, taps, i, at, k, rows + row * d, rows + (n + row) * d, logits, loss, ctx, e);
-        }
-    if (ok) scored_rows(t, rows + n * d, true);
+    if (t->head_seq == t->n) {
+        end_head(t);
+        return STEP_DONE;
+    }
+    size_t left = t->seq[t->head_seq].n_scored - t->head_at, n = left < TAPE_HEAD_ROWS ? left : TAPE_HEAD_ROWS;
+    float *logits = mem_floats(n * t->arch->d_vocab, e);
+    bool ok = logits && loss_rows(t, v, s, taps, logits, n, loss, ctx, e);
     mem_drop(logits);
-    mem_drop(rows);
-    return ok;
+    t->head_at += n;
+    t->head_row += n;
+    return ok ? STEP_MORE : STEP_FAIL;
 }
 
 struct cross_entropy {
@@ -210,7 +230,7 @@ bool tape_loss(struct tape *t, struct view *v, struct session *s, const struct t
                struct err *e)
 {
     struct cross_entropy c = {t, mem_take(t->n, sizeof(double), e)};
-    bool ok = c.nll && tape_head(t, v, s, taps, cross_entropy, &c, e);
+    bool ok = c.nll && STEP_ALL(tape_head(t, v, s, taps, cross_entropy, &c, e));
     *loss = 0;
     for (size_t i = 0; ok && i < t->n; i++) {
         if (nll) nll[i] = c.nll[i];

@@ -8,7 +8,7 @@
  *     tape_new(view, spans, from, …)  x ← rows entering layer `from` (or, from_mid, the stream
  *     after its attention)
  *     tape_forward(view)   step: one layer      the view may be another one each time: training
- *     tape_loss            cross-entropy and its gradient at the top
+ *     tape_loss            cross-entropy and its gradient at the top; or tape_head, any other function's
  *     tape_backward        step: one layer      fires taps with gradients, adds to weight grads
  *
  * One thread. Sequences start at position 0.
@@ -19,6 +19,8 @@
 #include "block.h"
 #include "core/base/step.h"
 #include "plan.h"
+
+enum { TAPE_HEAD_ROWS = 64 }; /* scored rows whose logits are in hand at a time */
 
 struct tape;
 
@@ -47,10 +49,11 @@ void tape_train_down(struct tape *t, const float *down, const float *post);
 enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct err *e);
 /* Starts the backward pass from any function of the logits at the scored positions: `loss` is called
  * for each with its sequence, its number among that sequence's scored ones and its logits [V], and
- * puts the gradient in their place. taps read gradients at the final norm and the unembedding. */
+ * puts the gradient in their place. taps read gradients at the final norm and the unembedding. One step:
+ * a few rows. */
 typedef void (*tape_row_loss)(void *ctx, size_t seq, size_t k, float *logits);
-bool tape_head(struct tape *t, struct view *v, struct session *s, const struct taps *taps, tape_row_loss loss,
-               void *ctx, struct err *e) MUST_CHECK;
+enum step tape_head(struct tape *t, struct view *v, struct session *s, const struct taps *taps, tape_row_loss loss,
+                    void *ctx, struct err *e);
 /* The same from cross-entropy: mean over the scored positions of each sequence of −log p(target), then
  * mean over sequences (LocFT). nll, if not NULL, gets the sequences' own means. */
 bool tape_loss(struct tape *t, struct view *v, struct session *s, const struct taps *taps, double *loss,

@@ -1,9 +1,12 @@
 /* Metrics of a next-token distribution, in float64 from float32 logits.
  *
+ *   logit            LSE(logits of answer)
  *   logit_diff       LSE(logits of answer) − LSE(logits of foil)
  *   norm_logit_diff  (LD − LD_corrupt) / (LD_clean − LD_corrupt): 0 no recovery, 1 full
  *   prob, logprob    of the answer list: Σ p, log Σ p
+ *   prob_diff        Σ p over the answer − Σ p over the foil
  *   kl               Σ p_ref (log p_ref − log p), ref the source run
+ *   loss             −log Σ p of the answer: what comes next
  *
  * LSE is log Σ exp, the value itself for one id. (interpretability conventions: Zhang & Nanda,
  * arXiv 2309.16042.) Pure functions.
@@ -17,7 +20,7 @@
 #include "core/base/err.h"
 
 enum metric_kind {
-#define METRIC(name, word, foil, vocab) METRIC_##name,
+#define METRIC(name, word, answer, foil, vocab, gradient) METRIC_##name,
 #include "metric.def"
 #undef METRIC
     METRIC_COUNT
@@ -36,12 +39,17 @@ bool metric_needs_answer(enum metric_kind k);
 bool metric_needs_foil(enum metric_kind k);
 /* True when the whole vocabulary must be unembedded, false when answer and foil suffice. */
 bool metric_needs_vocab(enum metric_kind k);
+/* norm_logit_diff compares three runs: it has none. */
+bool metric_has_gradient(enum metric_kind k);
 
 double log_sum_exp(const float *x, size_t n);
-/* From logits of answer ids then foil ids, in order. */
+/* From logits of answer ids then foil ids, in order; without a foil the first term alone. */
 double logit_diff(const float *panel, size_t n_answer, size_t n_foil);
-/* prob, logprob, kl from all V logits; ref: the reference run's log-probabilities, kl only. */
+/* From all V logits; ref: the reference run's log-probabilities, kl only. norm_logit_diff is left as the
+ * difference. */
 double metric_of_logits(const struct metric *m, const float *logits, uint32_t V, const double *ref);
+/* The same, and its gradient with respect to the logits into out [V]. */
+double metric_gradient(const struct metric *m, const float *logits, uint32_t V, const double *ref, float *out);
 void log_softmax(const float *logits, uint32_t V, double *out);
 
 #endif

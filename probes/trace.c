@@ -7,22 +7,36 @@
 
 enum { HEAD_ROWS = 64 }; /* positions unembedded in one step */
 
+struct rows { /* positions of one input, ascending */
+    uint32_t *pos;
+    size_t n;
+};
+
+struct pass { /* some neighbouring inputs through the layers, then their rows through the unembedding */
+    struct view *view;
+    struct taps taps;
+    uint32_t first;        /* of the inputs */
+    size_t n;
+    bool top;              /* are the logits wanted that the inputs ask for? */
+    struct run *run;
+    struct rows *want;     /* [n] rows to unembed */
+    bool ran;
+    size_t next, at;       /* the next of them: input and row */
+};
+
 struct trace {
     struct view *view;
     const struct trace_input *in;
     size_t n_in;
     const struct trace_write *write;
     size_t n_read, n_write;
-    struct taps taps;      /* writes, then reads, of the main run: a read sees what was written */
-    struct taps source_taps; /* of the source run in hand */
+    struct taps taps;      /* writes, then reads, of the main pass: a read sees what was written */
     struct tap *source;    /* one READ tap per write; used where from is FROM_RUN */
     size_t *read_values;
     float **logits;
     size_t next_source;    /* writes whose source has been run */
-    struct run *run;
-    bool ran;              /* the main run has ended: its logits are read next */
-    size_t next_logits, next_row;
-    size_t done, total;    /* of finished runs; totals are estimated up front */
+    struct pass pass;      /* in hand: a source's, in the end the main one */
+    size_t done, total;    /* of finished passes; totals are estimated up front */
 };
 
 size_t trace_place_values(const struct arch *a, const struct trace_input *in, const struct trace_place *p)
@@ -91,19 +105,30 @@ static size_t place_bytes(const struct arch *a, const struct trace_input *in, co
     return mem_floats_bytes(trace_place_values(a, in, p) + 1);
 }
 
+/* Rows of an input that come to the unembedding: no more than these. */
+static size_t most_rows(const struct trace_input *in, uint32_t input, const struct trace_place *read, size_t n_read,
+                        const struct trace_write *write, size_t n_write)
+{
+    size_t n = in[input].n_top;
+    for (size_t i = 0; i < n_read; i++)
+        if (read[i].input == input && head_hook(read[i].site.hook)) n += read[i].n_pos;
+    for (size_t i = 0; i < n_write; i++)
+        if (write[i].at.input == input && head_hook(write[i].at.site.hook)) n += write[i].at.n_pos;
+    return n < in[input].n ? n : in[input].n;
+}
+
 void trace_plan(const struct arch *a, const struct trace_input *in, size_t n_in, const struct trace_place *read,
                 size_t n_read, const struct trace_write *write, size_t n_write, int threads, struct plan *p)
 {
-    enum { TEXT_BYTES = 64 }; /* of a value in the answer: twice in text that grows by doubling */
     struct run_size main_run = {0};
     bool heads = false;
     for (size_t i = 0; i < n_in; i++) {
-        run_size_add(&main_run, a, 0, in[i].n, in[i].n_top, false);
+        run_size_add(&main_run, a, 0, in[i].n, most_rows(in, (uint32_t)i, read, n_read, write, n_write), false);
         if (in[i].n_top) plan_add(p, NEED_LOGITS, mem_floats_bytes(plan_times(in[i].n_top, a->d_vocab)));
     }
+    plan_add(p, NEED_LOGITS, mem_floats_bytes((size_t)HEAD_ROWS * a->d_vocab));
     for (size_t i = 0; i < n_read; i++) {
         plan_add(p, NEED_CAPTURES, place_bytes(a, in, &read[i]));
-        plan_add(p, NEED_ANSWER, plan_times(trace_place_values(a, in, &read[i]), TEXT_BYTES));
         heads = heads || by_head(read[i].site.hook);
     }
     for (size_t i = 0; i < n_write; i++) {
@@ -144,10 +169,98 @@ struct trace *trace_new(struct view *v, const struct trace_input *in, size_t n_i
     return NULL;
 }
 
+/* ---- a pass -------------------------------------------------------------------------------------- */
+
+static void pass_end(struct pass *p)
+{
+    run_free(p->run);
+    for (size_t i = 0; p->want && i < p->n; i++) mem_drop(p->want[i].pos);
+    mem_drop(p->want);
+    *p = (struct pass){0};
+}
+
+/* The rows of an input that are unembedded. */
+static bool find_rows(const struct pass *p, const struct trace_input *in, uint32_t seq, struct rows *out, struct err *e)
+{
+    bool *mark = mem_take(in->n, sizeof *mark, e);
+    out->pos = mark ? mem_take(in->n, sizeof *out->pos, e) : NULL;
+    for (size_t i = 0; out->pos && p->top && i < in->n_top; i++) mark[in->top_pos[i]] = true;
+    for (size_t t = 0; out->pos && t < p->taps.n; t++) {
+        const struct tap *tap = &p->taps.tap[t];
+        if (tap->seq != seq || !head_hook(tap->site.hook)) continue;
+        for (size_t i = 0; i < tap->n_pos; i++) mark[tap->pos[i]] = true;
+    }
+    for (uint32_t i = 0; out->pos && i < in->n; i++)
+        if (mark[i]) out->pos[out->n++] = i;
+    mem_drop(mark);
+    return out->pos != NULL;
+}
+
+/* p says which inputs on which view, with which taps. */
+static bool pass_begin(struct trace *t, struct pass *p, struct err *e)
+{
+    struct run_input *in = mem_take(p->n, sizeof *in, e);
+    p->want = in ? mem_take(p->n, sizeof *p->want, e) : NULL;
+    bool ok = p->want != NULL;
+    for (size_t i = 0; ok && i < p->n; i++) {
+        const struct trace_input *of = &t->in[p->first + i];
+        ok = find_rows(p, of, p->first + (uint32_t)i, &p->want[i], e);
+        in[i] = (struct run_input){.ids = of->ids, .n = of->n, .seq = p->first + (uint32_t)i, .want = p->want[i].pos,
+                                   .n_want = p->want[i].n};
+    }
+    p->run = ok ? run_new(p->view, in, p->n, &p->taps, e) : NULL;
+    mem_drop(in);
+    return p->run != NULL;
+}
+
+/* Logits of the rows that the input asked for, of those just made. */
+static void keep_logits(struct trace *t, uint32_t input, const uint32_t *pos, size_t n, const float *logits)
+{
+    const struct trace_input *in = &t->in[input];
+    const size_t V = view_model(t->view)->arch.d_vocab;
+    for (size_t i = 0, k = 0; i < n; i++) {
+        while (k < in->n_top && in->top_pos[k] < pos[i]) k++;
+        if (k < in->n_top && in->top_pos[k] == pos[i])
+            memcpy(t->logits[input] + k * V, logits + i * V, V * sizeof *logits);
+    }
+}
+
+/* The next few rows of one input. */
+static enum step unembed_rows(struct trace *t, struct pass *p, struct session *s, struct err *e)
+{
+    const struct arch *a = &view_model(p->view)->arch;
+    while (p->next < p->n && p->at == p->want[p->next].n) {
+        p->next++;
+        p->at = 0;
+    }
+    if (p->next == p->n) return STEP_DONE;
+    const struct rows *want = &p->want[p->next];
+    size_t left = want->n - p->at, n = left < HEAD_ROWS ? left : HEAD_ROWS;
+    uint32_t input = p->first + (uint32_t)p->next;
+    const struct head_rows rows = {&p->taps, input, want->pos + p->at};
+    float *logits = mem_floats(n * a->d_vocab, e);
+    bool ok = logits && unembed(s, p->view, run_final(p->run, p->next) + p->at * a->d_model, n, &rows, logits, e);
+    if (ok && p->top) keep_logits(t, input, want->pos + p->at, n, logits);
+    mem_drop(logits);
+    p->at += n;
+    return ok ? STEP_MORE : STEP_FAIL;
+}
+
+static enum step pass_step(struct trace *t, struct pass *p, struct session *s, struct err *e)
+{
+    if (p->ran) return unembed_rows(t, p, s, e);
+    enum step step = run_step(p->run, s, e);
+    if (step != STEP_DONE) return step;
+    p->ran = true;
+    return STEP_MORE;
+}
+
+/* ---- the trace ----------------------------------------------------------------------------------- */
+
 void trace_free(struct trace *t)
 {
     if (!t) return;
-    run_free(t->run);
+    pass_end(&t->pass);
     for (size_t i = 0; t->taps.tap && i < t->n_read; i++) mem_drop(t->taps.tap[t->n_write + i].dst);
     for (size_t i = 0; t->source && i < t->n_write; i++) mem_drop(t->source[i].dst);
     for (size_t i = 0; t->logits && i < t->n_in; i++) mem_drop(t->logits[i]);
@@ -163,22 +276,18 @@ void trace_free(struct trace *t)
 static bool begin_source(struct trace *t, struct err *e)
 {
     const struct trace_write *w = &t->write[t->next_source];
-    struct run_input in = {.ids = t->in[w->source.input].ids, .n = t->in[w->source.input].n,
-                           .seq = w->source.input};
-    t->source_taps = (struct taps){&t->source[t->next_source], 1};
-    t->run = run_new(w->source_view ? w->source_view : t->view, &in, 1, &t->source_taps, e);
-    return t->run != NULL;
+    t->pass = (struct pass){.view = w->source_view ? w->source_view : t->view,
+                            .taps = {&t->source[t->next_source], 1}, .first = w->source.input, .n = 1};
+    return pass_begin(t, &t->pass, e);
 }
 
 static bool begin_main(struct trace *t, struct err *e)
 {
-    struct run_input *in = mem_take(t->n_in, sizeof *in, e);
-    for (size_t i = 0; in && i < t->n_in; i++)
-        in[i] = (struct run_input){.ids = t->in[i].ids, .n = t->in[i].n, .seq = (uint32_t)i,
-                                   .want = t->in[i].top_pos, .n_want = t->in[i].n_top};
-    t->run = in ? run_new(t->view, in, t->n_in, &t->taps, e) : NULL;
-    mem_drop(in);
-    return t->run != NULL;
+    const size_t V = view_model(t->view)->arch.d_vocab;
+    for (size_t i = 0; i < t->n_in; i++)
+        if (!(t->logits[i] = mem_floats(t->in[i].n_top * V + 1, e))) return false;
+    t->pass = (struct pass){.view = t->view, .taps = t->taps, .n = t->n_in, .top = true};
+    return pass_begin(t, &t->pass, e);
 }
 
 static bool all_written(const struct trace *t, struct err *e)
@@ -189,40 +298,18 @@ static bool all_written(const struct trace *t, struct err *e)
     return true;
 }
 
-/* After the main run: the logits of one input's next few positions a step. */
-static enum step read_logits(struct trace *t, struct session *s, struct err *e)
-{
-    const struct arch *a = &view_model(t->view)->arch;
-    if (t->next_logits == t->n_in) return all_written(t, e) ? STEP_DONE : STEP_FAIL;
-    size_t i = t->next_logits, left = t->in[i].n_top - t->next_row, n = left < HEAD_ROWS ? left : HEAD_ROWS;
-    if (!t->logits[i] && !(t->logits[i] = mem_floats(t->in[i].n_top * a->d_vocab + 1, e))) return STEP_FAIL;
-    const struct head_rows rows = {&t->taps, (uint32_t)i, t->in[i].top_pos + t->next_row};
-    if (n && !unembed(s, t->view, run_final(t->run, i) + t->next_row * a->d_model, n, &rows,
-                      t->logits[i] + t->next_row * a->d_vocab, e))
-        return STEP_FAIL;
-    t->next_row += n;
-    if (t->next_row == t->in[i].n_top) {
-        t->next_logits++;
-        t->next_row = 0;
-    }
-    return STEP_MORE;
-}
-
 enum step trace_step(struct trace *t, struct session *s, struct err *e)
 {
     while (t->next_source < t->n_write && t->write[t->next_source].from != FROM_RUN) t->next_source++;
     bool source = t->next_source < t->n_write;
-    if (!t->run && !(source ? begin_source(t, e) : begin_main(t, e))) return STEP_FAIL;
-    if (t->ran) return read_logits(t, s, e);
-    enum step step = run_step(t->run, s, e);
+    if (!t->pass.run && !(source ? begin_source(t, e) : begin_main(t, e))) return STEP_FAIL;
+    enum step step = pass_step(t, &t->pass, s, e);
     if (step != STEP_DONE) return step;
-    t->ran = !source;
-    if (!source) return STEP_MORE;
+    if (!source) return all_written(t, e) ? STEP_DONE : STEP_FAIL;
     size_t done, total;
-    run_progress(t->run, &done, &total);
+    run_progress(t->pass.run, &done, &total);
     t->done += done;
-    run_free(t->run);
-    t->run = NULL;
+    pass_end(&t->pass);
     t->next_source++;
     return STEP_MORE;
 }
@@ -230,7 +317,7 @@ enum step trace_step(struct trace *t, struct session *s, struct err *e)
 void trace_progress(const struct trace *t, size_t *done, size_t *total)
 {
     size_t now = 0, all;
-    if (t->run) run_progress(t->run, &now, &all);
+    if (t->pass.run) run_progress(t->pass.run, &now, &all);
     *done = t->done + now;
     *total = t->total;
 }

@@ -2,7 +2,8 @@
  *
  * Writes whose source is another run are resolved first: the source prompt is run without any
  * write, on its own view, and the values at the source site are captured; then all prompts run
- * together with reads and writes. A read at a written site sees the value after the write.
+ * together with reads and writes. A read at a written site sees the value after the write. Only the
+ * positions whose logits are asked for, or that somebody reads or writes there, are unembedded.
  *
  * Positions and heads are absolute and ascending; everything is validated before trace_new
  * (indices inside the input, heads inside the hook), so a step fails only for lack of memory or

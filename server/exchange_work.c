@@ -18,6 +18,17 @@ static const char *location(struct exchange *x, const char *job_id)
     return kept ? kept : "/v1/jobs";
 }
 
+/* Bytes say nothing of themselves: the run does. */
+static void describe(struct exchange *x)
+{
+    struct err e;
+    char text[96];
+    if (!x->job->run[0]) return;
+    int n = snprintf(text, sizeof text, "</v1/runs/%s>; rel=\"describedby\"", x->job->run);
+    char *kept = arena_text(&x->arena, text, (size_t)n, &e);
+    if (kept) exchange_add_header(x, "Link", kept);
+}
+
 static enum next reply_job(struct exchange *x)
 {
     x->reply.status = 202;
@@ -47,7 +58,10 @@ static enum next reply_end(struct exchange *x)
     bool restated = restate(x, j->status, &j->body);
     if (j->status == 503 || j->status == 429) exchange_add_header(x, "Retry-After", "1");
     if (x->replay) exchange_add_header(x, "Idempotency-Replayed", "true");
-    if (!restated) x->body_of_job = &j->body;
+    if (!restated) x->body_of_job = j->media ? &j->bytes : &j->body;
+    if (!j->media) return NEXT_REPLY;
+    x->reply.content_type = j->media;
+    describe(x);
     return NEXT_REPLY;
 }
 

@@ -68,6 +68,7 @@ static void free_job(struct job *j)
     assert(!j->work);
     events_release(&j->events);
     buf_release(&j->body);
+    buf_release(&j->bytes);
     mem_drop(j);
 }
 
@@ -109,7 +110,7 @@ static void unlist(struct jobs *t, struct job *j)
     else t->oldest = j->newer;
     j->older = j->newer = NULL;
     t->n_ended--;
-    t->ended_bytes -= j->body.len;
+    t->ended_bytes -= j->body.len + j->bytes.len;
     drop_locked(j);
 }
 
@@ -168,6 +169,17 @@ void job_commit(struct job *j)
     j->table->wake(j->table->ctx);
 }
 
+void job_set_bytes(struct job *j, const char *media, const char *run, struct buf *bytes)
+{
+    lock(j->table);
+    assert(!is_end(j->state));
+    j->media = media;
+    (void)snprintf(j->run, sizeof j->run, "%s", run);
+    j->bytes = *bytes;
+    *bytes = (struct buf){0};
+    unlock(j->table);
+}
+
 enum accept job_end(struct job *j, enum job_state to, int status, struct buf *body)
 {
     assert(is_end(to) && status >= 200);
@@ -185,7 +197,7 @@ enum accept job_end(struct job *j, enum job_state to, int status, struct buf *bo
     bool ok = to == JOB_DONE;
     events_add(&j->events, ok ? EVENT_RESULT : EVENT_ERROR, ok ? "result" : "error", NULL);
     t->n_ended++;
-    t->ended_bytes += j->body.len;
+    t->ended_bytes += j->body.len + j->bytes.len;
     forget_oldest(t);
     drop_locked(j); /* the worker's */
     unlock(t);

@@ -68,6 +68,9 @@ struct job { /* fields without a note are constant after admission */
     struct events events;
     int status;               /* of an ended job… */
     struct buf body;          /* …constant from then on, so readable with a reference, no lock */
+    struct buf bytes;         /* the answer, where it is no JSON: of this kind… */
+    const char *media;        /* …or NULL… */
+    char run[ID_TEXT];        /* …and the run that describes it, or "" */
     int refs;
     struct job *older, *newer;
     struct job *queue_next;   /* the worker's queue lock */
@@ -103,6 +106,8 @@ void job_drop(struct job *j);
 /* queued → running; false when it is no longer queued (cancelled meanwhile). */
 bool job_begin(struct job *j) MUST_CHECK;
 void job_commit(struct job *j); /* running → committing */
+/* The answer is these bytes, which are taken; before job_end, whose body then describes them. */
+void job_set_bytes(struct job *j, const char *media, const char *run, struct buf *bytes);
 /* To an end. body is taken. Frees the work; drops the worker's reference. Says how far acceptance
  * had come at that moment; none can be asked for afterwards. */
 enum accept job_end(struct job *j, enum job_state to, int status, struct buf *body);

@@ -143,6 +143,7 @@ static bool record_run(struct daemon *d, struct job *j, struct outcome *o, bool 
     }
     log_say(d->log, LOG_LEVEL_WARN, "not-recorded", "%s: %s", j->id, why.text);
     o->unrecorded(j->work, &o->body);
+    o->run.id[0] = '\0';
     return true;
 }
 
@@ -207,5 +208,17 @@ void record_outcome(struct daemon *d, struct job *j)
         fail(d, j, &e, o.record == RECORD_COMMIT);
         return;
     }
-    end(d, j, JOB_DONE, o.status, &o.body, recorded);
+    if (!o.pack) {
+        end(d, j, JOB_DONE, o.status, &o.body, recorded);
+        return;
+    }
+    struct buf bytes = {0};
+    if (o.pack(j->work, &o.body, &bytes, &e)) {
+        job_set_bytes(j, o.media, o.run.id, &bytes);
+        end(d, j, JOB_DONE, o.status, &o.body, recorded);
+    } else {
+        buf_release(&bytes);
+        buf_release(&o.body);
+        fail(d, j, &e, false);
+    }
 }

@@ -37,6 +37,10 @@ struct outcome {
     /* RECORD_RUN while the ledger cannot be written: called to rewrite the body with "run": null
      * and the warning not-recorded. */
     void (*unrecorded)(struct work *w, struct buf *body);
+    /* An answer as bytes of another kind: what is recorded and what the job shows is `body`, from which
+     * (and the work) the bytes are packed at the end. NULL: the body is the answer. */
+    bool (*pack)(struct work *w, const struct buf *body, struct buf *bytes, struct err *e);
+    const char *media;   /* of the bytes */
 };
 
 /* For `ahead`: tell(ctx) publishes the progress set so far. */

@@ -39,10 +39,11 @@ openssl/evp.h  ledger/digest.c
 microhttpd.h   server/http.c
 uv.h           server/loop.c
 cjson/cJSON.h  server/json.c schema/*
+zlib.h         server/zip.c
 '
 # The C library as the engine may see it, and what the folders above it may use besides.
 libc_core=' assert.h dirent.h errno.h fcntl.h float.h inttypes.h limits.h math.h pthread.h sched.h stdarg.h
- stdatomic.h stdbool.h stddef.h stdint.h stdio.h stdlib.h string.h strings.h sys/mman.h sys/stat.h
+ fnmatch.h stdatomic.h stdbool.h stddef.h stdint.h stdio.h stdlib.h string.h strings.h sys/mman.h sys/stat.h
  sys/types.h unistd.h cpuid.h immintrin.h '
 libc_more=' arpa/inet.h ctype.h malloc.h netinet/in.h netinet/tcp.h poll.h signal.h sys/file.h sys/random.h
  sys/resource.h sys/socket.h sys/statvfs.h sys/time.h sys/un.h sys/wait.h time.h '

@@ -15,12 +15,14 @@
 #include "quant.h"
 
 struct st_writer {
-    struct buf members;
+    struct buf members, meta;
     uint64_t offset;
 };
 
 void st_add(struct st_writer *w, const char *name, enum dtype type, uint32_t n_dims,
             const uint64_t *shape);
+/* One more text among the file's metadata, under a key that needs no quoting. UTF-8. */
+void st_meta(struct st_writer *w, const char *key, const char *text, size_t len);
 bool st_header(struct st_writer *w, const char *format, struct buf *out, struct err *e) MUST_CHECK;
 void st_release(struct st_writer *w);
 

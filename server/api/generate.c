@@ -4,6 +4,8 @@
 
 #include "handlers.h"
 #include "core/text/codepoint.h"
+#include "core/decode.h"
+#include "core/head.h"
 #include "generation.h"
 #include "writes.h"
 
@@ -76,6 +78,16 @@ static enum step generate_step(struct work *w, struct session *s, struct err *e)
     return step;
 }
 
+static bool write_effects(const struct generate_work *g, jout *root, struct err *e)
+{
+    struct effect *effect = mem_take(g->taps.n_writes, sizeof *effect, e);
+    for (size_t i = 0; effect && i < g->taps.n_writes; i++)
+        effect[i] = (struct effect){g->writes.tap[i].elements, g->writes.tap[i].max_change};
+    bool ok = effect && tapping_effects(&g->taps, effect, root, e);
+    mem_drop(effect);
+    return ok;
+}
+
 static bool generate_finish(struct work *w, struct outcome *o, struct err *e)
 {
     struct generate_work *g = of(w);
@@ -100,7 +112,7 @@ static bool generate_finish(struct work *w, struct outcome *o, struct err *e)
     answer_view(root, "view", &g->look.view);
     o->status = 200;
     o->record = RECORD_NOTHING;
-    bool ok = jout_print(root, &o->body, e);
+    bool ok = write_effects(g, root, e) && jout_print(root, &o->body, e);
     jout_free(root);
     buf_release(&text);
     return ok;
@@ -145,6 +157,37 @@ static bool wants_every_pos(const struct json *pos)
     return !pos || (pos->type == JSON_STRING && strcmp(pos->text, "all") == 0);
 }
 
+static const struct json *member(const struct json *list, size_t k)
+{
+    const struct json *v = list->child;
+    while (k--) v = v->next;
+    return v;
+}
+
+/* Of a prompt only the last position is unembedded. */
+static bool is_reached(const struct generate_work *g, const struct tap *tap, size_t k, struct err *e)
+{
+    char field[64];
+    if (tap->every_pos || !head_hook(tap->site.hook) || tap->pos[tap->n_pos - 1] == g->q.n_prompt - 1) return true;
+    (void)snprintf(field, sizeof field, "writes[%zu].pos", k);
+    return err_field(e, ERR_INVALID, field, "of the prompt only the last position, %u, comes to the final norm and the unembedding",
+                     g->q.n_prompt - 1);
+}
+
+static bool place_write(struct generate_work *g, const struct json *writes, size_t i, struct err *e)
+{
+    const struct trace_write *w = &g->taps.write[i];
+    struct tap *tap = &g->writes.tap[g->writes.n++];
+    *tap = trace_write_tap(g->source_in, w);
+    tap->every_pos = wants_every_pos(json_get(member(writes, g->taps.write_of[i]), "pos"));
+    if (tap->every_pos && w->from == FROM_ZERO) tap->n_source = UINT32_MAX; /* rows of the pattern grow with the text */
+    if (!is_reached(g, tap, g->taps.write_of[i], e)) return false;
+    if (w->from != FROM_RUN) return true;
+    g->source[i] = trace_new(w->source_view ? w->source_view : g->look.view.view, g->source_in, g->taps.n_inputs,
+                             &w->source, 1, NULL, 0, e);
+    return g->source[i] != NULL;
+}
+
 static bool list_sources(struct generate_work *g, struct err *e)
 {
     struct tapping *t = &g->taps;
@@ -173,17 +216,8 @@ static bool place_writes(struct generate_work *g, const struct json *writes, str
     g->writes.tap = mem_take(t->n_writes, sizeof(struct tap), e);
     g->source = mem_take(t->n_writes, sizeof *g->source, e);
     if (!g->writes.tap || !g->source) return false;
-    const struct json *v = writes->child;
-    for (size_t i = 0; i < t->n_writes; i++, v = v->next) {
-        const struct trace_write *w = &t->write[i];
-        struct tap *tap = &g->writes.tap[g->writes.n++];
-        *tap = trace_write_tap(g->source_in, w);
-        tap->every_pos = wants_every_pos(json_get(v, "pos"));
-        if (w->from != FROM_RUN) continue;
-        g->source[i] = trace_new(w->source_view ? w->source_view : g->look.view.view, g->source_in,
-                                 t->n_inputs, &w->source, 1, NULL, 0, e);
-        if (!g->source[i]) return false;
-    }
+    for (size_t i = 0; i < t->n_writes; i++)
+        if (!place_write(g, writes, i, e)) return false;
     return true;
 }
 
@@ -193,6 +227,7 @@ static bool prepare(struct generate_work *g, struct call *c, struct err *e)
     if (!look_begin(l, c, &ops, e)) return false;
     const struct json *q = l->request, *writes = json_get(q, "writes");
     l->work.stream = json_get(q, "stream")->boolean;
+    g->taps.most_values = MOST_VALUES;
     return read_prompt(g, q, e) && read_sampling(g, q, e) &&
            tapping_writes(&g->taps, l, c, writes, true, e) && list_sources(g, e) && lease(g, e) &&
            place_writes(g, writes, e);

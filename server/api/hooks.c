@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "answer.h"
-#include "core/hook.h"
+#include "core/site.h"
 #include "handlers.h"
 
 /* What the last axis is called: the name of its width in struct arch. */
@@ -54,6 +54,8 @@ static void put_hook(jout *o, const struct arch *a, struct site s)
     size_t n = axes_of(a, s.hook, axes);
     site_text(s, name);
     jout_text(o, "site", name);
+    site_short(s, name);
+    jout_text(o, "short", name);
     if (info->scope == SCOPE_LAYER) jout_int(o, "layer", s.layer);
     else jout_null(o, "layer");
     jout *shape = jout_put_array(o, "shape"), *size = jout_put_array(o, "size");
@@ -73,13 +75,7 @@ static void put_hook(jout *o, const struct arch *a, struct site s)
 static bool put_hooks(const struct arch *a, struct reply *r, struct err *e)
 {
     jout *o = jout_object(), *list = jout_put_array(o, "hooks");
-    unsigned h = 0, first, end;
-    for (; hook_info((enum hook)h)->scope == SCOPE_MODEL; h++)
-        put_hook(jout_put_object(list, NULL), a, (struct site){(enum hook)h, 0});
-    for (first = end = h; end < HOOK_COUNT && hook_info((enum hook)end)->scope == SCOPE_LAYER;) end++;
-    for (uint32_t l = 0; l < a->n_layers; l++)
-        for (h = first; h < end; h++) put_hook(jout_put_object(list, NULL), a, (struct site){(enum hook)h, l});
-    for (h = end; h < HOOK_COUNT; h++) put_hook(jout_put_object(list, NULL), a, (struct site){(enum hook)h, 0});
+    for (size_t i = 0; i < site_count(a); i++) put_hook(jout_put_object(list, NULL), a, site_at(a, i));
     return answer_reply(r, o, e);
 }
 

@@ -5,6 +5,7 @@
 #include "handlers.h"
 #include "server/daemon_int.h"
 #include "server/job.h"
+#include "server/media.h"
 
 enum { LIST_DEFAULT = 50, LIST_MOST = 200 };
 
@@ -75,13 +76,24 @@ static bool from_ledger(struct call *c, struct reply *r, struct err *e)
     return true;
 }
 
+/* Its answer itself, where that is bytes of the kind asked for. */
+static bool wants_bytes(const struct call *c, struct job *j)
+{
+    return job_ended(j) && j->media && strcmp(media_name(media_of(c->accept)), j->media) == 0;
+}
+
 bool api_job_get(struct call *c, struct reply *r, struct err *e)
 {
     struct job *j = jobs_find(c->daemon->jobs, c->param[0]);
     if (!j) return from_ledger(c, r, e);
-    job_write(j, false, &r->body);
+    if (wants_bytes(c, j)) {
+        buf_put(&r->body, j->bytes.data, j->bytes.len);
+        r->content_type = j->media;
+    } else {
+        job_write(j, false, &r->body);
+    }
     job_drop(j);
-    return true;
+    return buf_ok(&r->body, e);
 }
 
 static bool may_cancel(const struct call *c, const struct job *j)

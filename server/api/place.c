@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/site.h"
+
 const char *place_field(char out[128], const char *field, const char *member)
 {
     (void)snprintf(out, 128, "%.80s%s%s", field, *field ? "." : "", member);
@@ -13,6 +15,14 @@ bool place_blame(struct err *e, const char *field)
 {
     (void)snprintf(e->field, sizeof e->field, "%s", field);
     return false;
+}
+
+bool place_input(const struct named_input *in, size_t n, const struct json *id, const char *field, size_t *out,
+                 struct err *e)
+{
+    for (*out = 0; *out < n; ++*out)
+        if (strcmp(in[*out].id, id->text) == 0) return true;
+    return err_field(e, ERR_INVALID, field, "there is no input \"%.64s\"", id->text);
 }
 
 static bool one_pos(int64_t at, uint32_t n, const char *field, uint32_t *out, struct err *e)
@@ -102,8 +112,48 @@ bool place_head(const struct json *head, const struct arch *arch, enum hook hook
     return true;
 }
 
+/* ["scale", 4, "ln1"] */
+static bool site_of_list(const struct json *list, const struct arch *arch, const char *field, struct site *out,
+                         struct err *e)
+{
+    const struct json *word = list->child, *layer = word->next, *module = layer ? layer->next : NULL;
+    if (word->type != JSON_STRING || (layer && layer->type != JSON_NUMBER) || (module && module->type != JSON_STRING))
+        return err_field(e, ERR_INVALID, field, "a site in a list is a word, a layer and a module, as in [\"scale\", 4, \"ln1\"]");
+    if (!layer) return site_parse(arch, word->text, out, e) || place_blame(e, field);
+    const struct site_words w = {.word = word->text, .has_layer = true, .layer = layer->integer,
+                                 .module = module ? module->text : NULL};
+    return site_of_words(arch, &w, out, e) || place_blame(e, field);
+}
+
+bool place_is_pattern(const struct json *site) { return site->type == JSON_STRING && site_is_glob(site->text); }
+
 bool place_site(const struct json *site, const struct arch *arch, const char *field,
                 struct site *out, struct err *e)
 {
+    if (site->type == JSON_ARRAY) return site_of_list(site, arch, field, out, e);
+    if (place_is_pattern(site)) return err_field(e, ERR_INVALID, field, "one site is wanted here, not the pattern \"%.64s\"", site->text);
     return site_parse(arch, site->text, out, e) || place_blame(e, field);
+}
+
+static bool writable(struct site s, const char *field, struct err *e)
+{
+    char name[64];
+    site_text(s, name);
+    return hook_info(s.hook)->writable || err_field(e, ERR_INVALID, field, "%s is read-only", name);
+}
+
+bool place_sites(const struct json *site, const struct arch *arch, bool written, const char *field,
+                 struct arena *a, struct sites *out, struct err *e)
+{
+    bool pattern = place_is_pattern(site);
+    size_t n = pattern ? site_glob(arch, site->text, written, NULL, 0) : 1;
+    if (!n)
+        return err_field(e, ERR_INVALID, field, "no site%s of this model matches \"%.64s\"; they are listed at /v1/models/{name}/hooks",
+                         written ? " that can be written" : "", site->text);
+    struct site *at = arena_take(a, n, sizeof *at, e);
+    if (!at) return false;
+    if (pattern) (void)site_glob(arch, site->text, written, at, n);
+    else if (!place_site(site, arch, field, at, e) || (written && !writable(*at, field, e))) return false;
+    *out = (struct sites){at, n};
+    return true;
 }

@@ -1,112 +1,18 @@
-#include "writes.h"
-
-#include <assert.h>
+/* "writes": places, and where what is written there comes from. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "members.h"
+
 static const struct arch *arch_of(const struct look *l) { return &look_model(l)->arch; }
-
-static bool find_input(const struct tapping *t, const struct json *name, const char *field, size_t *out,
-                       struct err *e)
-{
-    for (size_t i = 0; i < t->n_named; i++)
-        if (strcmp(t->input[i].id, name->text) == 0) {
-            *out = i;
-            return true;
-        }
-    return err_field(e, ERR_INVALID, field, "there is no input \"%.64s\"", name->text);
-}
-
-/* site, pos and head of a member, for one input. */
-static bool parse_place(struct look *l, const struct tapping *t, const struct json *v, size_t input,
-                        const char *field, struct trace_place *out, struct err *e)
-{
-    char name[128];
-    struct places pos, head;
-    *out = (struct trace_place){.input = (uint32_t)input};
-    if (!place_site(json_get(v, "site"), arch_of(l), place_field(name, field, "site"), &out->site, e) ||
-        !place_pos(json_get(v, "pos"), (uint32_t)t->input[input].in.n, place_field(name, field, "pos"),
-                   &l->arena, &pos, e) ||
-        !place_head(json_get(v, "head"), arch_of(l), out->site.hook, place_field(name, field, "head"),
-                    &l->arena, &head, e))
-        return false;
-    out->pos = pos.at;
-    out->n_pos = pos.n;
-    out->head = head.at;
-    out->n_head = head.n;
-    return true;
-}
-
-static size_t place_heads(const struct look *l, const struct trace_place *p)
-{
-    return p->head ? p->n_head : hook_heads(arch_of(l), p->site.hook);
-}
-
-static size_t place_width(const struct look *l, const struct tapping *t, const struct trace_place *p)
-{
-    uint32_t width = hook_width(arch_of(l), p->site.hook);
-    return width ? width : t->input[p->input].in.n;
-}
-
-/* Refused as soon as it is too much: the lists of places alone could fill the memory. */
-static bool count(struct tapping *t, const struct look *l, const struct trace_place *p, const char *field,
-                  struct err *e)
-{
-    t->n_values += p->n_pos * place_heads(l, p) * place_width(l, t, p);
-    return t->n_values <= MOST_VALUES ||
-           err_field(e, ERR_TOO_LARGE, field, "%d values are served at once, at most; narrow pos or head",
-                     MOST_VALUES);
-}
-
-/* The inputs a member speaks of: [*from, *to). */
-static bool inputs_of(const struct tapping *t, const struct json *v, const char *field, size_t *from,
-                      size_t *to, struct err *e)
-{
-    char name[128];
-    const struct json *input = json_get(v, "input");
-    *from = 0;
-    *to = t->n_named;
-    if (!input) return true;
-    if (!find_input(t, input, place_field(name, field, "input"), from, e)) return false;
-    *to = *from + 1;
-    return true;
-}
-
-/* How many places a list names: a member without an input names one in each. Known before any is
- * laid out, so that few bytes cannot ask for much memory. */
-static bool count_places(const struct tapping *t, const struct json *list, const char *field, size_t *n, struct err *e)
-{
-    *n = 0;
-    for (const struct json *v = list->child; v; v = v->next) *n += json_get(v, "input") ? 1 : t->n_named;
-    return *n <= MOST_PLACES ||
-           err_field(e, ERR_TOO_LARGE, field, "%zu members over %zu inputs name %zu places, at most %d are taken",
-                     list->len, t->n_named, *n, MOST_PLACES);
-}
-
-bool tapping_reads(struct tapping *t, struct look *l, const struct json *reads, struct err *e)
-{
-    size_t from, to, k = 0, places;
-    if (!count_places(t, reads, "reads", &places, e)) return false;
-    t->read = arena_take(&l->arena, places, sizeof *t->read, e);
-    if (!t->read) return false;
-    for (const struct json *v = reads->child; v; v = v->next, k++) {
-        char field[64];
-        (void)snprintf(field, sizeof field, "reads[%zu]", k);
-        if (!inputs_of(t, v, field, &from, &to, e)) return false;
-        for (size_t i = from; i < to; i++) {
-            struct trace_place *p = &t->read[t->n_reads++];
-            if (!parse_place(l, t, v, i, field, p, e) || !count(t, l, p, "reads", e)) return false;
-        }
-    }
-    return true;
-}
 
 /* ---- sources ----------------------------------------------------------------------------------- */
 
 static bool source_values(struct look *l, const struct tapping *t, const struct json *values,
                           const char *field, struct trace_write *w, struct err *e)
 {
-    size_t one = place_heads(l, &w->at) * place_width(l, t, &w->at), all = one * w->at.n_pos, k = 0;
+    size_t one = member_heads(l, &w->at) * member_width(l, t, &w->at), all = one * w->at.n_pos, k = 0;
     if (values->len != one && values->len != all)
         return err_field(e, ERR_INVALID, field, "%zu values given, %zu (one position) or %zu wanted",
                          values->len, one, all);
@@ -125,13 +31,14 @@ static bool source_values(struct look *l, const struct tapping *t, const struct 
 }
 
 /* generate: a source text is one more input, run only for its activations. */
-static bool source_text(struct look *l, struct tapping *t, const struct json *input, const char *field,
+static bool source_text(struct look *l, struct tapping *t, struct member *m, const struct json *input, const char *field,
                         size_t *out, struct err *e)
 {
-    struct named_input *n = &t->input[t->n_inputs];
-    *out = t->n_inputs;
-    if (!input_resolve(look_model(l), input, field, &n->in, e)) return false;
-    t->n_inputs++;
+    if (m->text == SIZE_MAX) {
+        if (!input_resolve(look_model(l), input, field, &t->input[t->n_inputs].in, e)) return false;
+        m->text = t->n_inputs++;
+    }
+    *out = m->text;
     return true;
 }
 
@@ -161,9 +68,9 @@ static bool source_place(struct look *l, const struct tapping *t, const struct j
         p->head = list.at;
         p->n_head = list.n;
     }
-    if (place_heads(l, p) != place_heads(l, &w->at) || place_width(l, t, p) != place_width(l, t, &w->at))
+    if (member_heads(l, p) != member_heads(l, &w->at) || member_width(l, t, p) != member_width(l, t, &w->at))
         return err_field(e, ERR_INVALID, field, "the source has %zu × %zu values a position, %zu × %zu are written",
-                         place_heads(l, p), place_width(l, t, p), place_heads(l, &w->at), place_width(l, t, &w->at));
+                         member_heads(l, p), member_width(l, t, p), member_heads(l, &w->at), member_width(l, t, &w->at));
     if (p->n_pos != 1 && p->n_pos != w->at.n_pos)
         return err_field(e, ERR_INVALID, place_field(name, field, "pos"),
                          "the source has %zu positions, %zu are written", p->n_pos, w->at.n_pos);
@@ -193,24 +100,27 @@ static bool paired_in_order(const struct tapping *t, const struct json *v, size_
     return in_order(v, "pos", (uint32_t)t->input[input].in.n, field, e) && in_order(v, "head", 0, field, e);
 }
 
-static bool source_view(struct look *l, struct tapping *t, struct call *c, const struct json *name,
+static bool source_view(struct look *l, struct tapping *t, struct call *c, struct member *m, const struct json *name,
                         const char *field, struct trace_write *w, struct err *e)
 {
-    char member[128];
+    char where[128];
     if (!name) return true;
-    struct resolved *v = &t->view[t->n_views];
-    if (!look_view(l, c, name->text, v, e)) return place_blame(e, place_field(member, field, "view"));
-    t->n_views++;
-    w->source_view = v->view;
+    if (!m->source_view) {
+        struct resolved *v = &t->view[t->n_views];
+        if (!look_view(l, c, name->text, v, e)) return place_blame(e, place_field(where, field, "view"));
+        t->n_views++;
+        m->source_view = v;
+    }
+    w->source_view = m->source_view->view;
     return true;
 }
 
-static bool parse_source(struct look *l, struct tapping *t, struct call *c, const struct json *v,
-                         const char *write_field, bool texts, struct trace_write *w, struct err *e)
+static bool parse_source(struct look *l, struct tapping *t, struct call *c, struct member *m, bool texts,
+                         struct trace_write *w, struct err *e)
 {
-    char field[128], member[128];
-    const struct json *src = json_get(v, "from");
-    place_field(field, write_field, "from");
+    char field[128], name[128];
+    const struct json *src = json_get(m->v, "from");
+    place_field(field, m->field, "from");
     if (w->op == TAP_SCALE)
         return !src || err_field(e, ERR_INVALID, field, "scale takes no source");
     if (!src) return err_field(e, ERR_INVALID, field, "set and add need a source");
@@ -219,15 +129,16 @@ static bool parse_source(struct look *l, struct tapping *t, struct call *c, cons
         return true;
     }
     if (json_get(src, "mean_of"))
-        return err_field(e, ERR_UNSUPPORTED, place_field(member, field, "mean_of"), "mean_of is not served yet");
-    if (!paired_in_order(t, v, w->at.input, write_field, e)) return false;
+        return err_field(e, ERR_UNSUPPORTED, place_field(name, field, "mean_of"), "mean_of is not served yet");
+    if (!paired_in_order(t, m->v, w->at.input, m->field, e)) return false;
     const struct json *values = json_get(src, "values"), *input = json_get(src, "input");
-    if (values) return source_values(l, t, values, place_field(member, field, "values"), w, e);
+    if (values) return source_values(l, t, values, place_field(name, field, "values"), w, e);
     size_t at = 0;
-    place_field(member, field, "input");
-    if (!(texts ? source_text(l, t, input, member, &at, e) : find_input(t, input, member, &at, e))) return false;
+    place_field(name, field, "input");
+    if (!(texts ? source_text(l, t, m, input, name, &at, e) : place_input(t->input, t->n_named, input, name, &at, e)))
+        return false;
     w->from = FROM_RUN;
-    return paired_in_order(t, src, at, field, e) && source_view(l, t, c, json_get(src, "view"), field, w, e) &&
+    return paired_in_order(t, src, at, field, e) && source_view(l, t, c, m, json_get(src, "view"), field, w, e) &&
            source_place(l, t, src, at, field, w, e);
 }
 
@@ -236,33 +147,34 @@ static enum tap_op op_of(const char *word)
     return strcmp(word, "set") == 0 ? TAP_SET : strcmp(word, "add") == 0 ? TAP_ADD : TAP_SCALE;
 }
 
+static bool add_write(struct tapping *t, struct look *l, struct call *c, struct member *m, struct site site, size_t input,
+                      bool texts, struct err *e)
+{
+    char name[128];
+    struct trace_write *w = &t->write[t->n_writes++];
+    w->op = op_of(json_get(m->v, "op")->text);
+    w->weight = (float)json_get(m->v, "weight")->number;
+    if (!__builtin_isfinite(w->weight)) return err_field(e, ERR_INVALID, place_field(name, m->field, "weight"), "outside float32");
+    return member_place(l, t, m, site, input, &w->at, e) && parse_source(l, t, c, m, texts, w, e) &&
+           member_count(t, l, w->from == FROM_RUN ? &w->source : &w->at, "writes", e);
+}
+
 bool tapping_writes(struct tapping *t, struct look *l, struct call *c, const struct json *writes,
                     bool texts, struct err *e)
 {
-    size_t from, to, k = 0, most;
-    if (!count_places(t, writes, "writes", &most, e)) return false;
-    t->write = arena_take(&l->arena, most, sizeof *t->write, e);
-    t->write_of = arena_take(&l->arena, most, sizeof *t->write_of, e);
-    t->view = arena_take(&l->arena, most, sizeof *t->view, e);
+    struct member *m;
+    size_t places;
+    if (!members_read(t, l, writes, "writes", &m, &places, e)) return false;
+    t->write = arena_take(&l->arena, places, sizeof *t->write, e);
+    t->write_of = arena_take(&l->arena, places, sizeof *t->write_of, e);
+    t->view = arena_take(&l->arena, writes->len, sizeof *t->view, e);
     if (!t->write || !t->write_of || !t->view) return false;
-    for (const struct json *v = writes->child; v; v = v->next, k++) {
-        char field[64];
-        (void)snprintf(field, sizeof field, "writes[%zu]", k);
-        if (!inputs_of(t, v, field, &from, &to, e)) return false;
-        for (size_t i = from; i < to; i++) {
-            struct trace_write *w = &t->write[t->n_writes];
-            w->op = op_of(json_get(v, "op")->text);
-            w->weight = (float)json_get(v, "weight")->number;
-            if (!__builtin_isfinite(w->weight)) {
-                char name[128];
-                return err_field(e, ERR_INVALID, place_field(name, field, "weight"), "outside float32");
+    for (size_t k = 0; k < writes->len; k++)
+        for (size_t i = m[k].from; i < m[k].to; i++)
+            for (size_t s = 0; s < m[k].sites.n; s++) {
+                t->write_of[t->n_writes] = k;
+                if (!add_write(t, l, c, &m[k], m[k].sites.at[s], i, texts, e)) return false;
             }
-            t->write_of[t->n_writes++] = k;
-            if (!parse_place(l, t, v, i, field, &w->at, e) || !parse_source(l, t, c, v, field, texts, w, e) ||
-                !count(t, l, w->from == FROM_RUN ? &w->source : &w->at, "writes", e))
-                return false;
-        }
-    }
     return true;
 }
 
@@ -270,4 +182,40 @@ void tapping_release(struct tapping *t)
 {
     for (size_t i = 0; i < t->n_inputs; i++) input_release(&t->input[i].in);
     for (size_t i = 0; i < t->n_views; i++) resolved_release(&t->view[i]);
+    if (t->gradients) gradient_release(t->gradients);
+}
+
+/* ---- effects ----------------------------------------------------------------------------------- */
+
+/* Sites of a member's writes [from, to), each once: they come again for every input. */
+static void put_sites(const struct tapping *t, size_t from, size_t to, jout *o)
+{
+    jout *sites = jout_put_array(o, "sites");
+    for (size_t i = from; i < to && t->write[i].at.input == t->write[from].at.input; i++) {
+        char name[64];
+        site_text(t->write[i].at.site, name);
+        jout_text(sites, NULL, name);
+    }
+}
+
+bool tapping_effects(const struct tapping *t, const struct effect *effect, jout *root, struct err *e)
+{
+    jout *list = jout_put_array(root, "writes");
+    for (size_t i = 0, from = 0; i < t->n_writes; from = i) {
+        struct effect all = {0, 0};
+        for (; i < t->n_writes && t->write_of[i] == t->write_of[from]; i++) {
+            all.elements += effect[i].elements;
+            if (effect[i].max_change > all.max_change || isnan(effect[i].max_change)) all.max_change = effect[i].max_change;
+        }
+        if (!all.elements) {
+            char field[64];
+            (void)snprintf(field, sizeof field, "writes[%zu]", t->write_of[from]);
+            return err_field(e, ERR_INVALID, field, "it touched nothing");
+        }
+        jout *o = jout_put_object(list, NULL);
+        put_sites(t, from, i, o);
+        jout_int(o, "elements", (int64_t)all.elements);
+        jout_f32(o, "max_change", all.max_change);
+    }
+    return true;
 }

@@ -1,4 +1,5 @@
-/* The reads and writes of trace and generate: JSON to places of named inputs.
+/* The reads and writes of trace and generate: JSON to places of named inputs. A member that names no
+ * input speaks of all; one whose site is a pattern, of all sites that match.
  *
  * Inputs are a growing list: those of the request first, then texts that a write of `generate`
  * takes values from. Everything lives in the look's arena.
@@ -6,20 +7,22 @@
 #ifndef ENGRAM_WRITES_H
 #define ENGRAM_WRITES_H
 
-#include "input.h"
+#include "gradients.h"
 #include "look.h"
 #include "place.h"
 #include "probes/trace.h"
 
 enum {
     MOST_VALUES = 1 << 23, /* floats that one request may read (and have as JSON) and write */
-    MOST_PLACES = 1 << 16, /* members of its lists times the inputs they speak of */
+    MOST_BYTES_VALUES = 1 << 26, /* and read, where they are answered as bytes */
+    MOST_PLACES = (1 << 16) - 2, /* members of its lists times the sites and inputs they speak of */
+    MOST_PATTERNS = 64,    /* members of a list whose site is a pattern */
 };
 
-struct named_input {
-    const char *id;
-    struct input in;
-    struct places top;  /* positions whose distribution is asked for */
+struct capture {
+    bool gradient;
+    size_t of;    /* number in `read`, or of the request in `gradients`… */
+    size_t index; /* …and the place's number there */
 };
 
 struct tapping {
@@ -27,19 +30,33 @@ struct tapping {
     size_t n_inputs, n_named; /* the first n_named can be named by reads and writes */
     struct trace_place *read;
     size_t n_reads;
+    struct gradient_reads *gradients; /* NULL: none is asked for */
+    struct capture *capture;  /* what is read, in the order asked */
+    size_t n_captures;
     struct trace_write *write;
     size_t *write_of;         /* which member of "writes" each write came from */
     size_t n_writes;
     struct resolved *view;    /* views that sources name, counted */
     size_t n_views;
-    size_t n_values;          /* floats read and written so far */
+    size_t n_values, most_values; /* floats read and written so far, and at most */
 };
 
 /* Room for all of a request's reads and writes, given its inputs. */
-bool tapping_reads(struct tapping *t, struct look *l, const struct json *reads, struct err *e) MUST_CHECK;
+bool tapping_reads(struct tapping *t, struct look *l, struct call *c, const struct json *reads,
+                   struct err *e) MUST_CHECK;
 /* texts: `from.input` is a text to run (generate) rather than an input's id. */
 bool tapping_writes(struct tapping *t, struct look *l, struct call *c, const struct json *writes,
                     bool texts, struct err *e) MUST_CHECK;
+/* Where capture i is read. */
+const struct trace_place *tapping_place(const struct tapping *t, size_t i);
 void tapping_release(struct tapping *t);
+
+/* "writes": what each member did, all its sites and inputs together. effect: one for each write. False
+ * where a member touched nothing. */
+struct effect {
+    size_t elements;
+    float max_change;
+};
+bool tapping_effects(const struct tapping *t, const struct effect *effect, jout *root, struct err *e) MUST_CHECK;
 
 #endif

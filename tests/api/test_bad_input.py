@@ -217,7 +217,7 @@ CASES = {
     # unknown site, layer, head, method
     "read an unknown site": ("/v1/trace", reads(site="blocks.0.attn.hook_w"), 400, "reads[0].site", "/v1/models/{name}/hooks"),
     "read a half-remembered site": ("/v1/trace", reads(site="blocks.0.hook_z"), 400, "reads[0].site", "attn.hook_z"),
-    "read no site": ("/v1/trace", reads(site="embed"), 400, "reads[0].site", "hook_embed"),
+    "read no site": ("/v1/trace", reads(site="embedd"), 400, "reads[0].site", "hook_embed"),
     "read a site with a zero too much": ("/v1/trace", reads(site="blocks.01.hook_mlp_out"), 400, "reads[0].site", "blocks.1."),
     "write an unknown site": ("/v1/trace", writes(site="blocks.0.hook_x"), 400, "writes[0].site", "hook_x"),
     "read an unknown layer": ("/v1/trace", reads(site="blocks.3.attn.hook_z"), 400, "reads[0].site", "0..2"),

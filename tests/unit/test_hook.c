@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "core/hook.h"
+#include "core/site.h"
 #include "support/golden.h"
 #include "support/numbers.h"
 
@@ -118,7 +118,7 @@ static void test_wrong_sites(void **state)
     (void)state;
     static const struct { const char *typed, *hint, *not; } wrong[] = {
         {"", "blocks.6.attn.hook_z", ""}, {"blocks", "blocks.6.attn.hook_z", ""}, {"blocks.5", "hook_embed", ""}, {"blocks.5.", "/hooks", ""},
-        {"blocks.12.hook_resid_pre", "0..11", ""}, {"blocks.-1.hook_resid_pre", "unknown site", ""},
+        {"blocks.12.hook_resid_pre", "0..11", ""}, {"blocks.-1.hook_resid_pre", "negative", ""},
         {"blocks.05.hook_resid_pre", "\"blocks.5.hook_resid_pre\"", ""}, {"blocks.+5.hook_resid_pre", "\"blocks.5.hook_resid_pre\"", ""},
         {"blocks. 5.hook_resid_pre", "\"blocks.5.hook_resid_pre\"", ""}, {"Blocks.5.attn.hook_z", "\"blocks.5.attn.hook_z\"", ""},
         {"blocks.99999999999.hook_resid_pre", "blocks.6.", ""}, {"blocks.999999999.hook_resid_pre", "0..11", ""}, {"blocks.*.hook_resid_pre", "hook_resid_pre", ""},

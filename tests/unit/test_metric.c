@@ -84,14 +84,52 @@ static void test_extremes(void **state)
     near(metric_of_logits(&m, far, 3, ref), 0);
 }
 
+/* Gradients with respect to each logit, by central differences; and values, by their definitions. */
+static void test_gradients(void **state)
+{
+    (void)state;
+    static const uint32_t one[] = {2}, answer[] = {2, 0}, foil[] = {1, 3, 4}, single[] = {4};
+    static const struct metric metrics[] = {
+        {METRIC_LOGIT, one, NULL, 1, 0, 0}, {METRIC_LOGIT, answer, NULL, 2, 0, 0}, {METRIC_LOGIT_DIFF, one, single, 1, 1, 0},
+        {METRIC_LOGIT_DIFF, answer, foil, 2, 3, 0}, {METRIC_PROB, one, NULL, 1, 0, 0}, {METRIC_PROB, answer, NULL, 2, 0, 0},
+        {METRIC_LOGPROB, single, NULL, 1, 0, 0}, {METRIC_LOGPROB, foil, NULL, 3, 0, 0}, {METRIC_PROB_DIFF, one, single, 1, 1, 0},
+        {METRIC_PROB_DIFF, answer, foil, 2, 3, 0}, {METRIC_KL, NULL, NULL, 0, 0, 0}, {METRIC_LOSS, one, NULL, 1, 0, 0}};
+    const float eps = 0x1p-8f; /* exact beside these logits */
+    double ref[V];
+    bool seen[METRIC_COUNT] = {0};
+    log_softmax(r, V, ref);
+    for (size_t i = 0; i < sizeof metrics / sizeof *metrics; i++) {
+        float slope[V], x[V];
+        const struct metric *m = &metrics[i];
+        seen[m->kind] = true;
+        near(metric_gradient(m, y, V, ref, slope), metric_of_logits(m, y, V, ref));
+        for (int k = 0; k < V; k++) {
+            memcpy(x, y, sizeof x);
+            x[k] = y[k] + eps;
+            double up = metric_of_logits(m, x, V, ref);
+            x[k] = y[k] - eps;
+            double want = (up - metric_of_logits(m, x, V, ref)) / (2 * (double)eps);
+            if (!(fabs((double)slope[k] - want) <= 2e-5)) fail_msg("%s: slope %d is %g, %g expected", metric_word(m->kind), k, (double)slope[k], want);
+        }
+    }
+    for (unsigned k = 0; k < METRIC_COUNT; k++) assert_int_equal(seen[k], metric_has_gradient((enum metric_kind)k));
+    const struct metric pd = {METRIC_PROB_DIFF, answer, foil, 2, 3, 0}, loss = {METRIC_LOSS, one, NULL, 1, 0, 0}, logit = {METRIC_LOGIT, answer, NULL, 2, 0, 0};
+    near(metric_of_logits(&pd, y, V, NULL), 0.7079847887443501 - (1 - 0.7079847887443501));
+    near(metric_of_logits(&loss, y, V, NULL), -log(0.6235909331788121));
+    near(metric_of_logits(&logit, y, V, NULL), log(exp(3) + exp(1)));
+    near(logit_diff((float[]){3, 1}, 2, 0), log(exp(3) + exp(1)));
+}
+
 static void test_names(void **state)
 {
     (void)state;
-    static const struct { const char *word; enum metric_kind kind; bool answer, foil, vocab; } rows[] = {
-        {"logit_diff", METRIC_LOGIT_DIFF, true, true, false}, {"norm_logit_diff", METRIC_NORM_LOGIT_DIFF, true, true, false},
-        {"prob", METRIC_PROB, true, false, true}, {"logprob", METRIC_LOGPROB, true, false, true}, {"kl", METRIC_KL, false, false, true}};
-    assert_int_equal(METRIC_COUNT, 5);
-    for (size_t i = 0; i < 5; i++) {
+    static const struct { const char *word; enum metric_kind kind; bool answer, foil, vocab, gradient; } rows[] = {
+        {"logit", METRIC_LOGIT, true, false, false, true}, {"logit_diff", METRIC_LOGIT_DIFF, true, true, false, true},
+        {"norm_logit_diff", METRIC_NORM_LOGIT_DIFF, true, true, false, false}, {"prob", METRIC_PROB, true, false, true, true},
+        {"logprob", METRIC_LOGPROB, true, false, true, true}, {"prob_diff", METRIC_PROB_DIFF, true, true, true, true},
+        {"kl", METRIC_KL, false, false, true, true}, {"loss", METRIC_LOSS, true, false, true, true}};
+    assert_int_equal(METRIC_COUNT, sizeof rows / sizeof *rows);
+    for (size_t i = 0; i < METRIC_COUNT; i++) {
         enum metric_kind k = METRIC_COUNT;
         assert_true(metric_parse(rows[i].word, &k));
         assert_int_equal(k, rows[i].kind);
@@ -99,9 +137,10 @@ static void test_names(void **state)
         assert_int_equal(metric_needs_answer(k), rows[i].answer);
         assert_int_equal(metric_needs_foil(k), rows[i].foil);
         assert_int_equal(metric_needs_vocab(k), rows[i].vocab);
+        assert_int_equal(metric_has_gradient(k), rows[i].gradient);
     }
     enum metric_kind k = METRIC_COUNT;
-    assert_false(metric_parse("", &k) || metric_parse("KL", &k) || metric_parse("logit", &k));
+    assert_false(metric_parse("", &k) || metric_parse("KL", &k) || metric_parse("logits", &k));
 }
 
 int main(void)
@@ -110,6 +149,7 @@ int main(void)
         cmocka_unit_test(test_by_hand),
         cmocka_unit_test(test_kl),
         cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

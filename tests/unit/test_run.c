@@ -12,6 +12,7 @@
 
 #include "core/head.h"
 #include "core/run.h"
+#include "core/site.h"
 #include "support/golden.h"
 #include "support/numbers.h"
 #include "support/reference.h"
