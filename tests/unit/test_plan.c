@@ -15,6 +15,7 @@
 #include "core/kernel/blas.h"
 #include "core/train.h"
 #include "edits/editor.h"
+#include "probes/gradient.h"
 #include "probes/localize.h"
 #include "probes/measure.h"
 #include "probes/trace.h"
@@ -232,6 +233,28 @@ static void tracing(struct golden *g, enum hook hook)
     trace_free(t);
 }
 
+/* kl needs a run more, loss has as many rows as positions, and some hooks are made for who listens. */
+static void gradients(struct golden *g, enum metric_kind kind, enum hook hook)
+{
+    static const uint32_t answer[] = {9};
+    uint32_t ids[LONG], pos[LONG];
+    const struct trace_input in = {.ids = ids, .n = LONG};
+    const struct trace_place at[] = {{.site = {hook, 0}, .pos = pos, .n_pos = LONG}, {.site = {HOOK_PATTERN, 1}, .pos = pos, .n_pos = LONG}};
+    const struct gradient_request q = {.view = g->view, .in = &in, .at = at, .n_at = 2, .metric = {.kind = kind, .answer = answer, .n_answer = 1},
+                                       .pos = pos, .n_pos = kind == METRIC_LOSS ? LONG - 1 : 1, .reference = {.pos = pos}};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 6, ids);
+    for (uint32_t i = 0; i < LONG; i++) pos[i] = i;
+    gradient_plan(&q, 1, &p, &p);
+    begin_counting(g);
+    struct gradient *w = gradient_new(&q, &e);
+    must(w, e);
+    to_the_end(gradient_step(w, g->session, &e), e);
+    compare(metric_word(kind), &p);
+    gradient_free(w);
+}
+
 static void contributions(struct golden *g)
 {
     enum { MORE = RUN_ROWS + 40 };
@@ -331,6 +354,10 @@ static void plans_hold(void **state)
         localizing(&g);
         tracing(&g, HOOK_PATTERN);
         tracing(&g, HOOK_RESULT);
+        gradients(&g, METRIC_LOGPROB, HOOK_RESID_PRE);
+        gradients(&g, METRIC_LOSS, HOOK_RESULT);
+        gradients(&g, METRIC_KL, HOOK_Q_INPUT);
+        gradients(&g, METRIC_LOSS, HOOK_UNEMBED_OUT);
         contributions(&g);
         measuring(&g);
         training(&g);
