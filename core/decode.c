@@ -42,21 +42,48 @@ static uint32_t *count_up(const struct decode_request *q, size_t n, struct err *
     return p;
 }
 
+/* Log-probabilities of so many places, while their lists grow. */
+static size_t scores_bytes(const struct decode_request *q, size_t places)
+{
+    return plan_times(3 * places, sizeof(double) + q->n_top * sizeof(struct logprob));
+}
+
+/* Caches of all, unless DECODE_ROWS and DECODE_POSITIONS let only some of them live at a time. */
+static size_t caches_bytes(const struct arch *a, const struct decode_request *q, size_t n)
+{
+    size_t live = n < DECODE_ROWS ? n : DECODE_ROWS, sum = 0, longest = 0, tokens = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t length = (size_t)q[i].n_prompt + q[i].max_tokens;
+        if (q[i].max_tokens <= 1) continue; /* nobody attends to the one token that ends a sequence */
+        if (length > a->context) length = a->context;
+        if (length > longest) longest = length;
+        if (q[i].max_tokens > tokens) tokens = q[i].max_tokens;
+        sum = plan_sum(sum, kv_bytes(a, length));
+    }
+    size_t each = plan_times(live, kv_bytes(a, longest)), most = DECODE_POSITIONS + live * (tokens + KV_BLOCK),
+           together = kv_bytes(a, most > longest ? most : longest);
+    if (sum > each) sum = each;
+    return sum < together ? sum : together;
+}
+
 void decoder_plan(const struct arch *a, const struct decode_request *q, size_t n, int threads, struct plan *p)
 {
     enum { CANDIDATE_BYTES = 20 }; /* of a sorted vocabulary, core/sample.c */
-    size_t live = n < DECODE_ROWS ? n : DECODE_ROWS, most = 0, sum = 0;
+    size_t rows = n < DECODE_ROWS ? n : DECODE_ROWS, at_once = DECODE_POSITIONS;
     struct run_size prompts = {0};
     for (size_t i = 0; i < n; i++) {
-        size_t length = (size_t)q[i].n_prompt + q[i].max_tokens;
-        if (length > a->context) length = a->context;
-        size_t bytes = kv_bytes(a, length);
-        if (bytes > most) most = bytes;
-        sum = plan_sum(sum, bytes);
-        run_size_add(&prompts, a, length - q[i].n_prompt, q[i].n_prompt, 1, true);
+        size_t want = q[i].score_prompt ? q[i].n_prompt : 1, later = q[i].max_tokens;
+        if (q[i].n_prompt > at_once) at_once = q[i].n_prompt;
+        if (q[i].score_prompt) rows = DECODE_ROWS;
+        if (q[i].score_prompt) plan_add(p, NEED_LOGITS, scores_bytes(&q[i], q[i].n_prompt));
+        if (q[i].score_tokens) plan_add(p, NEED_LOGITS, scores_bytes(&q[i], later < a->context ? later : a->context));
+        if (later > a->context - q[i].n_prompt) later = a->context - q[i].n_prompt;
+        run_size_add(&prompts, a, later, q[i].n_prompt, want, later > 1);
     }
-    plan_add(p, NEED_CACHES, n <= DECODE_ROWS ? sum : plan_times(live, most));
-    plan_add(p, NEED_LOGITS, mem_floats_bytes(live * ((size_t)a->d_model + a->d_vocab)));
+    if (prompts.wanted > at_once) prompts.wanted = at_once;
+    if (prompts.cut_bytes > kv_bytes(a, at_once)) prompts.cut_bytes = kv_bytes(a, at_once);
+    plan_add(p, NEED_CACHES, caches_bytes(a, q, n));
+    plan_add(p, NEED_LOGITS, mem_floats_bytes(rows * ((size_t)a->d_model + a->d_vocab)));
     plan_add(p, NEED_LOGITS, (size_t)a->d_vocab * CANDIDATE_BYTES);
     run_plan(&prompts, a, threads, p);
 }

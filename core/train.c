@@ -52,7 +52,8 @@ static bool place(struct tape *t, struct err *e)
 void tape_plan(const struct arch *a, size_t rows, size_t longest, size_t scored, uint32_t from, int threads,
                struct plan *p)
 {
-    size_t logits = mem_floats_bytes((size_t)TAPE_HEAD_ROWS * a->d_vocab), stream = mem_floats_bytes(rows * a->d_model);
+    size_t at_once = scored < TAPE_HEAD_ROWS ? scored : TAPE_HEAD_ROWS;
+    size_t logits = mem_floats_bytes(at_once * a->d_vocab), stream = mem_floats_bytes(rows * a->d_model);
     plan_add(p, NEED_TAPE, mem_floats_bytes(plan_times(layer_floats(a, rows), a->n_layers - from)));
     plan_add(p, NEED_STREAM, plan_sum(stream, stream));
     plan_add(p, NEED_STREAM, mem_floats_bytes(2 * scored * a->d_model + 1));

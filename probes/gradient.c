@@ -67,7 +67,7 @@ struct gradient_cost gradient_cost(const struct gradient_request *q)
 static size_t listeners(const struct gradient_request *q)
 {
     const struct arch *a = &view_model(q->view)->arch;
-    size_t n = q->in[q->at[0].input].n, d = a->d_model, rows = TAPE_HEAD_ROWS, bytes = 0;
+    size_t n = q->in[q->at[0].input].n, d = a->d_model, rows = q->n_pos < TAPE_HEAD_ROWS ? q->n_pos : TAPE_HEAD_ROWS, bytes = 0;
     bool head = false;
     for (size_t i = 0; i < q->n_at; i++) head = head || head_hook(q->at[i].site.hook);
     if (head) bytes = plan_sum(mem_floats_bytes(rows * a->d_vocab), mem_floats_bytes(2 * rows * d + 2 * rows));

@@ -96,7 +96,7 @@ static bool evaluate(struct patch *p, struct session *s, const float *x, size_t 
                    : unembed_ids(s, p->q.view, x + at * d, k, ids, width, logits, e);
         for (size_t i = 0; ok && i < k; i++)
             out[at + i] = vocab ? metric_of_logits(m, logits + i * width, V, p->reference)
-                                : logit_diff(logits + i * width, m->n_answer, m->n_foil);
+                                : logit_diff(logits + i * width, m->n_answer, metric_needs_foil(m->kind) ? m->n_foil : 0);
     }
     mem_drop(ids);
     mem_drop(logits);

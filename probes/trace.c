@@ -122,11 +122,14 @@ void trace_plan(const struct arch *a, const struct trace_input *in, size_t n_in,
 {
     struct run_size main_run = {0};
     bool heads = false;
+    size_t at_once = 1;
     for (size_t i = 0; i < n_in; i++) {
-        run_size_add(&main_run, a, 0, in[i].n, most_rows(in, (uint32_t)i, read, n_read, write, n_write), false);
+        size_t rows = most_rows(in, (uint32_t)i, read, n_read, write, n_write);
+        if (rows > at_once) at_once = rows < HEAD_ROWS ? rows : HEAD_ROWS;
+        run_size_add(&main_run, a, 0, in[i].n, rows, false);
         if (in[i].n_top) plan_add(p, NEED_LOGITS, mem_floats_bytes(plan_times(in[i].n_top, a->d_vocab)));
     }
-    plan_add(p, NEED_LOGITS, mem_floats_bytes((size_t)HEAD_ROWS * a->d_vocab));
+    plan_add(p, NEED_LOGITS, mem_floats_bytes(at_once * a->d_vocab));
     for (size_t i = 0; i < n_read; i++) {
         plan_add(p, NEED_CAPTURES, place_bytes(a, in, &read[i]));
         heads = heads || by_head(read[i].site.hook);

@@ -110,6 +110,7 @@ void openai_free(struct work *w)
     mem_drop(o->choice);
     resolved_release(&o->view);
     served_drop(w->served);
+    lease_give(&w->lease);
     arena_release(&o->arena);
     mem_drop(o);
 }
@@ -155,6 +156,21 @@ static bool check_size(const struct openai *o, uint32_t n_top, struct err *e)
                      scored, n_top, OPENAI_VALUES);
 }
 
+/* The continuations, and the text of what is said about each token. */
+static bool lease(struct openai *o, struct err *e)
+{
+    enum { TEXT_BYTES = 192 }; /* of one token in a list: grown by doubling, and printed once more */
+    const struct arch *a = &openai_model(o)->arch;
+    struct plan plan = {0};
+    decoder_plan(a, o->q, o->generation.n, daemon_threads(o->work.daemon), &plan);
+    for (size_t i = 0; i < o->generation.n; i++) {
+        const struct decode_request *q = &o->q[i];
+        size_t places = (o->echo && o->logprobs ? q->n_prompt : 0) + (q->score_tokens ? (size_t)q->max_tokens : 0);
+        plan_add(&plan, NEED_ANSWER, plan_times(places, (q->n_top + (size_t)1) * TEXT_BYTES));
+    }
+    return daemon_lease(o->work.daemon, &plan, &o->work.lease, e);
+}
+
 bool openai_requests(struct openai *o, const struct json *request, uint32_t max_tokens, uint32_t n_top, struct err *e)
 {
     const struct arch *a = &openai_model(o)->arch;
@@ -178,5 +194,5 @@ bool openai_requests(struct openai *o, const struct json *request, uint32_t max_
         q->score_prompt = o->echo && o->logprobs && !q->again;
     }
     o->generation = (struct generation){.q = o->q, .n = total};
-    return true;
+    return lease(o, e);
 }

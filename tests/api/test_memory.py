@@ -21,6 +21,10 @@ VERBS = {
     "tuco": ("/v1/tuco", {"prompts": [{"ids": IDS}]}),
     "edits": ("/v1/edits", {"method": "locft", "facts": [fact()], "params": LEARN}),
 }
+OPENAI = {
+    "completions": ("/v1/completions", {"prompt": IDS, "max_tokens": 100, "logprobs": 3, "echo": True}),
+    "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi " * 20}], "max_tokens": 100}),
+}
 NUMBERS = re.compile(r"([\d.]+ \w+) of memory are needed \((\w[^)]*)\); the limit is [\d.]+ \w+, of which the program "
                      r"has [\d.]+ \w+, models [\d.]+ \w+, views [\d.]+ \w+ and other works [\d.]+ \w+: (.*)")
 
@@ -74,6 +78,19 @@ def test_what_never_fits_is_refused(tight, verb):
     assert said and said[3] == "it never fits", detail
     assert memory(d)["works"] == 0 and len(d.revisions()) == 1 and d.digest() == before
     assert d.get("/v1/jobs").json["jobs"] == []
+
+
+@pytest.mark.parametrize("verb", OPENAI)
+def test_openai_s_door_refuses_in_its_own_words(tight, verb):
+    d = tight(4096)
+    a = d.post(*OPENAI[verb])
+    assert a.status == 413 and NUMBERS.fullmatch(a.json["error"]["message"])[3] == "it never fits", a
+    assert idle(d)["works"] == 0
+    d.stop()
+    d = tight(4 << 20)
+    before = idle(d)
+    assert d.post(*OPENAI[verb]).status == 200
+    assert idle(d) == before
 
 
 def test_a_smaller_question_fits(tight):

@@ -99,9 +99,9 @@ static double by_definition(const struct metric *m, const float *y, const struct
         for (uint32_t i = 0; i < V; i++)
             kl += exp((double)r->source[i] - ref) * ((double)r->source[i] - ref - (double)y[i] + total);
         return kl;
-    case METRIC_LOGIT: /* these have tests of their own: test_metric */
-    case METRIC_PROB_DIFF:
-    case METRIC_LOSS:
+    case METRIC_LOGIT: return log_sum(y, m->answer, m->n_answer);
+    case METRIC_PROB_DIFF: return exp(log_sum(y, m->answer, m->n_answer) - total) - exp(log_sum(y, m->foil, m->n_foil) - total);
+    case METRIC_LOSS: return total - log_sum(y, m->answer, m->n_answer);
     case METRIC_COUNT: break;
     }
     fail();

@@ -125,9 +125,9 @@ static double by_definition(const struct metric *m, const double *y, const struc
         for (uint32_t i = 0; i < V; i++)
             kl += exp(a->source[i] - total(a->source, V)) * (a->source[i] - total(a->source, V) - y[i] + total(y, V));
         return kl;
-    case METRIC_LOGIT: /* these have tests of their own: test_metric */
-    case METRIC_PROB_DIFF:
-    case METRIC_LOSS:
+    case METRIC_LOGIT: return log_sum(y, m->answer, m->n_answer);
+    case METRIC_PROB_DIFF: return exp(log_sum(y, m->answer, m->n_answer) - total(y, V)) - exp(log_sum(y, m->foil, m->n_foil) - total(y, V));
+    case METRIC_LOSS: return total(y, V) - log_sum(y, m->answer, m->n_answer);
     case METRIC_COUNT: break;
     }
     fail();

@@ -15,6 +15,7 @@
 #include "core/kernel/blas.h"
 #include "core/train.h"
 #include "edits/editor.h"
+#include "probes/gradient.h"
 #include "probes/localize.h"
 #include "probes/measure.h"
 #include "probes/trace.h"
@@ -126,6 +127,25 @@ static void decoding(struct golden *g)
     decoder_free(d);
 }
 
+static void scoring_prompts(struct golden *g)
+{
+    uint32_t ids[LONG];
+    struct decode_request q[6];
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 8, ids);
+    for (int i = 0; i < 6; i++)
+        q[i] = (struct decode_request){.prompt = ids, .n_prompt = LONG, .score_prompt = true, .n_top = 5,
+                                       .max_tokens = i < 3 ? 0 : 30, .score_tokens = i >= 3};
+    decoder_plan(arch_of(g), q, 6, 1, &p);
+    begin_counting(g);
+    struct decoder *d = decoder_new(g->view, q, 6, NULL, &e);
+    must(d, e);
+    to_the_end(decoder_step(d, g->session, &e), e);
+    compare("scoring prompts", &p);
+    decoder_free(d);
+}
+
 static void running_in_chunks(struct golden *g)
 {
     uint32_t ids[LONG], want = LONG - 1;
@@ -211,6 +231,28 @@ static void tracing(struct golden *g, enum hook hook)
     to_the_end(trace_step(t, g->session, &e), e);
     compare(hook == HOOK_RESULT ? "a trace by head" : "a trace", &p);
     trace_free(t);
+}
+
+/* kl needs a run more, loss has as many rows as positions, and some hooks are made for who listens. */
+static void gradients(struct golden *g, enum metric_kind kind, enum hook hook)
+{
+    static const uint32_t answer[] = {9};
+    uint32_t ids[LONG], pos[LONG];
+    const struct trace_input in = {.ids = ids, .n = LONG};
+    const struct trace_place at[] = {{.site = {hook, 0}, .pos = pos, .n_pos = LONG}, {.site = {HOOK_PATTERN, 1}, .pos = pos, .n_pos = LONG}};
+    const struct gradient_request q = {.view = g->view, .in = &in, .at = at, .n_at = 2, .metric = {.kind = kind, .answer = answer, .n_answer = 1},
+                                       .pos = pos, .n_pos = kind == METRIC_LOSS ? LONG - 1 : 1, .reference = {.pos = pos}};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 6, ids);
+    for (uint32_t i = 0; i < LONG; i++) pos[i] = i;
+    gradient_plan(&q, 1, &p, &p);
+    begin_counting(g);
+    struct gradient *w = gradient_new(&q, &e);
+    must(w, e);
+    to_the_end(gradient_step(w, g->session, &e), e);
+    compare(metric_word(kind), &p);
+    gradient_free(w);
 }
 
 static void contributions(struct golden *g)
@@ -305,12 +347,17 @@ static void plans_hold(void **state)
         golden_open(&g, models[i], NULL);
         learn_of_blas();
         decoding(&g);
+        scoring_prompts(&g);
         running_in_chunks(&g);
         patching(&g, false);
         patching(&g, true);
         localizing(&g);
         tracing(&g, HOOK_PATTERN);
         tracing(&g, HOOK_RESULT);
+        gradients(&g, METRIC_LOGPROB, HOOK_RESID_PRE);
+        gradients(&g, METRIC_LOSS, HOOK_RESULT);
+        gradients(&g, METRIC_KL, HOOK_Q_INPUT);
+        gradients(&g, METRIC_LOSS, HOOK_UNEMBED_OUT);
         contributions(&g);
         measuring(&g);
         training(&g);

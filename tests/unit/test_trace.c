@@ -74,6 +74,34 @@ static void test_reads(void **state)
     golden_close(&g);
 }
 
+/* Positions that somebody reads or writes at the unembedding come there, whether their logits are asked for
+ * or not; and so do those of a source. */
+static void test_rows_of_the_head(void **state)
+{
+    (void)state;
+    struct golden g;
+    golden_open(&g, "gqa_tied", NULL);
+    static const uint32_t pos[] = {1, 4}, at[] = {6}, last[] = {8};
+    const struct site out = {HOOK_UNEMBED_OUT, 0}, in = {HOOK_UNEMBED_IN, 0};
+    const struct trace_input inputs[] = {{g.ids[0], 9, last, 1}, {g.ids[1], 5, all9, 5}};
+    const struct trace_place read[] = {{0, out, pos, 2, NULL, 0}, {0, out, at, 1, NULL, 0}, {1, out, pos, 1, NULL, 0}};
+    const struct trace_write w = {.at = {0, in, at, 1, NULL, 0}, .op = TAP_SET, .weight = 1, .from = FROM_RUN, .source = {1, in, pos, 1, NULL, 0}};
+    struct trace *t = trace(&g, inputs, 2, read, 3, &w, 1);
+    size_t n, V = 300;
+    float *want = golden_tensor(&g, "s0.logits", &n), *other = golden_tensor(&g, "s1.logits", &n);
+    const float *got = trace_values(t, 0, &n);
+    assert_int_equal(n, 2 * V);
+    assert_true(relative_error(got, want + V, V) <= CLOSE && relative_error(got + V, want + 4 * V, V) <= CLOSE);
+    got = trace_values(t, 1, &n);
+    assert_true(relative_error(got, other + V, V) <= CLOSE && relative_error(want + 6 * V, other + V, V) > 0.1);
+    assert_true(relative_error(trace_values(t, 2, &n), other + V, V) <= CLOSE);
+    assert_true(relative_error(trace_logits(t, 0), want + 8 * V, V) <= CLOSE && relative_error(trace_logits(t, 1), other, 5 * V) <= CLOSE);
+    mem_drop(want);
+    mem_drop(other);
+    trace_free(t);
+    golden_close(&g);
+}
+
 /* One write in float64: rows `to` of a hook become (or get added) w times rows of `from`. */
 struct replay {
     struct site site;
@@ -218,6 +246,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reads),
+        cmocka_unit_test(test_rows_of_the_head),
         cmocka_unit_test(test_writes),
         cmocka_unit_test(test_prompts_exchange),
         cmocka_unit_test(test_nothing_written),
