@@ -220,7 +220,7 @@ static void test_logprobs(void **state)
     for (size_t i = 0; i < N; i++) {
         const struct decode_result *r = decoder_result(d, i);
         check_places(&g, &r->prompt, prompt[i], 1, q[i].score_prompt ? lengths[i] - 1 : 0);
-        memcpy(prompt[i] + lengths[i], r->ids.id, r->ids.n * sizeof *r->ids.id);
+        if (r->ids.n) memcpy(prompt[i] + lengths[i], r->ids.id, r->ids.n * sizeof *r->ids.id);
         check_places(&g, &r->tokens, prompt[i], lengths[i], q[i].score_tokens ? (uint32_t)r->ids.n : 0);
         assert_true(r->ids.n <= limits[i] && (r->ids.n || !limits[i]));
         assert_true(r->finish == FINISH_LENGTH || r->finish == FINISH_END_TOKEN);
