@@ -151,7 +151,7 @@ def test_heads_are_written_one_by_one(model):
         at = [2, len(IDS) - 1]
         where = np.s_[n - 1, at] if h["size"][0] else np.s_[at, n - 1]
         want = array(was, 0)
-        assert w["max_change"] == pytest.approx(np.abs(want[where]).max(), rel=1e-6, abs=1e-9), h["site"]
+        assert w["max_change"] == pytest.approx(np.abs(want[where]).max(), rel=1e-4, abs=1e-6), h["site"]
         want[where] = 0
         assert np.allclose(array(now, 0), want, atol=1e-5), h["site"]
         assert w["elements"] == np.broadcast_to(seen_entries(h["site"], scores), was["shape"])[where].sum() > 0, h["site"]
