@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/kernel/norm.h"
+#include "core/kernel/softmax.h"
 #include "core/linear.h"
 
 /* ---- in ---------------------------------------------------------------------------------------- */
@@ -104,11 +105,6 @@ static float *final_norm(struct session *s, const struct view *v, const struct h
     return y;
 }
 
-static void soft_cap(float cap, float *x, size_t n)
-{
-    for (size_t i = 0; cap > 0 && i < n; i++) x[i] = cap * tanhf(x[i] / cap);
-}
-
 bool unembed(struct session *s, const struct view *v, const float *x, size_t n, const struct head_rows *rows,
              float *logits, struct err *e)
 {
@@ -117,7 +113,7 @@ bool unembed(struct session *s, const struct view *v, const float *x, size_t n, 
     const float *y = final_norm(s, v, rows, x, n, 0, e);
     if (!y || !linear_forward(s, &head, y, a->d_model, n, logits, a->d_vocab, e)) return false;
     fire_each(rows, a, HOOK_UNEMBED_OUT, n, logits);
-    soft_cap(a->final_softcap, logits, n * a->d_vocab);
+    softcap_row(logits, n * a->d_vocab, a->final_softcap);
     return true;
 }
 
@@ -136,21 +132,7 @@ bool unembed_ids(struct session *s, const struct view *v, const float *x, size_t
         const float *bias = linear_bias(&head, ids[i], 1);
         for (size_t r = 0; bias && r < n; r++) logits[r * n_ids + i] += *bias;
     }
-    soft_cap(a->final_softcap, logits, n * n_ids);
-    return true;
-}
-
-/* d logits before the soft-cap, from those after it: the logits are made again. */
-static bool uncap(struct session *s, const struct view *v, const float *x, size_t n, const float *d_logits, float *out,
-                  struct err *e)
-{
-    const struct arch *a = &view_model(v)->arch;
-    const float cap = a->final_softcap;
-    if (!unembed(s, v, x, n, NULL, out, e)) return false;
-    for (size_t i = 0; i < n * a->d_vocab; i++) {
-        float t = out[i] / cap;
-        out[i] = d_logits[i] * (1.0f - t * t);
-    }
+    softcap_row(logits, n * n_ids, a->final_softcap);
     return true;
 }
 
@@ -172,27 +154,31 @@ static bool norm_hooks(const struct view *v, const struct head_rows *rows, const
     return true;
 }
 
+/* Gradients of logits before the soft-cap, in place of those after it: the logits are made again. */
+static bool uncap(struct session *s, const struct view *v, const float *x, size_t n, float *d_logits, struct err *e)
+{
+    const struct arch *a = &view_model(v)->arch;
+    float *logits = mem_floats(n * a->d_vocab, e);
+    bool ok = logits && unembed(s, v, x, n, NULL, logits, e);
+    if (ok) softcap_backward(d_logits, logits, n * a->d_vocab, a->final_softcap);
+    mem_drop(logits);
+    return ok;
+}
+
 /* dy [n][d] in scratch ← gradient at the unembedding's input. */
 static float *unembed_input_backward(struct session *s, const struct view *v, const float *x, size_t n,
-                                     const struct head_rows *rows, const float *d_logits, struct err *e)
+                                     const struct head_rows *rows, float *d_logits, struct err *e)
 {
     const struct arch *a = &view_model(v)->arch;
     const struct linear head = view_head(v);
-    bool listens = rows && head_listens(rows->taps);
-    float *own = a->final_softcap > 0 || listens ? mem_floats(n * a->d_vocab, e) : NULL, *dy = NULL;
-    if (!own && (a->final_softcap > 0 || listens)) return NULL;
-    bool ok = true;
-    if (a->final_softcap > 0) ok = uncap(s, v, x, n, d_logits, own, e);
-    else if (own) memcpy(own, d_logits, n * a->d_vocab * sizeof *own);
-    if (ok) fire_each(rows, a, HOOK_UNEMBED_OUT, n, own);
-    if (ok) dy = session_scratch(s, n * a->d_model, e);
-    if (dy && !linear_backward(s, &head, own ? own : d_logits, a->d_vocab, n, dy, a->d_model, e)) dy = NULL;
-    mem_drop(own);
-    return dy;
+    if (a->final_softcap > 0 && !uncap(s, v, x, n, d_logits, e)) return NULL;
+    fire_each(rows, a, HOOK_UNEMBED_OUT, n, d_logits);
+    float *dy = session_scratch(s, n * a->d_model, e);
+    return dy && linear_backward(s, &head, d_logits, a->d_vocab, n, dy, a->d_model, e) ? dy : NULL;
 }
 
 bool unembed_backward(struct session *s, const struct view *v, const float *x, size_t n,
-                      const struct head_rows *rows, const float *d_logits, float *dx, struct err *e)
+                      const struct head_rows *rows, float *d_logits, float *dx, struct err *e)
 {
     const struct arch *a = &view_model(v)->arch;
     struct norm norm = view_final_norm(v);

@@ -26,9 +26,9 @@ bool unembed(struct session *s, const struct view *v, const float *x, size_t n, 
 /* Only some vocabulary entries: logits [n][n_ids]. */
 bool unembed_ids(struct session *s, const struct view *v, const float *x, size_t n,
                  const uint32_t *ids, size_t n_ids, float *logits, struct err *e) MUST_CHECK;
-/* dx [n][d] += gradient of x from the gradient of its logits. rows: who reads gradients, or NULL. */
+/* dx [n][d] += gradient of x from that of its logits, which a soft-cap's is multiplied into. rows: who reads gradients, or NULL. */
 bool unembed_backward(struct session *s, const struct view *v, const float *x, size_t n,
-                      const struct head_rows *rows, const float *d_logits, float *dx, struct err *e) MUST_CHECK;
+                      const struct head_rows *rows, float *d_logits, float *dx, struct err *e) MUST_CHECK;
 /* Is that a hook of the final norm or the unembedding? Does anybody listen at one? */
 bool head_hook(enum hook h);
 bool head_listens(const struct taps *t);

@@ -63,14 +63,14 @@ struct gradient_cost gradient_cost(const struct gradient_request *q)
     return (struct gradient_cost){L * (n + reference_rows(q)), back ? (L - from) * n : 0};
 }
 
-/* What is made on the side for those who listen: logits and rows of the head, a head's copies of the stream. */
+/* What is made on the side for those who listen: rows of the head, a head's copies of the stream. */
 static size_t listeners(const struct gradient_request *q)
 {
     const struct arch *a = &view_model(q->view)->arch;
     size_t n = q->in[q->at[0].input].n, d = a->d_model, rows = q->n_pos < TAPE_HEAD_ROWS ? q->n_pos : TAPE_HEAD_ROWS, bytes = 0;
     bool head = false;
     for (size_t i = 0; i < q->n_at; i++) head = head || head_hook(q->at[i].site.hook);
-    if (head) bytes = plan_sum(mem_floats_bytes(rows * a->d_vocab), mem_floats_bytes(2 * rows * d + 2 * rows));
+    if (head) bytes = mem_floats_bytes(2 * rows * d + 2 * rows);
     return plan_sum(bytes, mem_floats_bytes(2 * n * d + d * a->d_head));
 }
 
