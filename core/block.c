@@ -296,17 +296,24 @@ bool block_project(struct block *b, struct err *e)
     return true;
 }
 
-bool block_down(struct block *b, const float *post, const float *down, struct err *e)
+/* rows.out ← what the MLP adds, given its neurons. */
+static bool add_of_neurons(struct block *b, const struct layer_weights *w, const float *post, struct err *e)
 {
     const struct arch *a = block_arch(b);
-    struct layer_weights w = view_layer(b->view, b->layer);
     size_t d = a->d_model;
     float *made = a->post_norm ? b->rows.raw_mlp : b->rows.out;
-    if (down) w.down.part[0].w = matrix_of(DTYPE_F32, down, w.down.part[0].w.rows, w.down.part[0].w.cols);
-    if (!linear_forward(b->session, &w.down, post, a->d_mlp, b->n_rows, made, d, e)) return false;
-    if (a->post_norm) block_norm(b, &w.mlp_post_norm, hooks_ln2_post, made, b->rows.out);
+    if (!linear_forward(b->session, &w->down, post, a->d_mlp, b->n_rows, made, d, e)) return false;
+    if (a->post_norm) block_norm(b, &w->mlp_post_norm, hooks_ln2_post, made, b->rows.out);
     block_fire(b, HOOK_MLP_OUT, b->rows.out, d);
     return true;
+}
+
+bool block_down(struct block *b, const float *post, const float *down, struct err *e)
+{
+    struct layer_weights w = view_layer(b->view, b->layer);
+    struct matrix *held = &w.down.part[0].w;
+    *held = matrix_of(DTYPE_F32, down, held->rows, held->cols);
+    return add_of_neurons(b, &w, post, e);
 }
 
 /* A write at the one norm's hooks reaches both branches, which read the same rows; unless the MLP is
@@ -347,7 +354,7 @@ bool block_mlp(struct block *b, struct err *e)
 {
     const struct arch *a = block_arch(b);
     struct layer_weights w = view_layer(b->view, b->layer);
-    if (!neurons(b, &w, e) || !block_down(b, b->rows.post, NULL, e)) return false;
+    if (!neurons(b, &w, e) || !add_of_neurons(b, &w, b->rows.post, e)) return false;
     if (a->parallel) { /* the stream without the MLP is no hook of such a model, but training starts from it */
         each_row(b, add_range, (struct rows_job){.in = b->rows.attn, .out = b->x});
         block_fire(b, HOOK_RESID_MID, b->x, a->d_model);

@@ -53,8 +53,8 @@ bool block_attention(struct block *b, struct err *e) MUST_CHECK;
 bool block_project(struct block *b, struct err *e) MUST_CHECK;
 bool block_mlp(struct block *b, struct err *e) MUST_CHECK;
 bool block_forward(struct block *b, struct err *e) MUST_CHECK; /* all three */
-/* rows.out ← what the MLP adds, given its neurons post [R][m] and a down-projection: the view's, or
- * `down` in the same layout. */
+/* rows.out ← what the MLP adds, given its neurons post [R][m], with `down` in place of the view's
+ * down-projection and laid out as it is (a candidate in training). */
 bool block_down(struct block *b, const float *post, const float *down, struct err *e) MUST_CHECK;
 
 /* What a block's backward needs, kept by its forward. */
