@@ -21,7 +21,7 @@ enum { ROWS = 1536, COLS = 1536, MATRICES = 24, THREADS = 2, MOST_ROWS = 512, MO
 
 struct bench {
     struct par *par;
-    struct matrix_scratch scratch;
+    struct scratch scratch;
     unsigned char *weights; /* MATRICES of up to float32 */
     float *x, *y;
     int repeats;

@@ -22,13 +22,9 @@ void session_free(struct session *s)
 
 void session_trim(struct session *s)
 {
-    mem_drop(s->attention.data);
-    mem_drop(s->matrix.data);
-    mem_drop(s->scratch);
-    s->attention = (struct attention_scratch){0};
-    s->matrix = (struct matrix_scratch){0};
-    s->scratch = NULL;
-    s->scratch_floats = 0;
+    scratch_release(&s->attention);
+    scratch_release(&s->matrix);
+    scratch_release(&s->rows);
 }
 
 size_t session_bytes(const struct arch *a, size_t rows, size_t longest, int threads)
@@ -43,11 +39,5 @@ size_t session_bytes(const struct arch *a, size_t rows, size_t longest, int thre
 
 float *session_scratch(struct session *s, size_t floats, struct err *e)
 {
-    if (floats > s->scratch_floats) {
-        mem_drop(s->scratch);
-        s->scratch_floats = 0;
-        s->scratch = mem_floats(floats, e);
-        if (s->scratch) s->scratch_floats = floats;
-    }
-    return s->scratch;
+    return scratch_grow(&s->rows, floats, e) ? s->rows.data : NULL;
 }

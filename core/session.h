@@ -11,10 +11,8 @@
 
 struct session {
     struct par *par;
-    struct attention_scratch attention;
-    struct matrix_scratch matrix;
-    float *scratch;        /* rows of the widest layer parts, grown on demand */
-    size_t scratch_floats;
+    struct scratch attention, matrix; /* of those kernels */
+    struct scratch rows;              /* of the widest layer parts */
 };
 
 struct session *session_new(int threads, struct err *e) MUST_CHECK;

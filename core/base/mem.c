@@ -61,6 +61,21 @@ float *mem_floats(size_t count, struct err *e)
 
 void mem_drop(void *p) { free(p); }
 
+bool scratch_grow(struct scratch *s, size_t floats, struct err *e)
+{
+    if (floats <= s->floats) return true;
+    scratch_release(s);
+    s->data = mem_floats(floats, e);
+    if (s->data) s->floats = floats;
+    return s->data != NULL;
+}
+
+void scratch_release(struct scratch *s)
+{
+    mem_drop(s->data);
+    *s = (struct scratch){0};
+}
+
 struct arena_chunk {
     struct arena_chunk *next;
     size_t used, cap;

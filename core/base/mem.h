@@ -11,7 +11,7 @@
  *
  * mem_floats is 64-byte aligned and asks for huge pages; use it for weights, caches, scratch.
  * Everything from mem_new/mem_take/mem_floats is freed by mem_drop. All thread safe, except that
- * one arena or buf belongs to one thread at a time.
+ * one arena, buf or scratch belongs to one thread at a time.
  */
 #ifndef ENGRAM_MEM_H
 #define ENGRAM_MEM_H
@@ -31,6 +31,14 @@ void *mem_take(size_t count, size_t size, struct err *e) MUST_CHECK; /* zeroed o
 float *mem_floats(size_t count, struct err *e) MUST_CHECK;           /* NOT zeroed, or NULL */
 size_t mem_floats_bytes(size_t count);               /* what that takes; SIZE_MAX when it overflows */
 void mem_drop(void *p);                              /* NULL is fine */
+
+/* Room for passing values: grown as needed, its contents gone whenever it grows. Starts zeroed. */
+struct scratch {
+    float *data;
+    size_t floats;
+};
+bool scratch_grow(struct scratch *s, size_t floats, struct err *e) MUST_CHECK;
+void scratch_release(struct scratch *s); /* and zeroed again */
 
 struct arena {
     struct arena_chunk *chunks;

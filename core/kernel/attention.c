@@ -92,16 +92,6 @@ static void head_range(void *ctx, size_t from, size_t to, int thread)
 
 /* ---- all spans ---------------------------------------------------------------------------------- */
 
-bool attention_scratch_for(struct attention_scratch *s, size_t floats, struct err *e)
-{
-    if (floats <= s->floats) return true;
-    mem_drop(s->data);
-    s->floats = 0;
-    s->data = mem_floats(floats, e);
-    if (s->data) s->floats = floats;
-    return s->data != NULL;
-}
-
 size_t attention_bytes(const struct arch *a, size_t longest, int threads)
 {
     struct shape s = shape_of(a, 0);
@@ -111,7 +101,7 @@ size_t attention_bytes(const struct arch *a, size_t longest, int threads)
     return mem_floats_bytes(longest < LONG_SPAN || rows > spans ? rows : spans);
 }
 
-bool attention_forward(const struct attention *a, struct par *par, struct attention_scratch *scratch,
+bool attention_forward(const struct attention *a, struct par *par, struct scratch *scratch,
                        struct err *e)
 {
     struct short_job job = {.a = a, .shape = shape_of(a->arch, a->layer)};
@@ -128,7 +118,7 @@ bool attention_forward(const struct attention *a, struct par *par, struct attent
         }
     }
     size_t rows_need = (size_t)job.longest * (size_t)par_threads(par);
-    if (!attention_scratch_for(scratch, need > rows_need ? need : rows_need, e)) return false;
+    if (!scratch_grow(scratch, need > rows_need ? need : rows_need, e)) return false;
     job.scratch = scratch->data;
     /* Taps write counters: one thread, so that what they report is exact. */
     if (short_rows && a->taps) head_range(&job, 0, job.shape.H, 0);

@@ -39,20 +39,14 @@ struct attention {
     const struct taps *taps; /* taps of scores and pattern; NULL for none */
 };
 
-/* scratch is grown as needed and belongs to the caller's session. */
-struct attention_scratch {
-    float *data;
-    size_t floats;
-};
-
 /* Scratch of a pass whose longest span ends at that position. */
 size_t attention_bytes(const struct arch *a, size_t longest, int threads);
-bool attention_forward(const struct attention *a, struct par *par, struct attention_scratch *scratch,
+bool attention_forward(const struct attention *a, struct par *par, struct scratch *scratch,
                        struct err *e) MUST_CHECK;
 /* Backward for spans without a past. dz [R][H·e] → d_qkv [R][(H+2G)e] (before rotary is undone,
  * overwritten). Probabilities are recomputed from qkv. */
 size_t attention_backward_bytes(size_t longest); /* scratch, where the longest span has so many rows */
 bool attention_backward(const struct attention *a, const float *dz, float *d_qkv,
-                        struct attention_scratch *scratch, struct err *e) MUST_CHECK;
+                        struct scratch *scratch, struct err *e) MUST_CHECK;
 
 #endif

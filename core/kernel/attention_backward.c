@@ -62,14 +62,14 @@ static size_t backward_floats(size_t n) { return 2 * n * n + n; }
 size_t attention_backward_bytes(size_t longest) { return mem_floats_bytes(backward_floats(longest)); }
 
 bool attention_backward(const struct attention *a, const float *dz, float *d_qkv,
-                        struct attention_scratch *scratch, struct err *e)
+                        struct scratch *scratch, struct err *e)
 {
     struct shape s = shape_of(a->arch, a->layer);
     for (size_t i = 0; i < a->n_spans; i++) {
         const struct span *sp = &a->span[i];
         assert(sp->past_len == 0);
         size_t square = (size_t)sp->n_rows * sp->n_rows;
-        if (!attention_scratch_for(scratch, backward_floats(sp->n_rows), e)) return false;
+        if (!scratch_grow(scratch, backward_floats(sp->n_rows), e)) return false;
         memset(d_qkv + (size_t)sp->first_row * s.row, 0, (size_t)sp->n_rows * s.row * sizeof *d_qkv);
         struct head h = {.p = scratch->data, .dp = scratch->data + square, .scores = scratch->data + 2 * square};
         for (h.index = 0; h.index < s.H; h.index++) head_backward(a, &s, sp, &h, dz, d_qkv);

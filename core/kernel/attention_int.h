@@ -61,8 +61,6 @@ static inline void fire_row(const struct attention *a, enum hook h, const struct
         taps_fire_source(a->taps, (struct site){h, a->layer}, sp->seq, pos, head, row, first, n, masked);
 }
 
-bool attention_scratch_for(struct attention_scratch *s, size_t floats, struct err *e) MUST_CHECK;
-
 /* Scratch floats a long span needs, and its forward. */
 size_t long_span_floats(const struct shape *s, const struct span *sp, int threads);
 void long_span(const struct attention *a, const struct shape *s, const struct span *sp, struct par *par,

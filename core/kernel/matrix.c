@@ -62,16 +62,6 @@ size_t matrix_scratch_bytes(size_t rows, size_t cols)
     return mem_floats_bytes((rows < most ? rows : most) * cols);
 }
 
-static bool scratch_for(struct matrix_scratch *s, size_t floats, struct err *e)
-{
-    if (floats <= s->floats) return true;
-    mem_drop(s->data);
-    s->floats = 0;
-    s->data = mem_floats(floats, e);
-    if (s->data) s->floats = floats;
-    return s->data != NULL;
-}
-
 /* ---- a few rows -------------------------------------------------------------------------------- */
 
 struct few {
@@ -99,7 +89,42 @@ static const float *as_floats(const struct matrix *w)
     return w->type == DTYPE_F32 && aligned ? w->data : NULL;
 }
 
-bool matrix_nt(struct par *par, struct matrix_scratch *scratch, size_t m, const float *x, size_t ldx,
+/* Calls `use` for each tile of w, widened: n rows from `first` on. */
+struct by_tiles {
+    void (*use)(const struct by_tiles *p, const float *tile, size_t first, size_t n);
+    const struct matrix *w;
+    size_t m, lda, ldc;
+    const float *a;
+    float *c;
+    bool accumulate;
+};
+
+static bool each_tile(struct par *par, struct scratch *scratch, const struct by_tiles *p, struct err *e)
+{
+    size_t most = tile_rows(p->w);
+    if (!scratch_grow(scratch, most * p->w->cols, e)) return false;
+    for (size_t first = 0; first < p->w->rows; first += most) {
+        size_t n = p->w->rows - first < most ? p->w->rows - first : most;
+        struct tile t = {p->w, first, scratch->data};
+        par_for(par, n, widen_range, &t);
+        p->use(p, t.dst, first, n);
+    }
+    return true;
+}
+
+static void tile_nt(const struct by_tiles *p, const float *tile, size_t first, size_t n)
+{
+    size_t k = p->w->cols;
+    gemm_nt(p->m, n, k, p->a, p->lda, tile, k, p->c + first, p->ldc, 1.0f, p->accumulate);
+}
+
+static void tile_nn(const struct by_tiles *p, const float *tile, size_t first, size_t n)
+{
+    size_t k = p->w->cols;
+    gemm_nn(p->m, k, n, p->a + first, p->lda, tile, k, p->c, p->ldc, 1.0f, p->accumulate || first > 0);
+}
+
+bool matrix_nt(struct par *par, struct scratch *scratch, size_t m, const float *x, size_t ldx,
                const struct matrix *w, float *y, size_t ldy, bool accumulate, struct err *e)
 {
     const float *plain = as_floats(w);
@@ -114,18 +139,10 @@ bool matrix_nt(struct par *par, struct matrix_scratch *scratch, size_t m, const 
         gemm_nt(m, w->rows, w->cols, x, ldx, plain, w->row_bytes / sizeof *plain, y, ldy, 1.0f, accumulate);
         return true;
     }
-    size_t most = tile_rows(w);
-    if (!scratch_for(scratch, most * w->cols, e)) return false;
-    for (size_t first = 0; first < w->rows; first += most) {
-        size_t n = w->rows - first < most ? w->rows - first : most;
-        struct tile t = {w, first, scratch->data};
-        par_for(par, n, widen_range, &t);
-        gemm_nt(m, n, w->cols, x, ldx, t.dst, w->cols, y + first, ldy, 1.0f, accumulate);
-    }
-    return true;
+    return each_tile(par, scratch, &(struct by_tiles){tile_nt, w, m, ldx, ldy, x, y, accumulate}, e);
 }
 
-bool matrix_nn(struct par *par, struct matrix_scratch *scratch, size_t m, const float *g, size_t ldg,
+bool matrix_nn(struct par *par, struct scratch *scratch, size_t m, const float *g, size_t ldg,
                const struct matrix *w, float *dx, size_t lddx, bool accumulate, struct err *e)
 {
     const float *plain = as_floats(w);
@@ -135,13 +152,5 @@ bool matrix_nn(struct par *par, struct matrix_scratch *scratch, size_t m, const 
         gemm_nn(m, w->cols, w->rows, g, ldg, plain, w->row_bytes / sizeof *plain, dx, lddx, 1.0f, accumulate);
         return true;
     }
-    size_t most = tile_rows(w);
-    if (!scratch_for(scratch, most * w->cols, e)) return false;
-    for (size_t first = 0; first < w->rows; first += most) {
-        size_t n = w->rows - first < most ? w->rows - first : most;
-        struct tile t = {w, first, scratch->data};
-        par_for(par, n, widen_range, &t);
-        gemm_nn(m, w->cols, n, g + first, ldg, t.dst, w->cols, dx, lddx, 1.0f, accumulate || first > 0);
-    }
-    return true;
+    return each_tile(par, scratch, &(struct by_tiles){tile_nn, w, m, ldg, lddx, g, dx, accumulate}, e);
 }

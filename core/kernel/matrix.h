@@ -20,6 +20,7 @@
 #ifndef ENGRAM_MATRIX_H
 #define ENGRAM_MATRIX_H
 
+#include "core/base/mem.h"
 #include "core/file/quant.h"
 #include "par.h"
 
@@ -40,16 +41,10 @@ struct matrix matrix_slice(const struct matrix *w, size_t first, size_t n);
 /* Widen n rows from `first` on into dst[n][ld]. */
 void matrix_rows_widen(const struct matrix *w, size_t first, size_t n, float *dst, size_t ld);
 
-/* Grown as needed; zeroed before its first use, data freed by its owner with mem_drop. */
-struct matrix_scratch {
-    float *data;
-    size_t floats;
-};
-
 size_t matrix_scratch_bytes(size_t rows, size_t cols); /* for matrices up to this one */
-bool matrix_nt(struct par *par, struct matrix_scratch *scratch, size_t m, const float *x, size_t ldx,
+bool matrix_nt(struct par *par, struct scratch *scratch, size_t m, const float *x, size_t ldx,
                const struct matrix *w, float *y, size_t ldy, bool accumulate, struct err *e) MUST_CHECK;
-bool matrix_nn(struct par *par, struct matrix_scratch *scratch, size_t m, const float *g, size_t ldg,
+bool matrix_nn(struct par *par, struct scratch *scratch, size_t m, const float *g, size_t ldg,
                const struct matrix *w, float *dx, size_t lddx, bool accumulate, struct err *e) MUST_CHECK;
 
 #endif

@@ -152,7 +152,7 @@ static void check_attention(uint64_t *seed, struct kind kind, const uint32_t (*s
     }
     float *qkv = random_floats(seed, (size_t)rows * row, 2), *z = random_floats(seed, (size_t)rows * kind.H * kind.e, 1);
     struct attention at = {&a, span, n, LAYER, qkv, z, NULL};
-    struct attention_scratch scratch = {0};
+    struct scratch scratch = {0};
     struct par *par = par_new(threads, &e);
     must(par && attention_forward(&at, par, &scratch, &e), e);
     for (size_t i = 0; i < n; i++) {
@@ -195,7 +195,7 @@ static void test_decode_is_prefill(void **state)
         struct arch a = arch_of(kind);
         size_t row = (kind.H + 2 * kind.G) * kind.e, width = (size_t)kind.G * kind.e, zs = (size_t)kind.H * kind.e;
         float *qkv = random_floats(&seed, N * row, 2), *whole = malloc(N * zs * sizeof *whole), *z = malloc(N * zs * sizeof *z);
-        struct attention_scratch scratch = {0};
+        struct scratch scratch = {0};
         struct par *par = par_new(2, &e);
         struct span all = {.n_rows = N};
         struct attention at = {&a, &all, 1, LAYER, qkv, whole, NULL};
@@ -231,7 +231,7 @@ struct tapped { /* one sequence of N rows without a past, and what the loops mak
     float *qkv, *z;
     double *q, *k, *v;           /* [n][H·e], [n][G·e] */
     double *want_z, *want_s, *want_p; /* [n][H·e], [H][n][n] with what is masked */
-    struct attention_scratch scratch;
+    struct scratch scratch;
     struct par *par;
 };
 
@@ -407,7 +407,7 @@ static void check_backward(struct kind kind, const uint32_t rows[2], uint64_t *s
         tapped_free(&t);
     }
     struct taps taps = {tap, 4};
-    struct attention_scratch scratch = {0};
+    struct scratch scratch = {0};
     for (int watched = 0; watched < 2; watched++) {
         struct attention at = {&a, span, 2, LAYER, qkv, NULL, watched ? &taps : NULL};
         must(attention_backward(&at, dz, got, &scratch, &e), e);

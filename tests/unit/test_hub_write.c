@@ -42,14 +42,14 @@ enum { N_SOURCES = sizeof sources / sizeof *sources };
 
 /* ---- scratch -------------------------------------------------------------------------------- */
 
-struct scratch {
+struct scratch_dir {
     char dir[64], out[80];
     struct arena arena;
 };
 
 static int make_scratch(void **state)
 {
-    struct scratch *s = mem_new(sizeof *s);
+    struct scratch_dir *s = mem_new(sizeof *s);
     (void)snprintf(s->dir, sizeof s->dir, "/tmp/engramd-test-XXXXXX");
     assert_non_null(mkdtemp(s->dir));
     (void)snprintf(s->out, sizeof s->out, "%s/out", s->dir);
@@ -68,7 +68,7 @@ static void remove_tree(const char *path) { (void)nftw(path, remove_one, 16, FTW
 
 static int drop_scratch(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     remove_tree(s->dir);
     arena_release(&s->arena);
     mem_drop(s);
@@ -93,7 +93,7 @@ static char *whole(const char *dir, const char *name, size_t *len)
     return text;
 }
 
-static const struct json *document(struct scratch *s, const char *dir, const char *name)
+static const struct json *document(struct scratch_dir *s, const char *dir, const char *name)
 {
     struct err e = {0};
     size_t len;
@@ -104,7 +104,7 @@ static const struct json *document(struct scratch *s, const char *dir, const cha
     return j;
 }
 
-static const struct json *expected(struct scratch *s, const struct source *from)
+static const struct json *expected(struct scratch_dir *s, const struct source *from)
 {
     char dir[128];
     (void)snprintf(dir, sizeof dir, TINY "%s", from->golden);
@@ -189,7 +189,7 @@ static void assert_same_description(const struct arch *a, const struct arch *b)
     assert_memory_equal(&a->rotary.theta, &b->rotary.theta, sizeof a->rotary.theta);
 }
 
-static void exported_base_reads_back(struct scratch *s, const struct source *from)
+static void exported_base_reads_back(struct scratch_dir *s, const struct source *from)
 {
     struct err e = {0};
     char digest[DIGEST_TEXT];
@@ -249,7 +249,7 @@ static void export_base(const char *from, const char *to)
 /* gqa_tied's GGUF twin against the config.json that transformers wrote for the same model. */
 static void a_gguf_gets_the_configuration_of_its_twin(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     export_base(TINY "gqa_tied/gqa_tied.f32.gguf", s->out);
     const struct json *got = document(s, s->out, "config.json");
     const struct json *want = document(s, TINY "gqa_tied", "config.json");
@@ -271,7 +271,7 @@ static void a_gguf_gets_the_configuration_of_its_twin(void **state)
 
 static void a_directory_keeps_its_own_files(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     static const char *const copied[] = {"tokenizer.json", "tokenizer_config.json",
                                          "generation_config.json"};
     export_base(TINY "gqa_untied_odd", s->out);
@@ -292,7 +292,7 @@ static void a_directory_keeps_its_own_files(void **state)
 
 static void equal_views_give_equal_files(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     static const char *const names[] = {"model.safetensors", "tokenizer.json", "config.json",
                                         "tokenizer_config.json", "generation_config.json"};
     char other[80];
@@ -340,7 +340,7 @@ static void assert_aligned(const struct modelfile *f, const char *wide)
     }
 }
 
-static void changed_tensor_reads_back(struct scratch *s, const char *path, const char *key)
+static void changed_tensor_reads_back(struct scratch_dir *s, const char *path, const char *key)
 {
     static const char name[] = "model.layers.1.mlp.down_proj.weight"; /* in the middle, by name */
     struct err e = {0};
@@ -377,7 +377,7 @@ static void a_changed_tensor_is_float32_and_the_others_as_they_were(void **state
 
 static void sixteen_bits_are_named_while_all_tensors_have_them(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     export_base(TINY "mha_bf16", s->out);
     assert_string_equal(json_get(document(s, s->out, "config.json"), "dtype")->text, "bfloat16");
     remove_tree(s->out);
@@ -387,7 +387,7 @@ static void sixteen_bits_are_named_while_all_tensors_have_them(void **state)
 
 static void the_header_is_what_transformers_asks_for(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     size_t len;
     uint64_t n;
     struct err e = {0};
@@ -430,7 +430,7 @@ static size_t entries(const char *dir)
 
 static void a_directory_that_holds_anything_is_refused_and_left_alone(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     struct err e;
     char file[96];
     assert_int_equal(mkdir(s->out, 0700), 0);
@@ -447,7 +447,7 @@ static void a_directory_that_holds_anything_is_refused_and_left_alone(void **sta
 
 static void an_empty_directory_is_taken(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     assert_int_equal(mkdir(s->out, 0700), 0);
     export_base(TINY "gqa_tied", s->out);
     assert_int_equal(entries(s->out), 5);
@@ -455,7 +455,7 @@ static void an_empty_directory_is_taken(void **state)
 
 static void a_missing_parent_is_a_sentence(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     struct err e;
     char deep[96];
     (void)snprintf(deep, sizeof deep, "%s/deep", s->out);
@@ -466,7 +466,7 @@ static void a_missing_parent_is_a_sentence(void **state)
 /* A file-size limit stands in for a full disk. */
 static void a_full_disk_leaves_nothing_behind(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     struct err e;
     struct rlimit was, small = {.rlim_cur = 20000, .rlim_max = RLIM_INFINITY};
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
@@ -492,7 +492,7 @@ struct words { /* a vocabulary, lists written as "a|b|c" */
     bool adds_bos;
 };
 
-static struct modelfile *gguf_of(struct scratch *s, const struct words *w)
+static struct modelfile *gguf_of(struct scratch_dir *s, const struct words *w)
 {
     struct err e = {0};
     struct buf b = {0};
@@ -523,7 +523,7 @@ static struct modelfile *gguf_of(struct scratch *s, const struct words *w)
     return m;
 }
 
-static const struct json *parsed(struct scratch *s, const struct buf *b)
+static const struct json *parsed(struct scratch_dir *s, const struct buf *b)
 {
     struct err e = {0};
     const struct json *j = json_parse(b->data, b->len, &s->arena, &e);
@@ -532,7 +532,7 @@ static const struct json *parsed(struct scratch *s, const struct buf *b)
 }
 
 /* The tokenizer of the two exported files. */
-static struct tokenizer *through_json(struct scratch *s, const struct gguf *g,
+static struct tokenizer *through_json(struct scratch_dir *s, const struct gguf *g,
                                       struct pretokenize_plan *plan)
 {
     struct err e = {0};
@@ -553,7 +553,7 @@ static struct tokenizer *through_json(struct scratch *s, const struct gguf *g,
 
 static void every_named_pre_tokenizer_is_spelled_out(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     static const char *const names[] = {
 #define SPLIT(id, covers, regex)
 #define PRE(name, ...) name,
@@ -579,7 +579,7 @@ static void every_named_pre_tokenizer_is_spelled_out(void **state)
 
 static void unusual_vocabularies_mean_the_same(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     static const struct words rows[] = {
         {"gpt-2", "<s>|a|b|ab", "3|1|1|1", "a b", true},
         {"gpt-2", "<s>|a|b|ab|ba", "3|1|4|1|1", "a b|b a", false},    /* b is user-defined */
@@ -613,7 +613,7 @@ static void unusual_vocabularies_mean_the_same(void **state)
 
 static void one_spelling_of_two_tokens(void **state)
 {
-    struct scratch *s = *state;
+    struct scratch_dir *s = *state;
     struct err e = {0};
     struct buf b = {0};
     struct words plain = {"gpt-2", "<s>|a|b|ab|a", "3|1|1|1|1", "a b", false};

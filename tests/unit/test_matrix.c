@@ -219,7 +219,7 @@ static void expect(const struct matrix *w, const struct sides *s, bool add, doub
 static void multiply(const struct matrix *w, struct sides *s, bool add, int threads)
 {
     struct err e;
-    struct matrix_scratch scratch = {0};
+    struct scratch scratch = {0};
     struct par *par = par_new(threads, &e);
     assert_non_null(par);
     assert_true(matrix_nt(par, &scratch, s->m, s->x, s->ldx, w, s->y, s->ldy, add, &e));
@@ -311,7 +311,7 @@ static void no_memory_is_an_error(void **state)
     (void)state;
     struct err e;
     struct par *par = par_new(1, &e);
-    struct matrix_scratch scratch = {0};
+    struct scratch scratch = {0};
     float x = 0; /* never read: the scratch is asked for first */
     struct matrix vast = {DTYPE_BF16, &x, 1, SIZE_MAX / 2, SIZE_MAX - 1};
     assert_false(matrix_nt(par, &scratch, MATRIX_FEW + 1, &x, 0, &vast, &x, 0, false, &e));
