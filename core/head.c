@@ -192,10 +192,7 @@ bool unembed_backward(struct session *s, const struct view *v, const float *x, s
 
 double log_prob(const float *logits, uint32_t n_vocab, uint32_t id)
 {
-    double top = -INFINITY, sum = 0;
-    for (uint32_t i = 0; i < n_vocab; i++) top = (double)logits[i] > top ? (double)logits[i] : top;
-    for (uint32_t i = 0; i < n_vocab; i++) sum += exp((double)logits[i] - top);
-    return (double)logits[id] - top - log(sum);
+    return (double)logits[id] - log_sum_exp(logits, NULL, n_vocab);
 }
 
 uint32_t arg_max(const float *logits, uint32_t n_vocab)

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/kernel/softmax.h"
 #include "head.h"
 
 struct tape {
@@ -220,7 +221,7 @@ static void cross_entropy(void *ctx, size_t seq, size_t k, float *logits)
     const struct cross_entropy *c = ctx;
     const struct tape_seq *q = &c->tape->seq[seq];
     const uint32_t V = c->tape->arch->d_vocab, target = q->target[k];
-    const double nll = -log_prob(logits, V, target), log_sum = (double)logits[target] + nll, /* log Σ exp */
+    const double log_sum = log_sum_exp(logits, NULL, V), nll = log_sum - (double)logits[target],
                  weight = 1.0 / ((double)c->tape->n * (double)q->n_scored);
     for (uint32_t i = 0; i < V; i++) logits[i] = (float)(weight * exp((double)logits[i] - log_sum));
     logits[target] -= (float)weight;

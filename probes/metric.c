@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/kernel/softmax.h"
+
 static const struct {
     const char *word;
     bool answer, foil, vocab, gradient;
@@ -30,29 +32,15 @@ bool metric_parse(const char *word, enum metric_kind *out)
     return false;
 }
 
-/* log Σ exp of x[ids[0..n)], or of x[0..n) when ids is NULL. */
-static double log_sum_of(const float *x, const uint32_t *ids, size_t n)
-{
-    double top = -INFINITY, sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        double v = (double)x[ids ? ids[i] : i];
-        top = v > top ? v : top;
-    }
-    for (size_t i = 0; i < n; i++) sum += exp((double)x[ids ? ids[i] : i] - top);
-    return top + log(sum);
-}
-
-double log_sum_exp(const float *x, size_t n) { return log_sum_of(x, NULL, n); }
-
 double logit_diff(const float *panel, size_t n_answer, size_t n_foil)
 {
-    double answer = log_sum_exp(panel, n_answer);
-    return n_foil ? answer - log_sum_exp(panel + n_answer, n_foil) : answer;
+    double answer = log_sum_exp(panel, NULL, n_answer);
+    return n_foil ? answer - log_sum_exp(panel + n_answer, NULL, n_foil) : answer;
 }
 
 void log_softmax(const float *logits, uint32_t V, double *out)
 {
-    double total = log_sum_exp(logits, V);
+    double total = log_sum_exp(logits, NULL, V);
     for (uint32_t i = 0; i < V; i++) out[i] = (double)logits[i] - total;
 }
 
@@ -95,13 +83,13 @@ static struct formula (*const formulas[METRIC_COUNT])(struct sums) = {
 
 static struct sums sums_of(const struct metric *m, const float *logits, uint32_t V)
 {
-    return (struct sums){log_sum_of(logits, m->answer, m->n_answer),
-                         m->n_foil ? log_sum_of(logits, m->foil, m->n_foil) : 0, log_sum_exp(logits, V)};
+    return (struct sums){log_sum_exp(logits, m->answer, m->n_answer),
+                         m->n_foil ? log_sum_exp(logits, m->foil, m->n_foil) : 0, log_sum_exp(logits, NULL, V)};
 }
 
 static double kl(const float *logits, uint32_t V, const double *ref)
 {
-    double total = log_sum_exp(logits, V), sum = 0;
+    double total = log_sum_exp(logits, NULL, V), sum = 0;
     for (uint32_t i = 0; i < V; i++) {
         double p = exp(ref[i]);
         if (p > 0) sum += p * (ref[i] - ((double)logits[i] - total));
@@ -120,7 +108,7 @@ double metric_of_logits(const struct metric *m, const float *logits, uint32_t V,
 /* p − p_ref, since both sum to 1. */
 static void kl_gradient(const float *logits, uint32_t V, const double *ref, float *out)
 {
-    double total = log_sum_exp(logits, V);
+    double total = log_sum_exp(logits, NULL, V);
     for (uint32_t i = 0; i < V; i++) out[i] = (float)(exp((double)logits[i] - total) - exp(ref[i]));
 }
 

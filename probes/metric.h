@@ -42,7 +42,6 @@ bool metric_needs_vocab(enum metric_kind k);
 /* norm_logit_diff compares three runs: it has none. */
 bool metric_has_gradient(enum metric_kind k);
 
-double log_sum_exp(const float *x, size_t n);
 /* From logits of answer ids then foil ids, in order; without a foil the first term alone. */
 double logit_diff(const float *panel, size_t n_answer, size_t n_foil);
 /* From all V logits; ref: the reference run's log-probabilities, kl only. norm_logit_diff is left as the

@@ -81,3 +81,14 @@ KERNEL double log_sum_exp_row(const float *x, uint32_t n)
     }
     return (double)top + log(total);
 }
+
+double log_sum_exp(const float *x, const uint32_t *ids, size_t n)
+{
+    double top = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double v = (double)x[ids ? ids[i] : i];
+        top = v > top ? v : top;
+    }
+    for (size_t i = 0; i < n; i++) sum += exp((double)x[ids ? ids[i] : i] - top);
+    return top + log(sum);
+}

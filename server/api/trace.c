@@ -5,6 +5,7 @@
 
 #include "captures.h"
 #include "handlers.h"
+#include "core/kernel/softmax.h"
 #include "core/sample.h"
 #include "probes/metric.h"
 #include "server/clock.h"
@@ -87,7 +88,7 @@ static bool top_list(const struct trace_work *t, jout *list, const float *logits
     uint32_t V = m->arch.d_vocab, k = t->top_k < V ? t->top_k : V, *ids = mem_take(k + 1u, sizeof *ids, e);
     if (!ids) return false;
     bool ok = k == 0 || top_logits(logits, V, k, ids, e);
-    double total = log_sum_exp(logits, V);
+    double total = log_sum_exp(logits, NULL, V);
     for (uint32_t i = 0; ok && i < k; i++) {
         struct buf token = {0};
         jout *o = jout_put_object(list, NULL);
