@@ -38,32 +38,32 @@ void quant_widen_Q3_K(const unsigned char *src, float *dst, size_t n)
     }
 }
 
+/* Eight groups of 32 with a scale and an offset each; `high` (or NULL) holds a fifth bit of each. */
+static inline void widen_offset_groups(const uint8_t *packed, float d, float m, const uint8_t *qs, const uint8_t *high,
+                                       float *dst)
+{
+    uint8_t scales[8], offsets[8];
+    quant_scales_q4(packed, scales, offsets);
+    for (int g = 0; g < SUPER / 32; g++) {
+        float scale = d * (float)scales[g], offset = m * (float)offsets[g];
+        for (int e = 32 * g; e < 32 * (g + 1); e++)
+            dst[e] = scale * (float)(pick(qs, e, 32, 2) + (high ? 16 * pick(high, e, 32, 8) : 0)) - offset;
+    }
+}
+
 void quant_widen_Q4_K(const unsigned char *src, float *dst, size_t n)
 {
     for (struct block_Q4_K b; n; n -= SUPER, src += sizeof b, dst += SUPER) {
-        uint8_t scales[8], offsets[8];
         memcpy(&b, src, sizeof b);
-        quant_scales_q4(b.scales, scales, offsets);
-        float d = quant_half(b.d), m = quant_half(b.m);
-        for (int g = 0; g < SUPER / 32; g++) {
-            float scale = d * (float)scales[g], offset = m * (float)offsets[g];
-            for (int e = 32 * g; e < 32 * (g + 1); e++) dst[e] = scale * (float)pick(b.qs, e, 32, 2) - offset;
-        }
+        widen_offset_groups(b.scales, quant_half(b.d), quant_half(b.m), b.qs, NULL, dst);
     }
 }
 
 void quant_widen_Q5_K(const unsigned char *src, float *dst, size_t n)
 {
     for (struct block_Q5_K b; n; n -= SUPER, src += sizeof b, dst += SUPER) {
-        uint8_t scales[8], offsets[8];
         memcpy(&b, src, sizeof b);
-        quant_scales_q4(b.scales, scales, offsets);
-        float d = quant_half(b.d), m = quant_half(b.m);
-        for (int g = 0; g < SUPER / 32; g++) {
-            float scale = d * (float)scales[g], offset = m * (float)offsets[g];
-            for (int e = 32 * g; e < 32 * (g + 1); e++)
-                dst[e] = scale * (float)(pick(b.qs, e, 32, 2) + 16 * pick(b.high, e, 32, 8)) - offset;
-        }
+        widen_offset_groups(b.scales, quant_half(b.d), quant_half(b.m), b.qs, b.high, dst);
     }
 }
 

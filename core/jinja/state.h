@@ -58,7 +58,6 @@ size_t text_characters(struct text t);
 size_t text_offset(struct text t, size_t n);
 bool text_find(struct run *r, struct text t, struct text what, size_t from, size_t *at); /* at: SIZE_MAX */
 bool text_join(struct run *r, struct text a, struct text b, struct value *out) MUST_CHECK;
-bool text_literal(struct run *r, const char *s, struct value *out) MUST_CHECK; /* the template's own */
 /* chars: NULL for white space. */
 bool text_strip(struct run *r, struct text t, const struct text *chars, bool left, bool right,
                 struct value *out) MUST_CHECK;

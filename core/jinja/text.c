@@ -91,17 +91,6 @@ bool text_join(struct run *r, struct text a, struct text b, struct value *out)
     return true;
 }
 
-bool text_literal(struct run *r, const char *s, struct value *out)
-{
-    size_t n = strlen(s);
-    char *bytes = run_take(r, 2 * n + 1, 1);
-    if (!bytes) return false;
-    memcpy(bytes, s, n);
-    memset(bytes + n, 1, n);
-    *out = value_text((struct text){bytes, (const unsigned char *)bytes + n, n});
-    return true;
-}
-
 static bool is_among(struct text chars, const char *s, size_t n)
 {
     return memmem(chars.s, chars.len, s, n) != NULL;
