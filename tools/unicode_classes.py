@@ -12,7 +12,7 @@ Unicode versions at once: its regular expressions (Oniguruma) see one, its Digit
                     and this machine's PCRE2, each with a stand-in: a code point of as many UTF-8
                     bytes that PCRE2 puts into the class Oniguruma has for the original.
   unicode_class.def what Oniguruma and Rust's is_numeric say of every code point, as ranges of flags.
-  unicode_rust.def  the numeric and the word code points of Rust, as full lists of ranges.
+  unicode_rust.def  the word code points of Rust, as a full list of ranges.
   unicode_nfc.def   for each normalisation form the code points that the reference treats as inert
                     starters and utf8proc does not: those with a combining class, a composition or
                     a decomposition younger than the reference's tables, and U+11A7, which
@@ -203,16 +203,12 @@ def main():
     differ = [(c, stand[onig[c], len(chr(c).encode())]) for c in CODE_POINTS if onig[c] != pcre[c]]
     write("unicode_new.def", f"{versions}.\n * {len(differ)} code points. ROW(first, last, stand-in)",
           [f"ROW(0x{a:05X}, 0x{b:05X}, 0x{v:05X})" for a, b, v in ranges(differ)])
-    lines, counts, numeric = [], [], rust_numeric()
-    for macro, members in (("NUMERIC", numeric), ("WORD", rust_word())):
-        rows = [f"{macro}(0x{a:05X}, 0x{b:05X})"
-                for a, b, _ in ranges([(c, 0) for c in sorted(members)])]
-        lines += [" ".join(rows[k:k + 4]) for k in range(0, len(rows), 4)]
-        counts.append(f"{len(members)} {macro.lower()}")
-    write("unicode_rust.def", f"tokenizers {tokenizers.__version__}.\n * {', '.join(counts)} code points."
-          " KIND(first, last), in order", lines)
+    word = rust_word()
+    rows = [f"WORD(0x{a:05X}, 0x{b:05X})" for a, b, _ in ranges([(c, 0) for c in sorted(word)])]
+    write("unicode_rust.def", f"tokenizers {tokenizers.__version__}.\n * {len(word)} word code points."
+          " WORD(first, last), in order", [" ".join(rows[k:k + 4]) for k in range(0, len(rows), 4)])
     write("unicode_class.def", f"tokenizers {tokenizers.__version__}.\n * ROW(first, last, flags);"
-          " PAIRS(first, last, flags of the first, flags of the second), in turn", packed(class_rows(onig, numeric)))
+          " PAIRS(first, last, flags of the first, flags of the second), in turn", packed(class_rows(onig, rust_numeric())))
     proc, lines = Utf8proc(), []
     has = (f"tokenizers {tokenizers.__version__}, utf8proc {proc.lib.utf8proc_version().decode()}, "
            f"its Unicode {proc.lib.utf8proc_unicode_version().decode()}")
@@ -227,7 +223,7 @@ def main():
             assert len(lower(chr(c))) == 1 or c == 0x130, hex(c)
             odd.append(f"ROW(0x{c:05X}, 0x{ord(lower(chr(c))[0]):05X})")
     write("unicode_lower.def", f"{has}.\n * ROW(code point, its lower case); U+0130 has a U+0307 after it", packed(odd))
-    print(versions, "|", len(differ), "differ |", ", ".join(counts))
+    print(versions, "|", len(differ), "differ |", len(word), "word")
 
 
 main()

@@ -10,18 +10,9 @@ struct stand_in {
     uint32_t first, last, stand_in;
 };
 
-static const struct range numeric[] = {
-#define NUMERIC(first, last) {first, last},
-#define WORD(first, last)
-#include "unicode_rust.def"
-#undef NUMERIC
-#undef WORD
-};
 static const struct range word[] = {
-#define NUMERIC(first, last)
 #define WORD(first, last) {first, last},
 #include "unicode_rust.def"
-#undef NUMERIC
 #undef WORD
 };
 static const struct stand_in stand_ins[] = {
@@ -82,7 +73,6 @@ static bool within(const struct range *r, size_t n, uint32_t cp)
 }
 #define WITHIN(table, cp) within(table, sizeof(table) / sizeof *(table), cp)
 
-bool cp_numeric(uint32_t cp) { return WITHIN(numeric, cp); }
 bool cp_word(uint32_t cp) { return WITHIN(word, cp); }
 bool cp_space(uint32_t cp) { return WITHIN(space, cp); }
 

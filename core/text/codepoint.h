@@ -4,7 +4,7 @@
  * this machine happens to carry (docs/decisions/unicode-tables.md): the tables behind them are
  * measured from it by tools/unicode_classes.py.
  *
- *   cp_numeric, cp_word, cp_space   Rust's is_numeric, \w and \s: digit splitting, added tokens
+ *   cp_word, cp_space               Rust's \w and \s: added tokens (digits are in char_class.h)
  *   cp_stand_in                     for the pattern library: a code point of the same UTF-8 length
  *                                   that it puts where the reference puts this one
  *
@@ -22,7 +22,6 @@ size_t cp_next(const char *s, size_t left, uint32_t *cp);
 size_t cp_before(const char *s, size_t end, uint32_t *cp);
 size_t cp_put(char out[4], uint32_t cp);
 
-bool cp_numeric(uint32_t cp);
 bool cp_word(uint32_t cp);
 bool cp_space(uint32_t cp);
 uint32_t cp_stand_in(uint32_t cp); /* itself for nearly all */
