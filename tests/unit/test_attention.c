@@ -45,13 +45,6 @@ static uint32_t first_seen(const struct arch *a, uint32_t pos)
     return windowed && pos + 1 > a->window ? pos + 1 - a->window : 0;
 }
 
-static double *widened(const float *x, size_t n)
-{
-    double *y = zero_doubles(n);
-    for (size_t i = 0; i < n; i++) y[i] = (double)x[i];
-    return y;
-}
-
 struct nudge { /* added to one row's scores and probabilities, [i + 1]; NULL: nothing */
     const double *s, *p;
 };

@@ -16,21 +16,6 @@
 #define CLOSE 1e-5
 #define STEP 1e-5
 
-/* f(x) = Σ c·y(x): what a backward kernel differentiates when c is the gradient of y. */
-static double weighted(const double *y, const float *c, size_t n)
-{
-    double s = 0;
-    for (size_t i = 0; i < n; i++) s += y[i] * (double)c[i];
-    return s;
-}
-
-static double *widened(const float *x, size_t n)
-{
-    double *y = zero_doubles(n);
-    for (size_t i = 0; i < n; i++) y[i] = (double)x[i];
-    return y;
-}
-
 /* ---- head and block ---------------------------------------------------------------------------- */
 
 struct head_case {

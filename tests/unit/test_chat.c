@@ -15,22 +15,16 @@
 #include "core/text/chat.h"
 #include "core/text/tokenizer_int.h"
 #include "tests/unit/support/gguf_bytes.h"
+#include "support/golden.h"
 
 enum { MESSAGES = 8 };
 static struct arena arena;
 
 static const struct json *golden(const char *name)
 {
-    struct err e;
     char path[128];
-    size_t len;
     (void)snprintf(path, sizeof path, "tests/golden/%s", name);
-    char *text = infile_whole(path, 1 << 24, &len, &e);
-    if (!text) fail_msg("%s", e.text);
-    const struct json *j = json_parse(text, len, &arena, &e);
-    if (!j) fail_msg("%s: %s", name, e.text);
-    mem_drop(text);
-    return j;
+    return golden_json(path, &arena);
 }
 
 static int set_up(void **state)

@@ -224,19 +224,6 @@ static void test_cache(void **state)
 
 /* ---- gradients ------------------------------------------------------------------------------------- */
 
-static size_t read_loss(const struct golden *g, uint32_t *rows, uint32_t *targets, double *value)
-{
-    const struct json *loss = json_get(g->expected, "loss");
-    size_t n = 0;
-    const struct json *t = json_get(loss, "targets")->child;
-    for (const struct json *r = json_get(loss, "rows")->child; r; r = r->next, t = t->next, n++) {
-        rows[n] = (uint32_t)r->integer;
-        targets[n] = (uint32_t)t->integer;
-    }
-    *value = json_get(loss, "value")->number;
-    return n;
-}
-
 static bool of_block(const struct tensor *t)
 {
     return t->role != ROLE_EMBED && t->role != ROLE_POS_EMBED && t->role != ROLE_FINAL_NORM &&
@@ -296,7 +283,7 @@ static void check_backward(struct golden *g)
     struct weight_grads grads[LAYERS] = {{{0}}};
     assert_true(a->n_layers <= LAYERS);
     struct tape_seq seq = {.n = g->n[0], .scored = rows, .target = targets};
-    seq.n_scored = read_loss(g, rows, targets, &want);
+    seq.n_scored = golden_loss(g, rows, targets, &want);
     struct tape *t = tape_new(a, &seq, 1, 0, false, &e);
     must(t, e);
     make_grads(g, grads);
@@ -373,7 +360,7 @@ static void check_writes(struct golden *g)
 {
     uint32_t rows[16], targets[16];
     double want;
-    size_t n_scored = read_loss(g, rows, targets, &want);
+    size_t n_scored = golden_loss(g, rows, targets, &want);
     struct taps t = read_all(&g->model->arch, 0, g->n[0]);
     assert_true(fabs(loss_with(g, &t, rows, targets, n_scored) - want) <= 1e-5);
     for (size_t i = 0; i < t.n; i++) {

@@ -77,15 +77,10 @@ static double plain_loss(const struct golden *g, struct view *v, const struct fa
 
 static struct view *with_change(const struct golden *g, struct view *parent, size_t tensor, const float *change, double times)
 {
-    struct err e = {0};
     size_t n = g->model->tensors[tensor].n_elements;
     float *scaled = floats(n);
     for (size_t i = 0; i < n; i++) scaled[i] = (float)(times * (double)change[i]);
-    struct delta *d = delta_new_dense(g->model, tensor, scaled, &e);
-    must(d, e);
-    struct view *v = view_with_delta(parent, d, &e);
-    must(v, e);
-    delta_free(d);
+    struct view *v = view_plus(g, parent, tensor, scaled);
     mem_drop(scaled);
     return v;
 }

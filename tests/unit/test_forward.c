@@ -132,19 +132,6 @@ static void compare_weight(const struct golden *g, enum role role, uint32_t laye
     compare(g, what, got + group_offset(g->model, t), g->model->tensors[t].n_elements);
 }
 
-static size_t read_loss(const struct golden *g, uint32_t *rows, uint32_t *targets, double *value)
-{
-    const struct json *loss = json_get(g->expected, "loss");
-    size_t n = 0;
-    const struct json *t = json_get(loss, "targets")->child;
-    for (const struct json *r = json_get(loss, "rows")->child; r; r = r->next, t = t->next, n++) {
-        rows[n] = (uint32_t)r->integer;
-        targets[n] = (uint32_t)t->integer;
-    }
-    *value = json_get(loss, "value")->number;
-    return n;
-}
-
 static void check_backward(const struct golden *g, bool every_gradient)
 {
     struct err e = {0};
@@ -152,7 +139,7 @@ static void check_backward(const struct golden *g, bool every_gradient)
     uint32_t rows[16], targets[16];
     double want, loss;
     struct tape_seq seq = {.n = g->n[0], .scored = rows, .target = targets};
-    seq.n_scored = read_loss(g, rows, targets, &want);
+    seq.n_scored = golden_loss(g, rows, targets, &want);
     struct tape *t = tape_new(a, &seq, 1, 0, false, &e);
     must(t, e);
     struct weight_grads grads[8] = {{{0}}};

@@ -67,7 +67,7 @@ static struct matrix random_matrix(uint64_t *seed, enum dtype t, size_t rows, si
 static void free_matrix(struct matrix *w) { free((void *)(uintptr_t)w->data); }
 
 /* [rows][cols] by the definition. */
-static float *widened(const struct matrix *w)
+static float *values_of(const struct matrix *w)
 {
     float *v = malloc(w->rows * w->cols * sizeof *v);
     assert_non_null(v);
@@ -90,7 +90,7 @@ static void rows_widen_to_the_bit(void **state)
         for (size_t gap = 0; gap < 4; gap += 3) {
             size_t cols = columns(t, 77), ld = cols + 5;
             struct matrix w = random_matrix(&seed, t, 7, cols, gap);
-            float *want = widened(&w), *got = random_floats(&seed, 3 * ld, 1), *kept = random_floats(&seed, 3 * ld, 1);
+            float *want = values_of(&w), *got = random_floats(&seed, 3 * ld, 1), *kept = random_floats(&seed, 3 * ld, 1);
             memcpy(kept, got, 3 * ld * sizeof *got);
             matrix_rows_widen(&w, 2, 3, got, ld);
             for (size_t r = 0; r < 3; r++) {
@@ -158,7 +158,7 @@ static void every_instruction_set_multiplies(void **state)
     uint64_t seed = 7;
     for (unsigned t = 0; t < DTYPE_COUNT; t++) {
         struct matrix w = random_matrix(&seed, t, ROWS, columns(t, 300), 2 * below(&seed, 2));
-        float *v = widened(&w), *x = random_floats(&seed, M * w.cols, 1);
+        float *v = values_of(&w), *x = random_floats(&seed, M * w.cols, 1);
         double want[M * LDY] = {0};
         for (size_t i = 0; i < M; i++)
             for (size_t r = 0; r < ROWS; r++)
@@ -198,7 +198,7 @@ static void free_sides(struct sides *s) { free(s->x), free(s->y), free(s->g), fr
 /* What the products should make of s: the padding, and with `add` the old values, stay. */
 static void expect(const struct matrix *w, const struct sides *s, bool add, double *y, double *dx)
 {
-    float *v = widened(w);
+    float *v = values_of(w);
     for (size_t i = 0; i < s->m * s->ldy; i++) y[i] = (double)s->y[i];
     for (size_t i = 0; i < s->m * s->ldx; i++) dx[i] = (double)s->dx[i];
     for (size_t i = 0; i < s->m; i++) {

@@ -108,42 +108,39 @@ static const struct arch *arch_of(const struct golden *g) { return &g->model->ar
 
 /* ---- works ------------------------------------------------------------------------------------ */
 
+static void decode_all(struct golden *g, const char *name, const struct decode_request *q, size_t n)
+{
+    struct plan p = {0};
+    struct err e = {0};
+    decoder_plan(arch_of(g), q, n, 1, &p);
+    begin_counting(g);
+    struct decoder *d = decoder_new(g->view, q, n, NULL, &e);
+    must(d, e);
+    to_the_end(decoder_step(d, g->session, &e), e);
+    compare(name, &p);
+    decoder_free(d);
+}
+
 static void decoding(struct golden *g)
 {
     uint32_t ids[LONG];
     struct decode_request q[3];
-    struct plan p = {0};
-    struct err e = {0};
     long_prompt(g, 1, ids);
     for (int i = 0; i < 3; i++)
         q[i] = (struct decode_request){.prompt = ids, .n_prompt = LONG - 60 * (uint32_t)i, .max_tokens = 40,
                                        .sampling = {.temperature = 1, .top_p = 0.9}, .seed = 3};
-    decoder_plan(arch_of(g), q, 3, 1, &p);
-    begin_counting(g);
-    struct decoder *d = decoder_new(g->view, q, 3, NULL, &e);
-    must(d, e);
-    to_the_end(decoder_step(d, g->session, &e), e);
-    compare("decoding", &p);
-    decoder_free(d);
+    decode_all(g, "decoding", q, 3);
 }
 
 static void scoring_prompts(struct golden *g)
 {
     uint32_t ids[LONG];
     struct decode_request q[6];
-    struct plan p = {0};
-    struct err e = {0};
     long_prompt(g, 8, ids);
     for (int i = 0; i < 6; i++)
         q[i] = (struct decode_request){.prompt = ids, .n_prompt = LONG, .score_prompt = true, .n_top = 5,
                                        .max_tokens = i < 3 ? 0 : 30, .score_tokens = i >= 3};
-    decoder_plan(arch_of(g), q, 6, 1, &p);
-    begin_counting(g);
-    struct decoder *d = decoder_new(g->view, q, 6, NULL, &e);
-    must(d, e);
-    to_the_end(decoder_step(d, g->session, &e), e);
-    compare("scoring prompts", &p);
-    decoder_free(d);
+    decode_all(g, "scoring prompts", q, 6);
 }
 
 static void running_in_chunks(struct golden *g)

@@ -10,11 +10,12 @@
 
 #include "core/file/infile.h"
 #include "core/text/tokenizer_int.h"
+#include "support/golden.h"
 
 #define FOLDER "tests/golden/tokenizer/families/"
 
 /* A model_type of config.json, and a golden of a tokenizer that its models come with. */
-static const struct family {
+static const struct pipeline {
     const char *model_type, *golden;
 } families[] = {
     {"gpt2", "gpt2"},         {"gpt_neox", "gpt_neox"},   {"gptj", "gptj"},
@@ -53,16 +54,9 @@ static int tear_down(void **state)
 
 static const struct json *golden(const char *prefix, const char *name)
 {
-    struct err e;
     char path[160];
-    size_t len;
     (void)snprintf(path, sizeof path, FOLDER "%s%s.json", prefix, name);
-    char *text = infile_whole(path, 1 << 24, &len, &e);
-    if (!text) fail_msg("%s", e.text);
-    const struct json *j = json_parse(text, len, &arena, &e);
-    if (!j) fail_msg("%s: %s", path, e.text);
-    mem_drop(text);
-    return j;
+    return golden_json(path, &arena);
 }
 
 static struct tokenizer *from_json(const struct json *json)

@@ -23,16 +23,11 @@ static struct tuco *tuco(const struct golden *g, struct view *view, struct view 
 /* The base with a random change of one matrix, relative to its own size. */
 static struct view *changed(const struct golden *g, struct view *parent, enum role role, uint32_t layer, double scale)
 {
-    struct err e = {0};
     size_t t;
     uint64_t seed = 60 + (uint64_t)role + layer;
     assert_true(model_role(g->model, role, layer, &t));
     float *change = random_floats(&seed, g->model->tensors[t].n_elements, scale);
-    struct delta *d = delta_new_dense(g->model, t, change, &e);
-    must(d, e);
-    struct view *v = view_with_delta(parent, d, &e);
-    must(v, e);
-    delta_free(d);
+    struct view *v = view_plus(g, parent, t, change);
     free(change);
     return v;
 }

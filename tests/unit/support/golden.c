@@ -24,7 +24,6 @@ static void open_below(struct golden *g, const char *folder, const char *name, c
 {
     struct err e = {0};
     char path[512];
-    size_t len;
     *g = (struct golden){.name = name};
     arena_init(&g->arena, 0);
     must(blas_start(2, &e), e);
@@ -35,11 +34,7 @@ static void open_below(struct golden *g, const char *folder, const char *name, c
     g->session = session_new(1, &e);
     must(g->session, e);
     (void)snprintf(path, sizeof path, "%s/%s/expected.json", folder, name);
-    char *text = infile_whole(path, 1 << 20, &len, &e);
-    must(text, e);
-    g->expected = json_parse(text, len, &g->arena, &e);
-    must(g->expected, e);
-    mem_drop(text);
+    g->expected = golden_json(path, &g->arena);
     (void)snprintf(path, sizeof path, "%s/%s/expected.safetensors", folder, name);
     must(infile_open(&g->file, path, &e), e);
     must(safetensors_read(&g->file, 0, &g->list, &g->arena, &e), e);
@@ -111,4 +106,40 @@ size_t group_offset(const struct model *m, size_t tensor)
         if (o->layer == t->layer && o->group == t->group && o->role < t->role) at += o->n_elements;
     }
     return at;
+}
+
+size_t golden_loss(const struct golden *g, uint32_t *rows, uint32_t *targets, double *value)
+{
+    const struct json *loss = json_get(g->expected, "loss");
+    size_t n = 0;
+    const struct json *t = json_get(loss, "targets")->child;
+    for (const struct json *r = json_get(loss, "rows")->child; r; r = r->next, t = t->next, n++) {
+        rows[n] = (uint32_t)r->integer;
+        targets[n] = (uint32_t)t->integer;
+    }
+    *value = json_get(loss, "value")->number;
+    return n;
+}
+
+struct view *view_plus(const struct golden *g, struct view *parent, size_t tensor, const float *change)
+{
+    struct err e = {0};
+    struct delta *d = delta_new_dense(g->model, tensor, change, &e);
+    must(d, e);
+    struct view *v = view_with_delta(parent, d, &e);
+    must(v, e);
+    delta_free(d);
+    return v;
+}
+
+const struct json *golden_json(const char *path, struct arena *a)
+{
+    struct err e = {0};
+    size_t len;
+    char *text = infile_whole(path, 1 << 24, &len, &e);
+    must(text, e);
+    const struct json *j = json_parse(text, len, a, &e);
+    if (!j) fail_msg("%s: %s", path, e.text);
+    mem_drop(text);
+    return j;
 }

@@ -28,8 +28,12 @@ void golden_open(struct golden *g, const char *name, const char *weights);
 /* The same below tests/golden/families. */
 void golden_open_family(struct golden *g, const char *name, const char *weights);
 void golden_close(struct golden *g);
+/* A JSON file of the tests, in the caller's arena. */
+const struct json *golden_json(const char *path, struct arena *a);
 /* An expected tensor as float32; NULL when absent. mem_drop it. */
 float *golden_tensor(const struct golden *g, const char *name, size_t *n);
+/* Rows and targets of the loss whose gradients are expected, their number, and its value. */
+size_t golden_loss(const struct golden *g, uint32_t *rows, uint32_t *targets, double *value);
 /* The larger of max |got − want| / max |want| and ‖got − want‖ / ‖want‖. 1 for an all-zero answer. */
 double relative_error(const float *got, const float *want, size_t n);
 
@@ -37,6 +41,9 @@ double relative_error(const float *got, const float *want, size_t n);
 size_t group_offset(const struct model *m, size_t tensor);
 /* The values of a tensor that is held as float32, as every tensor of a float32 file is. */
 const float *held_floats(const struct view *v, size_t tensor);
+
+/* parent with `change` added to a tensor: a view of the caller's. */
+struct view *view_plus(const struct golden *g, struct view *parent, size_t tensor, const float *change);
 
 #define must(ok, e)                                                                                \
     do {                                                                                           \

@@ -63,3 +63,17 @@ double slope(double (*f)(void *ctx), void *ctx, double *x, double step)
     *x = at;
     return (up - down) / (2 * step);
 }
+
+double *widened(const float *x, size_t n)
+{
+    double *y = zero_doubles(n);
+    for (size_t i = 0; i < n; i++) y[i] = (double)x[i];
+    return y;
+}
+
+double weighted(const double *y, const float *c, size_t n)
+{
+    double s = 0;
+    for (size_t i = 0; i < n; i++) s += y[i] * (double)c[i];
+    return s;
+}

@@ -11,6 +11,10 @@ uint32_t below(uint64_t *seed, uint32_t n);
 float *random_floats(uint64_t *seed, size_t n, double scale); /* free() it */
 double *zero_doubles(size_t n);                               /* free() it */
 
+double *widened(const float *x, size_t n);                    /* free() it */
+/* f(x) = Σ c·y(x): what a backward pass differentiates when c is the gradient of y. */
+double weighted(const double *y, const float *c, size_t n);
+
 /* Fail the test, naming `what`, unless max |got − want| ≤ tolerance · max(|want|, least). */
 void check_close(const char *what, const float *got, const double *want, size_t n, double tolerance,
                  double least);
