@@ -12,8 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "bench/clock.h"
 #include "core/kernel/blas.h"
 #include "core/decode.h"
 #include "core/head.h"
@@ -21,31 +21,6 @@
 #include "probes/patch.h"
 
 enum { MOST_REPEATS = 31 };
-
-static double now(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *v, int n)
-{
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return v[n / 2];
-}
-
-static void die(const struct err *e)
-{
-    (void)fprintf(stderr, "bench: %s\n", e->text);
-    exit(1);
-}
 
 struct bench {
     struct model *m;

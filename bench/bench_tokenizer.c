@@ -9,49 +9,11 @@
  */
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "bench/clock.h"
 #include "core/file/infile.h"
 #include "core/text/tokenizer_int.h"
-
-static double now(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static struct tokenizer *from_json_file(const char *path, struct err *e)
-{
-    struct arena a;
-    size_t len;
-    struct token_spec s = {.n = 0};
-    arena_init(&a, 0);
-    char *text = infile_whole(path, 1 << 28, &len, e);
-    struct token_files files = {.tokenizer = text ? json_parse(text, len, &a, e) : NULL};
-    bool ok = files.tokenizer && token_spec_from_json(&s, &files, e);
-    struct tokenizer *t = ok ? tokenizer_build(&s, e) : NULL;
-    token_spec_release(&s);
-    arena_release(&a);
-    mem_drop(text);
-    return t;
-}
-
-static struct tokenizer *from_path(const char *path, struct err *e)
-{
-    size_t n = strlen(path);
-    if (n > 5 && strcmp(path + n - 5, ".json") == 0) return from_json_file(path, e);
-    struct modelfile *f = modelfile_open(path, e);
-    struct tokenizer *t = f ? tokenizer_new(f, e) : NULL;
-    modelfile_close(f);
-    return t;
-}
-
-static void die(const struct err *e)
-{
-    (void)fprintf(stderr, "bench_tokenizer: %s\n", e->text);
-    exit(1);
-}
+#include "tests/tools/tokenizer_at.h"
 
 struct bench {
     struct tokenizer *t;
@@ -64,7 +26,7 @@ struct bench {
 static void encode_all(struct bench *b)
 {
     struct err e;
-    double start = now();
+    double start = seconds(CLOCK_PROCESS_CPUTIME_ID);
     ids_release(&b->ids);
     ids_release(&b->ends);
     for (size_t at = 0; at < b->len;) {
@@ -73,19 +35,19 @@ static void encode_all(struct bench *b)
         if (!ids_push(&b->ends, (uint32_t)b->ids.n, &e)) die(&e);
         at += n + 1;
     }
-    double took = now() - start;
+    double took = seconds(CLOCK_PROCESS_CPUTIME_ID) - start;
     if (took < b->encode) b->encode = took;
 }
 
 static void decode_all(struct bench *b)
 {
-    double start = now();
+    double start = seconds(CLOCK_PROCESS_CPUTIME_ID);
     for (size_t i = 0, from = 0; i < b->ends.n; from = b->ends.id[i++]) {
         struct buf back = {0};
         tokenizer_decode(b->t, b->ids.id + from, b->ends.id[i] - from, true, &back);
         buf_release(&back);
     }
-    double took = now() - start;
+    double took = seconds(CLOCK_PROCESS_CPUTIME_ID) - start;
     if (took < b->decode) b->decode = took;
 }
 
@@ -94,9 +56,9 @@ int main(int argc, char **argv)
     struct err e = {.text = "usage: bench_tokenizer MODEL TEXTS [repeats]"};
     struct bench b = {.encode = 1e9, .decode = 1e9};
     char *text = argc > 2 ? infile_whole(argv[2], 1 << 30, &b.len, &e) : NULL;
-    double start = now();
-    b.t = text ? from_path(argv[1], &e) : NULL;
-    double made = now() - start;
+    double start = seconds(CLOCK_PROCESS_CPUTIME_ID);
+    b.t = text ? tokenizer_at(argv[1], &e) : NULL;
+    double made = seconds(CLOCK_PROCESS_CPUTIME_ID) - start;
     b.text = text;
     if (!b.t) die(&e);
     for (int i = argc > 3 ? atoi(argv[3]) : 5; i > 0; i--) {

@@ -115,10 +115,15 @@ def test_prompts_in_all_four_forms(daemon):
 
 
 def test_the_protocols_own_defaults(daemon):
-    a = daemon.post(COMPLETIONS, {"prompt": IDS}).json
-    assert a["usage"]["completion_tokens"] == 16
-    said = {daemon.post(COMPLETIONS, {"prompt": IDS}).json["choices"][0]["text"] for _ in range(6)}
-    assert len(said) > 1  # temperature is 1
+    # Temperature is 1, so that some end early by an end token that came up; none runs past 16.
+    answers = [daemon.post(COMPLETIONS, {"prompt": IDS, "seed": seed}).json for seed in range(24)]
+    lengths = [a["usage"]["completion_tokens"] for a in answers]
+    assert max(lengths) == 16
+    for a, length in zip(answers, lengths):
+        assert a["choices"][0]["finish_reason"] == ("length" if length == 16 else "stop")
+    assert len({a["choices"][0]["text"] for a in answers}) > 1
+    unseeded = {daemon.post(COMPLETIONS, {"prompt": IDS}).json["choices"][0]["text"] for _ in range(12)}
+    assert len(unseeded) > 1
     a = daemon.post(CHATS, {"messages": HELLO, "temperature": 0}).json
     assert a["usage"]["total_tokens"] >= 256  # as far as the context goes
 

@@ -15,36 +15,7 @@
 
 #include "core/export/hub_tokenizer.h"
 #include "core/text/tokenizer_int.h"
-
-static struct tokenizer *from_json_file(const char *path, struct err *e)
-{
-    struct arena a;
-    struct buf text = {0};
-    struct token_spec s = {.n = 0};
-    struct tokenizer *t = NULL;
-    char block[65536];
-    FILE *f = fopen(path, "rb");
-    if (!f) return err_set(e, ERR_IO, "cannot open %s", path), NULL;
-    for (size_t n; (n = fread(block, 1, sizeof block, f)) > 0;) buf_put(&text, block, n);
-    (void)fclose(f);
-    arena_init(&a, 0);
-    struct token_files files = {.tokenizer = json_parse(text.data, text.len, &a, e)};
-    if (files.tokenizer && token_spec_from_json(&s, &files, e)) t = tokenizer_build(&s, e);
-    token_spec_release(&s);
-    arena_release(&a);
-    buf_release(&text);
-    return t;
-}
-
-static struct tokenizer *from_path(const char *path, struct err *e)
-{
-    size_t n = strlen(path);
-    if (n > 5 && strcmp(path + n - 5, ".json") == 0) return from_json_file(path, e);
-    struct modelfile *f = modelfile_open(path, e);
-    struct tokenizer *t = f ? tokenizer_new(f, e) : NULL;
-    modelfile_close(f);
-    return t;
-}
+#include "tests/tools/tokenizer_at.h"
 
 static void answer_encode(const struct tokenizer *t, const char *text, size_t len, bool special)
 {
@@ -95,7 +66,7 @@ int main(int argc, char **argv)
 {
     struct err e;
     if (argc == 3 && strcmp(argv[1], "--export") == 0) return print_export(argv[2]);
-    struct tokenizer *t = argc == 2 ? from_path(argv[1], &e) : NULL;
+    struct tokenizer *t = argc == 2 ? tokenizer_at(argv[1], &e) : NULL;
     if (!t) {
         fprintf(stderr, "%s\n", argc == 2 ? e.text : "usage: tokenize MODEL");
         return 1;
