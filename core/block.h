@@ -19,6 +19,7 @@
 
 #include "session.h"
 #include "view.h"
+#include "weight_grads.h"
 
 struct block_rows { /* activations of R rows in one block; b: branches of the MLP */
     float *qkv;      /* [R][(H+2G)e], after rotary */
@@ -61,12 +62,6 @@ bool block_down(struct block *b, const float *post, const float *down, struct er
 struct saved {
     float *x_pre, *x_mid;   /* [R][d]; parallel: x_mid is x_pre */
     struct block_rows rows; /* of the forward */
-};
-
-/* Gradients of weights that are asked for, by group; NULL where not. Accumulated into. Laid out as
- * the group's tensors one after the other. */
-struct weight_grads {
-    float *of[GROUP_COUNT];
 };
 
 /* dx [R][d]: gradient at resid_post in, at resid_pre out. b->x is not used; b->taps read gradients

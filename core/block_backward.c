@@ -20,11 +20,7 @@ static bool norm_details(struct block *b, const struct norm *n, struct norm_hook
     norm_divide_backward(work, centred, b->rows.scale, d_scale, R, (uint32_t)d);
     block_fire(b, h.scale, d_scale, 1);
     norm_divide(centred, b->rows.scale, centred, R, (uint32_t)d);
-    for (size_t r = 0; r < R; r++)
-        for (size_t i = 0; i < d; i++) {
-            if (d_gain) d_gain[i] += dy[r * d + i] * centred[r * d + i];
-            if (d_bias) d_bias[i] += dy[r * d + i];
-        }
+    norm_gain_backward(dy, centred, R, (uint32_t)d, d_gain, d_bias);
     mem_drop(memory);
     return true;
 }

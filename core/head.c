@@ -52,6 +52,19 @@ bool embed(struct session *s, const struct view *v, const uint32_t *ids, size_t 
     return a->positions != POSITIONS_LEARNED || add_positions(s, v, n, first_pos, taps, seq, x, e);
 }
 
+void embed_backward(const struct view *v, const uint32_t *ids, size_t n, uint32_t first_pos, const float *dx,
+                    const struct weight_grads *g)
+{
+    const struct arch *a = &view_model(v)->arch;
+    size_t d = a->d_model;
+    float *tokens = g->of[GROUP_EMBED], *positions = g->of[GROUP_POS_EMBED];
+    for (size_t i = 0; i < n; i++, dx += d) {
+        float *token = tokens ? tokens + ids[i] * d : NULL, *position = positions ? positions + (first_pos + i) * d : NULL;
+        for (size_t k = 0; token && k < d; k++) token[k] += a->embed_scale * dx[k];
+        for (size_t k = 0; position && k < d; k++) position[k] += dx[k];
+    }
+}
+
 /* ---- out --------------------------------------------------------------------------------------- */
 
 static const enum hook head_hooks[] = {HOOK_FINAL_SCALE, HOOK_FINAL_NORMALIZED, HOOK_UNEMBED_IN, HOOK_UNEMBED_OUT};
@@ -136,9 +149,9 @@ bool unembed_ids(struct session *s, const struct view *v, const float *x, size_t
     return true;
 }
 
-/* Gradients at the final norm's hooks. */
-static bool norm_hooks(const struct view *v, const struct head_rows *rows, const float *x, size_t n, const float *dy,
-                       struct err *e)
+/* Gradients at the final norm's hooks, and of its gain and bias. */
+static bool norm_details(const struct view *v, const struct head_rows *rows, const float *x, size_t n, const float *dy,
+                         const struct weight_grads *g, struct err *e)
 {
     const struct arch *a = &view_model(v)->arch;
     struct norm norm = view_final_norm(v);
@@ -150,6 +163,8 @@ static bool norm_hooks(const struct view *v, const struct head_rows *rows, const
     fire_each(rows, a, HOOK_FINAL_NORMALIZED, n, work);
     norm_divide_backward(work, centred, scale, scale + n, n, a->d_model);
     fire_each(rows, a, HOOK_FINAL_SCALE, n, scale + n);
+    norm_divide(centred, scale, centred, n, a->d_model);
+    norm_gain_backward(dy, centred, n, a->d_model, g->of[GROUP_FINAL_NORM], g->of[GROUP_FINAL_NORM_B]);
     mem_drop(memory);
     return true;
 }
@@ -165,27 +180,47 @@ static bool uncap(struct session *s, const struct view *v, const float *x, size_
     return ok;
 }
 
+/* Gradients of the unembedding's matrix and bias, from those of its outputs. */
+static bool head_weights(struct session *s, const struct view *v, const float *x, size_t n, const float *d_logits,
+                         const struct weight_grads *g, struct err *e)
+{
+    const struct arch *a = &view_model(v)->arch;
+    const struct linear head = view_head(v);
+    float *matrix = g->of[a->tied_head ? GROUP_EMBED : GROUP_HEAD], *bias = g->of[GROUP_HEAD_B];
+    const float *y = matrix ? final_norm(s, v, NULL, x, n, 0, e) : NULL;
+    if (matrix && !y) return false;
+    if (matrix) linear_weight_grad(&head, d_logits, a->d_vocab, y, a->d_model, n, matrix);
+    if (bias) linear_bias_grad(&head, d_logits, a->d_vocab, n, bias);
+    return true;
+}
+
 /* dy [n][d] in scratch ← gradient at the unembedding's input. */
 static float *unembed_input_backward(struct session *s, const struct view *v, const float *x, size_t n,
-                                     const struct head_rows *rows, float *d_logits, struct err *e)
+                                     const struct head_rows *rows, float *d_logits, const struct weight_grads *g,
+                                     struct err *e)
 {
     const struct arch *a = &view_model(v)->arch;
     const struct linear head = view_head(v);
     if (a->final_softcap > 0 && !uncap(s, v, x, n, d_logits, e)) return NULL;
     fire_each(rows, a, HOOK_UNEMBED_OUT, n, d_logits);
+    if (!head_weights(s, v, x, n, d_logits, g, e)) return NULL;
     float *dy = session_scratch(s, n * a->d_model, e);
     return dy && linear_backward(s, &head, d_logits, a->d_vocab, n, dy, a->d_model, e) ? dy : NULL;
 }
 
 bool unembed_backward(struct session *s, const struct view *v, const float *x, size_t n,
-                      const struct head_rows *rows, float *d_logits, float *dx, struct err *e)
+                      const struct head_rows *rows, float *d_logits, float *dx, const struct weight_grads *g,
+                      struct err *e)
 {
+    static const struct weight_grads none = {0};
     const struct arch *a = &view_model(v)->arch;
     struct norm norm = view_final_norm(v);
-    float *dy = unembed_input_backward(s, v, x, n, rows, d_logits, e);
+    if (!g) g = &none;
+    float *dy = unembed_input_backward(s, v, x, n, rows, d_logits, g, e);
     if (!dy) return false;
     fire_each(rows, a, HOOK_UNEMBED_IN, n, dy);
-    if (rows && head_listens(rows->taps) && !norm_hooks(v, rows, x, n, dy, e)) return false;
+    bool asked = g->of[GROUP_FINAL_NORM] || g->of[GROUP_FINAL_NORM_B] || (rows && head_listens(rows->taps));
+    if (asked && !norm_details(v, rows, x, n, dy, g, e)) return false;
     norm_backward(&norm, x, a->d_model, dy, a->d_model, dx, a->d_model, n, a->d_model);
     return true;
 }

@@ -8,6 +8,7 @@
 
 #include "session.h"
 #include "view.h"
+#include "weight_grads.h"
 
 /* x [n][d] ← the stream entering layer 0 for ids at positions first_pos.. of sequence `seq`. */
 bool embed(struct session *s, const struct view *v, const uint32_t *ids, size_t n, uint32_t first_pos,
@@ -26,9 +27,15 @@ bool unembed(struct session *s, const struct view *v, const float *x, size_t n, 
 /* Only some vocabulary entries: logits [n][n_ids]. */
 bool unembed_ids(struct session *s, const struct view *v, const float *x, size_t n,
                  const uint32_t *ids, size_t n_ids, float *logits, struct err *e) MUST_CHECK;
-/* dx [n][d] += gradient of x from that of its logits, which a soft-cap's is multiplied into. rows: who reads gradients, or NULL. */
+/* dx [n][d] += gradient of x from that of its logits, which a soft-cap's is multiplied into. rows: who reads
+ * gradients, or NULL. g: gradients of the final norm and the unembedding (a tied one's are the
+ * embedding's), or NULL. */
 bool unembed_backward(struct session *s, const struct view *v, const float *x, size_t n,
-                      const struct head_rows *rows, float *d_logits, float *dx, struct err *e) MUST_CHECK;
+                      const struct head_rows *rows, float *d_logits, float *dx, const struct weight_grads *g,
+                      struct err *e) MUST_CHECK;
+/* g's embeddings += what the gradient dx [n][d] of embed's output says of them. */
+void embed_backward(const struct view *v, const uint32_t *ids, size_t n, uint32_t first_pos, const float *dx,
+                    const struct weight_grads *g);
 /* Is that a hook of the final norm or the unembedding? Does anybody listen at one? */
 bool head_hook(enum hook h);
 bool head_listens(const struct taps *t);

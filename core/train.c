@@ -19,6 +19,7 @@ struct tape {
     float *memory;       /* activations of all layers */
     struct saved *saved; /* [L − from] */
     const float *down, *post;
+    const struct weight_grads *ends;
     float *head;         /* the scored rows' x, and behind them their gradients, while tape_head goes on */
     size_t head_seq, head_at, head_row; /* the next of them */
 };
@@ -106,6 +107,8 @@ void tape_train_down(struct tape *t, const float *down, const float *post)
     t->post = post;
 }
 
+void tape_train_ends(struct tape *t, const struct weight_grads *ends) { t->ends = ends; }
+
 static struct block block_of(struct tape *t, struct view *v, struct session *s, const struct taps *taps)
 {
     return (struct block){.session = s, .view = v, .layer = t->layer, .span = t->span,
@@ -167,7 +170,8 @@ static bool loss_rows(struct tape *t, struct view *v, struct session *s, const s
     const float *x = t->head + t->head_row * d;
     if (!unembed(s, v, x, n, NULL, logits, e)) return false;
     for (size_t k = 0; k < n; k++) loss(ctx, seq, at + k, logits + k * V);
-    return unembed_backward(s, v, x, n, taps ? &hear : NULL, logits, t->head + (count_scored(t) + t->head_row) * d, e);
+    return unembed_backward(s, v, x, n, taps ? &hear : NULL, logits, t->head + (count_scored(t) + t->head_row) * d,
+                            t->ends, e);
 }
 
 static bool begin_head(struct tape *t, struct err *e)
@@ -242,8 +246,8 @@ bool tape_loss(struct tape *t, struct view *v, struct session *s, const struct t
     return ok;
 }
 
-/* What reaches the embeddings, for those who listen there. */
-static void fire_embeddings(const struct tape *t, const struct taps *taps)
+/* What reaches the embeddings, for those who listen there and for their weights. */
+static void finish_embeddings(const struct tape *t, const struct view *v, const struct taps *taps)
 {
     static const enum hook hooks[] = {HOOK_POS_EMBED, HOOK_EMBED};
     size_t d = t->arch->d_model;
@@ -251,6 +255,8 @@ static void fire_embeddings(const struct tape *t, const struct taps *taps)
         for (size_t i = 0; taps_any(taps, hooks[h], 0) && i < t->n; i++)
             taps_fire(taps, (struct site){hooks[h], 0}, t->span[i].seq, 0, t->span[i].n_rows,
                       t->x + t->span[i].first_row * d, d, 1, t->arch->d_model);
+    for (size_t i = 0; t->ends && i < t->n; i++)
+        embed_backward(v, t->seq[i].ids, t->seq[i].n, 0, t->x + t->span[i].first_row * d, t->ends);
 }
 
 enum step tape_backward(struct tape *t, struct view *v, struct session *s,
@@ -269,6 +275,6 @@ enum step tape_backward(struct tape *t, struct view *v, struct session *s,
     if (last && t->down) /* nothing below the trained matrix is asked for */
         return block_down_backward(&b, save, t->post, t->x, g, e) ? STEP_DONE : STEP_FAIL;
     if (!block_backward(&b, save, t->x, g, last && t->from_mid, e)) return STEP_FAIL;
-    if (last && t->from == 0 && !t->from_mid) fire_embeddings(t, taps);
+    if (last && t->from == 0 && !t->from_mid) finish_embeddings(t, v, taps);
     return last ? STEP_DONE : STEP_MORE;
 }

@@ -29,6 +29,7 @@ struct tape_seq {
     const uint32_t *scored;  /* ascending positions whose logits are scored */
     const uint32_t *target;  /* [n_scored] the id each should predict (tape_loss) */
     size_t n_scored;
+    const uint32_t *ids;     /* [n], or NULL: who reads gradients of embeddings */
 };
 
 /* from_mid: x given to the tape is the stream without the MLP of layer `from`, whose attention is not
@@ -45,6 +46,10 @@ float *tape_input(struct tape *t); /* [R][d], to be filled before tape_forward *
 /* Optional: replace the MLP's down-projection at layer `from` by this matrix, laid out as the model's (a
  * candidate being trained); post [R][m] is its kept input, so gate and up are not run either. */
 void tape_train_down(struct tape *t, const float *down, const float *post);
+
+/* Optional: add to these gradients of the embeddings (of a tape from layer 0), the final norm and the
+ * unembedding in each backward pass. Borrowed. */
+void tape_train_ends(struct tape *t, const struct weight_grads *ends);
 
 enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct err *e);
 /* Starts the backward pass from any function of the logits at the scored positions: `loss` is called

@@ -136,7 +136,8 @@ static bool begin_batch(struct editor *ed, struct err *e)
     for (size_t i = 0; seq && i < ed->batch_n; i++) {
         size_t k = ed->order[ed->at + i];
         const struct example *x = &ed->q.example[k];
-        seq[i] = (struct tape_seq){x->n, ed->sample[k].scored, x->ids + x->n_prompt, ed->sample[k].n_scored};
+        seq[i] = (struct tape_seq){.n = x->n, .scored = ed->sample[k].scored, .target = x->ids + x->n_prompt,
+                                   .n_scored = ed->sample[k].n_scored};
         rows += x->n;
     }
     ed->tape = seq ? tape_new(a, seq, ed->batch_n, ed->layer, true, e) : NULL;

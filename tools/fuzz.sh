@@ -42,8 +42,8 @@ done
 clang -fsanitize=fuzzer,address,undefined -pthread -o "$out/fuzz_$name" $objects \
     -lpcre2-8 -lutf8proc -lm
 
-# What the tests have is what the formats look like. fuzz_tokenizer and fuzz_template take a byte first
-# that chooses what the rest is.
+# What the tests have is what the formats look like. fuzz_tokenizer takes a byte first that chooses what
+# the rest is.
 seeds=$out/seeds-$name kept=tests/fuzz/corpus-$name
 rm -rf "$seeds"
 mkdir -p "$seeds" "$kept"
@@ -55,6 +55,11 @@ case $name in
     config) files=$(take 'config.json' 64) lead= ;;
     json) files=$(take '*.json' 16) lead= ;;
     tokenizer) files=$(take 'tokenizer.json' 64; take '*tiny*.json' 64) lead='\002' ;;
+    template) files= lead=
+        python3 -c 'import glob, json, sys
+templates = [c["template"] for f in glob.glob("tests/golden/chat/*.json") for c in json.load(open(f))]
+for n, text in enumerate(templates):
+    open(f"{sys.argv[1]}/{n}", "w").write(text)' "$seeds" ;;
     *) files= lead= ;;
 esac
 for file in $files; do

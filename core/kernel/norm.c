@@ -138,3 +138,12 @@ KERNEL void norm_divide_backward(const float *d_normalised, const float *centred
     for (size_t r = 0; r < rows; r++, d_normalised += d, centred += d)
         d_scale[r] = -dot(d_normalised, centred, d) / (scale[r] * scale[r]);
 }
+
+void norm_gain_backward(const float *dy, const float *normalised, size_t rows, uint32_t d, float *d_gain, float *d_bias)
+{
+    for (size_t r = 0; r < rows; r++, dy += d, normalised += d)
+        for (uint32_t i = 0; i < d; i++) {
+            if (d_gain) d_gain[i] += dy[i] * normalised[i];
+            if (d_bias) d_bias[i] += dy[i];
+        }
+}

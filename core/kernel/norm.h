@@ -36,6 +36,8 @@ void norm_divide(const float *centred, const float *scale, float *normalised, si
 void norm_finish(const struct norm *n, const float *normalised, float *y, size_t rows, uint32_t d);
 /* d_normalised = dy · (offset + gain). */
 void norm_finish_backward(const struct norm *n, const float *dy, float *d_normalised, size_t rows, uint32_t d);
+/* d_gain [d] += Σ over rows of dy · normalised, d_bias [d] += Σ of dy; either may be NULL. */
+void norm_gain_backward(const float *dy, const float *normalised, size_t rows, uint32_t d, float *d_gain, float *d_bias);
 /* d_scale [rows] = −Σ d_normalised · centred / scale². */
 void norm_divide_backward(const float *d_normalised, const float *centred, const float *scale, float *d_scale,
                           size_t rows, uint32_t d);

@@ -1,17 +1,9 @@
 /* libFuzzer: config.json of any content: refused with one clean sentence, or a description whose
- * numbers every later computation may rely on. Run from the repository's root. */
+ * numbers every later computation may rely on. */
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "core/arch.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void must(bool promise)
-{
-    if (!promise) abort();
-}
+#include "fuzz.h"
 
 static void sane(const struct arch *a, const struct family *f)
 {

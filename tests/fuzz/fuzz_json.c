@@ -1,21 +1,10 @@
 /* The JSON reader on any bytes: what it accepts must be a tree as json.h promises, what it refuses
  * must be one clean sentence.
- *
- *   clang -g -O1 -D_GNU_SOURCE -I. -fsanitize=fuzzer,address,undefined tests/fuzz/fuzz_json.c \
- *       core/{json,utf8,mem,err}.c -lm -o fuzz_json && ./fuzz_json -max_total_time=60
  */
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "core/base/json.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void must(bool promise)
-{
-    if (!promise) abort();
-}
+#include "fuzz.h"
 
 static void check(const struct json *v, unsigned depth)
 {

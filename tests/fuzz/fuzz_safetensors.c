@@ -1,25 +1,8 @@
 /* One safetensors shard of any bytes: its header checked, every tensor inside the file, no two of
  * them sharing a byte.
- *
- *   clang -g -O1 -D_GNU_SOURCE -I. -fsanitize=fuzzer,address,undefined \
- *       tests/fuzz/fuzz_safetensors.c \
- *       core/{safetensors,tensor_list,infile,quant,json,utf8,mem,err}.c \
- *       -lm -o fuzz_safetensors && ./fuzz_safetensors -max_total_time=60
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "core/file/safetensors.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void must(bool promise)
-{
-    if (!promise) abort();
-}
+#include "fuzz.h"
 
 static void check(const struct tensor_list *l, const uint8_t *data, size_t size)
 {
@@ -44,9 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct tensor_list list = {0};
     char path[64];
     size_t bad;
-    int fd = memfd_create("fuzz", MFD_CLOEXEC);
-    must(fd >= 0 && write(fd, data, size) == (ssize_t)size);
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int fd = file_of(data, size, path);
     must(infile_open(&f, path, &e));
     arena_init(&names, 0);
     bool ok = safetensors_read(&f, 0, &list, &names, &e) && tensor_list_seal(&list, &e);

@@ -3,13 +3,9 @@
  * It is refused in a sentence, or gives valid UTF-8 whose sections are in order and end with it, the
  * same whenever it is asked. The templates of tests/golden/chat are good ones to begin with.
  */
-#include <assert.h>
-#include <string.h>
-
 #include "core/base/json.h"
 #include "core/text/chat.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "fuzz.h"
 
 static bool render(const struct chat *c, const char *date, struct buf *text, struct section **sections)
 {
@@ -20,7 +16,7 @@ static bool render(const struct chat *c, const char *date, struct buf *text, str
     struct err e = {0};
     bool ok = chat_render(c, &q, &tokens, text, sections, &e);
     size_t bad;
-    assert(ok || (e.code != ERR_NONE && e.text[0] && utf8_valid(e.text, strlen(e.text), &bad)));
+    must(ok || (e.code != ERR_NONE && e.text[0] && utf8_valid(e.text, strlen(e.text), &bad)));
     return ok;
 }
 
@@ -33,11 +29,11 @@ static void check(const char *template)
     size_t bad, i = 0;
     if (!chat_init(&c, template, &e)) return;
     if (render(&c, NULL, &text, &sections)) {
-        assert(!text.len || utf8_valid(text.data, text.len, &bad));
-        for (size_t from = 0; from < text.len; from = sections[i++].end) assert(sections[i].end > from);
-        assert(!i || sections[i - 1].end == text.len);
-        assert(render(&c, NULL, &again, &same) && again.len == text.len);
-        assert(!text.len || memcmp(text.data, again.data, text.len) == 0);
+        must(!text.len || utf8_valid(text.data, text.len, &bad));
+        for (size_t from = 0; from < text.len; from = sections[i++].end) must(sections[i].end > from);
+        must(!i || sections[i - 1].end == text.len);
+        must(render(&c, NULL, &again, &same) && again.len == text.len);
+        must(!text.len || memcmp(text.data, again.data, text.len) == 0);
     }
     mem_drop(sections);
     mem_drop(same);

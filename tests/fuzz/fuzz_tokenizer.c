@@ -4,19 +4,13 @@
  * A text is encoded exactly when it is valid UTF-8 without NUL, its ids are in range, and by a
  * tokenizer that has all bytes and changes nothing it comes back as it was. A file builds or is
  * refused, and what it builds can encode. A template is recognised or not, and a recognised one
- * renders. Run from the repository's root:
- *
- *     clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I. tests/fuzz/fuzz_tokenizer.c
- *         core/... -lpcre2-8 -lutf8proc -lm -o fuzz_tokenizer && ./fuzz_tokenizer -max_total_time=60
+ * renders.
  */
-#include <assert.h>
-#include <string.h>
-
 #include "core/file/infile.h"
 #include "core/text/tokenizer_int.h"
+#include "fuzz.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct tokenizer *small, *plain;
 
@@ -57,7 +51,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     small = text ? from_text(text, len, NULL, &e) : NULL;
     plain = bytes_only(&e);
     mem_drop(text);
-    assert(small && plain && "run from the repository's root");
+    must(small && plain);
     return 0;
 }
 
@@ -69,11 +63,11 @@ static void encode(const struct tokenizer *t, const char *text, size_t len, bool
         struct buf back = {0};
         size_t bad;
         bool ok = tokenizer_encode(t, text, len, special, &ids, &e);
-        assert(ok == utf8_valid(text, len, &bad));
-        for (size_t i = 0; i < ids.n; i++) assert(ids.id[i] < tokenizer_size(t));
+        must(ok == utf8_valid(text, len, &bad));
+        for (size_t i = 0; i < ids.n; i++) must(ids.id[i] < tokenizer_size(t));
         tokenizer_decode(t, ids.id, ids.n, special, &back);
-        assert(!back.len || utf8_valid(back.data, back.len, &bad));
-        if (ok && round_trip) assert(back.len == len && (!len || memcmp(back.data, text, len) == 0));
+        must(!back.len || utf8_valid(back.data, back.len, &bad));
+        if (ok && round_trip) must(back.len == len && (!len || memcmp(back.data, text, len) == 0));
         buf_release(&back);
         ids_release(&ids);
     }
@@ -99,7 +93,7 @@ static void chat(const char *text, size_t len)
         "{\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"model\":{\"merges\":[],\"vocab\":{\"a\":0}}}";
     struct tokenizer *t = from_text(one_token, sizeof one_token - 1, copy.data ? copy.data : "", &e);
     const struct conversation c = {&m, 1, true, NULL};
-    if (t && !tokenizer_chat(t, &c, &ids, &shown, &e)) assert(ids.n == 0);
+    if (t && !tokenizer_chat(t, &c, &ids, &shown, &e)) must(ids.n == 0);
     tokenizer_free(t);
     buf_release(&copy);
     buf_release(&shown);

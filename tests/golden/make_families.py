@@ -815,8 +815,7 @@ def gradients(case, model, W, theirs, ours, store):
     in_files = {"lm_head.weight": "embed_out.weight"} if case.family == "gpt_neox" else {}
     for name, p in model.named_parameters():
         same("grad " + name, p.grad, W[name].grad)
-        if ".layers." in name or ".h." in name:
-            store[f"s0.grad.{in_files.get(name, name)}"] = p.grad
+        store[f"s0.grad.{in_files.get(name, name)}"] = p.grad
 
 
 def check_twin(case, folder, path):

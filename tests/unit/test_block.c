@@ -59,7 +59,7 @@ static void check_head(const char *name)
     for (size_t i = 0; i < N * d; i++) top = fmax(top, fabs(want[i] = slope(head_reference, &k, &k.x[i], STEP)));
     memcpy(dx, before, N * d * sizeof *dx);
     for (size_t i = 0; i < N * d; i++) want[i] += (double)before[i];
-    must(unembed_backward(g.session, g.view, x, N, NULL, c, dx, &e), e);
+    must(unembed_backward(g.session, g.view, x, N, NULL, c, dx, NULL, &e), e);
     check_close("unembed backward", dx, want, N * d, CLOSE, top);
     free(x), free(c), free(logits), free(dx), free(before), free(want), free(k.x), free(k.logits);
     reference_free(k.r);
@@ -210,7 +210,7 @@ static void test_cross_entropy(void **state)
     golden_open(&g, "gqa_untied_odd", NULL);
     uint32_t n = g.n[1], d = g.model->arch.d_model, last = g.model->arch.n_layers - 1;
     const uint32_t scored[] = {1, n - 1}, target[] = {5, 299};
-    struct tape_seq seq = {n, scored, target, 2};
+    struct tape_seq seq = {.n = n, .scored = scored, .target = target, .n_scored = 2};
     struct tape *t = tape_new(&g.model->arch, &seq, 1, 0, false, &e);
     must(t, e);
     must(embed(g.session, g.view, g.ids[1], n, 0, NULL, 0, tape_input(t), &e), e);

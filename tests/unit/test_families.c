@@ -1,5 +1,5 @@
 /* Every family of core/arch.def against PyTorch and transformers (float64, stored as float32): logits,
- * every hook the family has, the gradient at every hook and of every weight of a block; continued from
+ * every hook the family has, the gradient at every hook and of every weight; continued from
  * a cache; read from a GGUF; exported and read again. Sequences are three times as long as windows.
  * tests/golden/make_families.py says what the models are; a family without a golden model fails. The
  * tolerance is that of tests/unit/test_forward.c. */
@@ -224,10 +224,14 @@ static void test_cache(void **state)
 
 /* ---- gradients ------------------------------------------------------------------------------------- */
 
-static bool of_block(const struct tensor *t)
+/* Where the gradient of a tensor goes: with its layer's, or with those of the model's ends. */
+enum { LAYERS = 8, ENDS = LAYERS };
+
+static size_t place_of(const struct tensor *t)
 {
-    return t->role != ROLE_EMBED && t->role != ROLE_POS_EMBED && t->role != ROLE_FINAL_NORM &&
-           t->role != ROLE_FINAL_NORM_B && t->role != ROLE_HEAD && t->role != ROLE_HEAD_B;
+    bool end = t->role == ROLE_EMBED || t->role == ROLE_POS_EMBED || t->role == ROLE_FINAL_NORM ||
+               t->role == ROLE_FINAL_NORM_B || t->role == ROLE_HEAD || t->role == ROLE_HEAD_B;
+    return end ? ENDS : t->layer;
 }
 
 static void make_grads(const struct golden *g, struct weight_grads *grads)
@@ -235,12 +239,12 @@ static void make_grads(const struct golden *g, struct weight_grads *grads)
     struct err e = {0};
     for (size_t i = 0; i < g->model->n_tensors; i++) {
         const struct tensor *t = &g->model->tensors[i];
-        float **group = &grads[t->layer].of[t->group];
-        if (!of_block(t) || *group) continue;
+        float **group = &grads[place_of(t)].of[t->group];
+        if (*group) continue;
         size_t n = 0;
         for (size_t k = 0; k < g->model->n_tensors; k++) {
             const struct tensor *o = &g->model->tensors[k];
-            if (of_block(o) && o->layer == t->layer && o->group == t->group) n += o->n_elements;
+            if (o->layer == t->layer && o->group == t->group) n += o->n_elements;
         }
         *group = mem_take(n, sizeof **group, &e);
         must(*group, e);
@@ -253,12 +257,11 @@ static void compare_grads(const struct golden *g, const struct weight_grads *gra
         const struct tensor *t = &g->model->tensors[i];
         char what[160];
         size_t n;
-        if (!of_block(t)) continue;
         (void)snprintf(what, sizeof what, "s0.grad.%s", t->name);
         float *want = golden_tensor(g, what, &n);
         if (!want) fail_msg("%s: no expected %s", g->model->path, what);
         assert_int_equal(n, t->n_elements);
-        close_enough(g, what, grads[t->layer].of[t->group] + group_offset(g->model, i), want, n);
+        close_enough(g, what, grads[place_of(t)].of[t->group] + group_offset(g->model, i), want, n);
         mem_drop(want);
     }
 }
@@ -275,18 +278,18 @@ static void leave_out_ids(struct taps *t)
 
 static void check_backward(struct golden *g)
 {
-    enum { LAYERS = 8 };
     struct err e = {0};
     const struct arch *a = &g->model->arch;
     uint32_t rows[16], targets[16];
     double want, loss;
-    struct weight_grads grads[LAYERS] = {{{0}}};
+    struct weight_grads grads[LAYERS + 1] = {{{0}}};
     assert_true(a->n_layers <= LAYERS);
-    struct tape_seq seq = {.n = g->n[0], .scored = rows, .target = targets};
+    struct tape_seq seq = {.n = g->n[0], .scored = rows, .target = targets, .ids = g->ids[0]};
     seq.n_scored = golden_loss(g, rows, targets, &want);
     struct tape *t = tape_new(a, &seq, 1, 0, false, &e);
     must(t, e);
     make_grads(g, grads);
+    tape_train_ends(t, &grads[ENDS]);
     struct taps taps = read_all(a, 0, g->n[0]);
     leave_out_ids(&taps);
     must(embed(g->session, g->view, g->ids[0], g->n[0], 0, NULL, 0, tape_input(t), &e), e);
@@ -296,7 +299,7 @@ static void check_backward(struct golden *g)
     must(STEP_ALL(tape_backward(t, g->view, g->session, grads, &taps, &e)), e);
     compare_taps(g, &taps, 0, "s0.grad.", true);
     compare_grads(g, grads);
-    for (size_t l = 0; l < LAYERS; l++)
+    for (size_t l = 0; l <= LAYERS; l++)
         for (size_t k = 0; k < GROUP_COUNT; k++) mem_drop(grads[l].of[k]);
     drop(&taps);
     tape_free(t);

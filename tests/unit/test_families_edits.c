@@ -95,7 +95,7 @@ static struct tape *facts_tape(const struct golden *g, const struct facts *f, ui
         const struct example *x = &f->x[i];
         size_t n = x->n - x->n_prompt;
         for (uint32_t k = 0; k < n; k++) scored[i][k] = x->n_prompt - 1 + k;
-        seq[i] = (struct tape_seq){x->n, scored[i], x->ids + x->n_prompt, n};
+        seq[i] = (struct tape_seq){.n = x->n, .scored = scored[i], .target = x->ids + x->n_prompt, .n_scored = n};
     }
     struct tape *t = tape_new(&g->model->arch, seq, FACTS, from, from_mid, &e);
     must(t, e);

@@ -155,7 +155,7 @@ static void test_loss_does_not_depend_on_neighbours(void **state)
     static const uint32_t ids[] = {9, 20, 31, 42, 53, 64, 75, 86, 97}, scored[3][2] = {{1, 2}, {3, 4}, {6, 7}}, n[3] = {4, 6, 9};
     struct tape_seq seq[3];
     double loss, together[3], alone;
-    for (int i = 0; i < 3; i++) seq[i] = (struct tape_seq){n[i], scored[i], ids + 1 + scored[i][0], 2};
+    for (int i = 0; i < 3; i++) seq[i] = (struct tape_seq){.n = n[i], .scored = scored[i], .target = ids + 1 + scored[i][0], .n_scored = 2};
     struct tape *t = tape_new(&g.model->arch, seq, 3, 0, false, &e);
     must(t, e);
     assert_int_equal(tape_rows(t), 19);
@@ -203,7 +203,7 @@ static float *kept_gradient(const struct golden *g, const struct example *x, siz
     struct taps taps = {tap, 0};
     for (size_t i = 0; i < n; i++) {
         for (uint32_t k = 0; k < TARGET; k++) scored[i][k] = PROMPT - 1 + k;
-        seq[i] = (struct tape_seq){x[i].n, scored[i], x[i].ids + PROMPT, TARGET};
+        seq[i] = (struct tape_seq){.n = x[i].n, .scored = scored[i], .target = x[i].ids + PROMPT, .n_scored = TARGET};
         in[i] = (struct run_input){.ids = x[i].ids, .n = x[i].n, .seq = (uint32_t)i};
     }
     struct tape *t = tape_new(a, seq, n, layer, true, &e);
@@ -293,7 +293,7 @@ static double *train_in_full(const struct golden *g, const struct example *x, si
     for (size_t i = 0; i < weights; i++) w[i] = (double)held_floats(g->view, t)[i];
     for (size_t i = 0; i < n; i++) {
         for (uint32_t k = 0; k < TARGET; k++) scored[i][k] = PROMPT - 1 + k;
-        seq[i] = (struct tape_seq){x[i].n, scored[i], x[i].ids + PROMPT, TARGET};
+        seq[i] = (struct tape_seq){.n = x[i].n, .scored = scored[i], .target = x[i].ids + PROMPT, .n_scored = TARGET};
     }
     for (int epoch = 0; epoch < epochs; epoch++) {
         struct tape *tape = tape_new(a, seq, n, 0, false, &e);
