@@ -187,6 +187,7 @@ static void complete(struct arch *a)
 {
     if (a->attn_scale == 0 && a->d_head) a->attn_scale = 1.0f / sqrtf((float)a->d_head);
     if (a->positions == POSITIONS_ROTARY && a->rotary.dim == 0) a->rotary.dim = a->d_head;
+    if (a->window == 0) memset(a->windowed, 0, sizeof a->windowed);
 }
 
 static bool finish(struct arch *a, bool read, struct err *e)

@@ -135,6 +135,9 @@ struct family {
 
 const struct family *family_at(size_t i); /* NULL past the end */
 
+/* The first number in which two descriptions differ, by its name above; NULL: in none. */
+const char *arch_differs(const struct arch *a, const struct arch *b);
+
 /* Find the family and fill *out; proves all numbers sane (non-zero, products bounded). */
 bool arch_read(const struct modelfile *f, struct arch *out, const struct family **family,
                struct err *e) MUST_CHECK;

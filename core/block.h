@@ -12,7 +12,7 @@
  *
  * Buffers: x [R][d] is the caller's; the rest is a struct block_rows, either session scratch
  * (block_rows_scratch) or memory kept for a backward pass (struct saved). Every hook fires once
- * per row, layer and pass, in the order of core/hook.def.
+ * per row, layer and pass, about in the order of core/hook.def.
  */
 #ifndef ENGRAM_BLOCK_H
 #define ENGRAM_BLOCK_H

@@ -76,3 +76,10 @@ void site_text(struct site s, char out[64])
     if (i->scope == SCOPE_MODEL) (void)snprintf(out, 64, "%s", i->spelling);
     else (void)snprintf(out, 64, "blocks.%u.%s", s.layer, i->spelling);
 }
+
+bool hook_of_ln1(enum hook h) { return h == HOOK_LN1_SCALE || h == HOOK_LN1_NORMALIZED; }
+
+bool hook_of_head_input(enum hook h)
+{
+    return h == HOOK_ATTN_IN || h == HOOK_Q_INPUT || h == HOOK_K_INPUT || h == HOOK_V_INPUT;
+}

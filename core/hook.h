@@ -77,6 +77,10 @@ struct taps {
     size_t n;
 };
 
+/* Is it the norm before attention, or a copy of the stream that one head reads? */
+bool hook_of_ln1(enum hook h);
+bool hook_of_head_input(enum hook h);
+
 /* Any tap on that hook of that layer? */
 bool taps_any(const struct taps *t, enum hook h, uint32_t layer);
 

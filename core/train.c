@@ -26,7 +26,7 @@ struct tape {
 
 static size_t align16(size_t n) { return (n + 15) & ~(size_t)15; }
 
-/* qkv, z, gate_up, post, and the two residuals; norm and out are scratch, shared by layers. */
+/* A block's rows, all of them, and the two residuals. */
 static size_t layer_floats(const struct arch *a, size_t R)
 {
     return block_rows_floats(a, R) + 2 * align16(R * a->d_model);

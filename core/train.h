@@ -5,7 +5,7 @@
  * from given residual rows: the layers below are frozen, so their output is computed once and
  * kept. Usage:
  *
- *     tape_new(view, spans, from, …)  x ← rows entering layer `from` (or, from_mid, the stream
+ *     tape_new(sequences, from, …)    x ← rows entering layer `from` (or, from_mid, the stream
  *     after its attention)
  *     tape_forward(view)   step: one layer      the view may be another one each time: training
  *     tape_loss            cross-entropy and its gradient at the top; or tape_head, any other function's
@@ -32,11 +32,11 @@ struct tape_seq {
     const uint32_t *ids;     /* [n], or NULL: who reads gradients of embeddings */
 };
 
-/* from_mid: x given to the tape is the stream without the MLP of layer `from`, whose attention is not
- * run; in a parallel model only together with tape_train_down. */
 /* A tape of so many rows from layer `from` up, its pass forward and back, and `scored` rows of logits. */
 void tape_plan(const struct arch *a, size_t rows, size_t longest, size_t scored, uint32_t from, int threads,
                struct plan *p);
+/* from_mid: x given to the tape is the stream without the MLP of layer `from`, whose attention is not
+ * run; in a parallel model only together with tape_train_down. */
 struct tape *tape_new(const struct arch *a, const struct tape_seq *seq, size_t n, uint32_t from,
                       bool from_mid, struct err *e) MUST_CHECK;
 void tape_free(struct tape *t);

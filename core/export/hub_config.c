@@ -96,13 +96,29 @@ static void write_config(const struct model *m, const char *dtype, struct buf *o
     buf_printf(out, "  \"torch_dtype\": \"%s\"\n}\n", dtype);
 }
 
+/* A GGUF can say what its family's config.json has no word for: such a model is not exported, rather than
+ * as another one. */
+static bool says_all(const struct model *m, const struct buf *config, struct err *e)
+{
+    struct arena memory;
+    struct arch said;
+    const struct family *family;
+    arena_init(&memory, 0);
+    const struct json *read = json_parse(config->data, config->len, &memory, e);
+    bool ok = read && arch_from_config(read, &said, &family, e);
+    const char *differs = ok ? arch_differs(&m->arch, &said) : NULL;
+    arena_release(&memory);
+    if (differs) return err_set(e, ERR_UNSUPPORTED, "a config.json of %s cannot say this model's %s", m->family->name, differs);
+    return ok || err_while(e, "writing config.json");
+}
+
 bool hub_config(const struct view *v, struct buf *out, struct err *e)
 {
     const struct model *m = view_model(v);
     const struct json *config = modelfile_config(m->file);
     if (config) copy_config(config, dtype_word(v), out);
     else write_config(m, dtype_word(v), out);
-    return buf_ok(out, e);
+    return buf_ok(out, e) && (config || says_all(m, out, e));
 }
 
 /* ---- generation ----------------------------------------------------------------------------- */

@@ -4,7 +4,7 @@
  *     matrix_nt   y[m][rows]  = x[m][cols] · Wᵀ       forward
  *     matrix_nn   dx[m][cols] = g[m][rows] · W        backward
  *
- * Up to MATRIX_FEW rows of x are multiplied with the rows as they are stored, decoded in registers
+ * Forward, up to MATRIX_FEW rows of x are multiplied with the rows as they are stored, decoded in registers
  * (core/kernel/packed.h): only the packed bytes are read. That serves float32 as well. For more
  * rows of x float32 matrices go to core/kernel/blas.h where they lie, others are widened first, a tile
  * of rows at a time. What is multiplied is in every case the value dtype_widen gives, to the bit.
@@ -14,8 +14,8 @@
  *
  * A matrix is borrowed memory. ld* are row strides in floats; accumulate adds to the result instead
  * of overwriting it; the result must not overlap the inputs. Only the compute thread may call the
- * products, as with BLAS. Up to MATRIX_FEW rows of x, results do not depend on the thread count nor
- * on how many rows are multiplied together.
+ * products, as with BLAS. Up to MATRIX_FEW rows of x, matrix_nt's results do not depend on the thread
+ * count nor on how many rows are multiplied together; matrix_nn's are BLAS's always.
  */
 #ifndef ENGRAM_MATRIX_H
 #define ENGRAM_MATRIX_H

@@ -111,7 +111,6 @@ bool bpe_spare(struct bpe *b, uint32_t cp, uint32_t *symbol, struct err *e)
         if (!grown) return false;
         if (b->n_spare) memcpy(grown, b->spare, b->n_spare * sizeof *grown);
         mem_drop(b->spare);
-    mem_drop(b->meets);
         b->spare = grown;
         b->spare_cap = cap;
     }

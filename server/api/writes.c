@@ -159,6 +159,26 @@ static bool add_write(struct tapping *t, struct look *l, struct call *c, struct 
            member_count(t, l, w->from == FROM_RUN ? &w->source : &w->at, "writes", e);
 }
 
+/* A head's own copy goes through a norm of its own, which a write at ln1 would not reach. */
+static bool one_norm(const struct tapping *t, struct look *l, struct err *e)
+{
+    size_t layers = arch_of(l)->n_layers;
+    const struct trace_write **at_norm = arena_take(&l->arena, layers * t->n_inputs, sizeof(void *), e);
+    if (!at_norm) return false;
+    for (int pass = 0; pass < 2; pass++)
+        for (const struct trace_write *w = t->write; w < t->write + t->n_writes; w++) {
+            const struct trace_write **norm = &at_norm[w->at.input * layers + w->at.site.layer];
+            char a[64], b[64];
+            if (pass == 0 && hook_of_ln1(w->at.site.hook)) *norm = w;
+            if (pass == 0 || !*norm || !hook_of_head_input(w->at.site.hook)) continue;
+            site_text((*norm)->at.site, a);
+            site_text(w->at.site, b);
+            return err_field(e, ERR_INVALID, "writes", "%s and %s of one pass cannot both be written: heads that read a "
+                             "copy of their own do not read the stream's norm", a, b);
+        }
+    return true;
+}
+
 bool tapping_writes(struct tapping *t, struct look *l, struct call *c, const struct json *writes,
                     bool texts, struct err *e)
 {
@@ -175,7 +195,7 @@ bool tapping_writes(struct tapping *t, struct look *l, struct call *c, const str
                 t->write_of[t->n_writes] = k;
                 if (!add_write(t, l, c, &m[k], m[k].sites.at[s], i, texts, e)) return false;
             }
-    return true;
+    return one_norm(t, l, e);
 }
 
 void tapping_release(struct tapping *t)

@@ -255,9 +255,19 @@ def test_a_pattern_writes_what_it_matches_and_says_so(daemon):
     ({"reads": [{"site": "blocks.*", "head": 0}]}, 400, "reads[0].head", "has no heads"),
     ({"reads": [{"site": "*"}] * 65}, 413, "reads", "patterns"),
     ({"writes": [{"site": "blocks.0.*", "from": {"values": [0] * 32}}]}, 400, "writes[0].from.values", "wanted"),
+    ({"writes": [{"site": "blocks.*", "from": "zero"}]}, 400, "writes", "blocks.0.ln1.hook_normalized and blocks.0.hook_q_input"),
 ])
 def test_patterns_that_cannot_be_are_refused(daemon, body, status, field, said):
     problem(daemon.post("/v1/trace", {"inputs": [{"id": "a", "ids": IDS}], **body}), status, None, field, said)
+
+
+def test_writes_of_one_norm_and_of_a_copy_through_another_meet_only_in_a_layer(daemon):
+    def both(norm_layer, copy_layer, copy_input="a"):
+        return daemon.post("/v1/trace", {"inputs": [{"id": "a", "ids": IDS}, {"id": "b", "ids": IDS}], "writes": [
+            {"site": f"scale{norm_layer}ln1", "input": "a", "op": "scale", "weight": 2},
+            {"site": f"q_input{copy_layer}", "input": copy_input, "op": "scale", "weight": 2}]})
+    problem(both(1, 1), 400, None, "writes", "blocks.1.ln1.hook_scale and blocks.1.hook_q_input")
+    assert both(1, 2).status == 200 and both(1, 1, "b").status == 200
 
 
 def test_a_pattern_made_to_take_long_does_not(daemon):

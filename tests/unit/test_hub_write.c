@@ -173,22 +173,6 @@ static void assert_expected_ids(const struct tokenizer *t, const struct json *te
 
 /* ---- the whole way -------------------------------------------------------------------------- */
 
-static void assert_same_description(const struct arch *a, const struct arch *b)
-{
-    assert_string_equal(a->family, b->family);
-    assert_int_equal(a->n_layers, b->n_layers);
-    assert_int_equal(a->n_heads, b->n_heads);
-    assert_int_equal(a->n_kv_heads, b->n_kv_heads);
-    assert_int_equal(a->d_head, b->d_head);
-    assert_int_equal(a->d_model, b->d_model);
-    assert_int_equal(a->d_mlp, b->d_mlp);
-    assert_int_equal(a->d_vocab, b->d_vocab);
-    assert_int_equal(a->context, b->context);
-    assert_int_equal(a->tied_head, b->tied_head);
-    assert_memory_equal(&a->norm_eps, &b->norm_eps, sizeof a->norm_eps);
-    assert_memory_equal(&a->rotary.theta, &b->rotary.theta, sizeof a->rotary.theta);
-}
-
 static void exported_base_reads_back(struct scratch_dir *s, const struct source *from)
 {
     struct err e = {0};
@@ -201,7 +185,7 @@ static void exported_base_reads_back(struct scratch_dir *s, const struct source 
     must(hub_write(v, s->out, &e), e);
     struct model *again = open_model(s->out);
     struct view *w = view_base(again);
-    assert_same_description(&m->arch, &again->arch);
+    assert_null(arch_differs(&m->arch, &again->arch));
     assert_int_equal(again->n_tensors, m->n_tensors);
     for (size_t i = 0; i < m->n_tensors; i++) {
         assert_string_equal(again->tensors[i].name, m->tensors[i].name);
@@ -633,6 +617,21 @@ static void one_spelling_of_two_tokens(void **state)
     buf_release(&b);
 }
 
+/* A GGUF may hold what its family's config.json has no word for. */
+static void what_a_config_cannot_say_is_not_exported(void **state)
+{
+    struct scratch_dir *s = *state;
+    struct err e = {0};
+    struct model *m = open_model(sources[N_SOURCES - 1].path);
+    m->arch.attn_scale *= 0.9f;
+    struct view *v = view_base(m);
+    assert_false(hub_write(v, s->out, &e));
+    assert_int_equal(e.code, ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.text, "llama cannot say this model's attn_scale"));
+    view_drop(v);
+    model_drop(m);
+}
+
 #define CASE(test) cmocka_unit_test_setup_teardown(test, make_scratch, drop_scratch)
 
 int main(void)
@@ -648,6 +647,7 @@ int main(void)
         CASE(a_directory_that_holds_anything_is_refused_and_left_alone),
         CASE(an_empty_directory_is_taken),
         CASE(a_missing_parent_is_a_sentence),
+        CASE(what_a_config_cannot_say_is_not_exported),
         CASE(a_full_disk_leaves_nothing_behind),
         CASE(every_named_pre_tokenizer_is_spelled_out),
         CASE(unusual_vocabularies_mean_the_same),
