@@ -216,6 +216,18 @@ def forced(model, prompt, target):
     return -np.mean([row[t] for row, t in zip(p, target, strict=True)]), right
 
 
+def locality(d, f, model, reference):
+    """Of a fact's locality prompts: (the share whose continuation is the reference's, mean KL from it)."""
+    same, kl = [], []
+    for probe in f["locality"]:
+        prompt = ids(d, probe["prompt"])
+        was = continuation(d, reference, prompt)
+        same.append(continuation(d, model, prompt) == was)
+        p, q = (log_softmax(m.logits(prompt + was[:16])[len(prompt) - 1:-1]) for m in (reference, model))
+        kl.append((np.exp(p) * (p - q)).sum(-1).mean())
+    return np.mean(same), np.mean(kl)
+
+
 def check_scores(d, f, told, model, parent):
     prompt, target = ids(d, f["prompt"]), ids(d, " " + f["target_new"])
     nll, right = forced(model, prompt, target)
@@ -232,15 +244,9 @@ def check_scores(d, f, told, model, parent):
         matches.append(common_form(text) == common_form(f["target_new"]))
         exact.append(all(forced(model, ids(d, p), target)[1]))
     assert told["paraphrase"] == {"match": np.mean(matches), "tf_exact": np.mean(exact)}
-    same, kl = [], []
-    for probe in f["locality"]:
-        prompt = ids(d, probe["prompt"])
-        was = continuation(d, parent, prompt)
-        same.append(continuation(d, model, prompt) == was)
-        p, q = (log_softmax(m.logits(prompt + was[:16])[len(prompt) - 1:-1]) for m in (parent, model))
-        kl.append((np.exp(p) * (p - q)).sum(-1).mean())
-    assert np.isclose(told["locality"]["unchanged"], np.mean(same))
-    assert np.isclose(told["locality"]["kl"], np.mean(kl), rtol=1e-2, atol=1e-5)
+    unchanged, kl = locality(d, f, model, parent)
+    assert np.isclose(told["locality"]["unchanged"], unchanged)
+    assert np.isclose(told["locality"]["kl"], kl, rtol=1e-2, atol=1e-5)
     return said
 
 
@@ -271,6 +277,12 @@ def test_a_later_edit_is_also_compared_with_the_base(d):
     base = Model()  # vs_base.before are the scores of the base itself
     assert second["vs_base"]["n"] == 1 and second["vs_base"]["efficacy"]["after"] == 1
     assert second["vs_base"]["tf_exact"]["before"] == all(forced(base, ids(d, RICH["prompt"]), ids(d, " Lyon"))[1])
+    # and its locality is what both edits have moved
+    unchanged, kl = locality(d, RICH, tuned_model(d, second, parent), base)
+    told, since_parent = second["vs_base"]["locality_kl"], second["summary"]["locality_kl"]
+    assert np.isclose(second["vs_base"]["locality"]["after"], unchanged) and second["vs_base"]["locality"]["before"] == 1
+    assert np.isclose(told["after"], kl, rtol=1e-2) and told["before"] == 0
+    assert abs(told["after"] - since_parent["after"]) > 0.1 * kl
     # the same fact, learnt already: the base did not know it, the parent does
     third = committed(edit(d, [fact(), fact("a", "there")]))
     assert third["summary"]["efficacy"]["before"] == 0.5 and third["vs_base"]["efficacy"]["before"] == 0
