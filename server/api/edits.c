@@ -382,6 +382,15 @@ static bool read_params(struct edit_work *w, const struct json *q, struct err *e
     return true;
 }
 
+static bool check_gates(struct edit_work *w, struct err *e)
+{
+    enum summary_kind k;
+    if (!gates_measured(&w->gates, &w->facts, &k, e)) return false;
+    if (k != SUMMARY_COUNT)
+        look_warn(&w->look, "not-measured", "no fact has prompts for the gate %s; it was not judged", summary_word(k));
+    return true;
+}
+
 static bool append_eos(const struct edit_work *w)
 {
     size_t k = method_param(w->method, "append_eos");
@@ -425,7 +434,8 @@ static bool prepare(struct edit_work *w, struct call *c, struct err *e)
     look_author(l, c);
     ledger_new_id("edit", l->run); /* an edit that is not committed is a run of that id */
     return read_params(w, q, e) && gates_read(json_get(q, "gates"), &w->gates, e) &&
-           facts_read(&w->facts, look_model(l), json_get(q, "facts"), append_eos(w), &l->arena, e) && lease(w, e);
+           facts_read(&w->facts, look_model(l), json_get(q, "facts"), append_eos(w), &l->arena, e) &&
+           check_gates(w, e) && lease(w, e);
 }
 
 struct work *api_edits(struct call *c, struct err *e)

@@ -371,7 +371,9 @@ def test_missed_gates_reject_and_keep_the_report(lasting, gates):
 def test_gates_that_hold_let_it_pass(d):
     r = committed(edit(d, fact(), gates="default"))
     assert {g["gate"]: g["threshold"] for g in r["gates"]["results"]} == {"efficacy": 1, "locality": 0.9}
-    assert r["gates"]["passed"] is True
+    assert r["gates"]["passed"] is True and [g["passed"] for g in r["gates"]["results"]] == [True, None]
+    [warning] = r["warnings"]  # nothing says how local the edit was
+    assert warning.startswith("not-measured: ") and "locality" in warning
     r = committed(edit(d, fact("one", "It is"), gates={"efficacy": 1, "tf_exact": 1, "locality": None}))
     assert [g["gate"] for g in r["gates"]["results"]] == ["efficacy", "tf_exact"]
 
@@ -426,6 +428,9 @@ def test_bad_parameters_are_named(lasting, params, field, said):
     ({"efficacy": "high"}, "gates.efficacy", "from 0 to 1"),
     ({"locality_kl": -1}, "gates.locality_kl", "at least 0"),
     ("strict", "gates", "default"),
+    ({"paraphrase": 0.5}, "gates.paraphrase", "paraphrases"),
+    ({"efficacy": 1, "locality": 0.9}, "gates.locality", "locality"),
+    ({"locality_kl": 0.1}, "gates.locality_kl", "locality"),
 ])
 def test_bad_gates_are_named(lasting, gates, field, said):
     with nothing_moves(lasting):
