@@ -153,11 +153,9 @@ static void drop_forced(struct measure *m)
     }
     mem_drop(m->forced);
     mem_drop(m->input);
-    mem_drop(m->final);
     run_free(m->run);
     m->forced = NULL;
     m->input = NULL;
-    m->final = NULL;
     m->run = NULL;
     m->n_forced = 0;
 }
@@ -415,8 +413,18 @@ void measure_free(struct measure *m)
     mem_drop(m->score);
     mem_drop(m->item);
     mem_drop(m->request);
+    mem_drop(m->final);
     view_drop(m->view);
     mem_drop(m);
+}
+
+/* At the end: scores and generations stay, rows and runs do not, for other measures and training follow. */
+static void finish(struct measure *m)
+{
+    drop_forced(m);
+    mem_drop(m->final);
+    m->final = NULL;
+    share_locality(m);
 }
 
 /* What follows a finished phase. */
@@ -459,10 +467,8 @@ enum step measure_step(struct measure *m, struct session *s, struct err *e)
     if (reads_rows(m) && m->next < m->n_forced) return read_one(m, s, e) ? STEP_MORE : STEP_FAIL;
     m->ran = false;
     if (!advance(m, e)) return STEP_FAIL;
-    if (m->phase != PHASE_DONE) return STEP_MORE;
-    share_locality(m);
-    drop_forced(m); /* a finished measure lives on as a reference, which is its generations */
-    return STEP_DONE;
+    if (m->phase == PHASE_DONE) finish(m);
+    return m->phase == PHASE_DONE ? STEP_DONE : STEP_MORE;
 }
 
 const struct score *measure_score(const struct measure *m, size_t fact) { return &m->score[fact]; }
