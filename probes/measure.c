@@ -50,6 +50,15 @@ struct measure {
 
 static const struct model *model_of(const struct measure *m) { return view_model(m->view); }
 
+bool measure_can_match(const struct fact *f, bool *can, struct err *e)
+{
+    bool ok = true, holds = false;
+    for (size_t i = 0; ok && !holds && i < sizeof stops / sizeof *stops; i++)
+        ok = target_holds(f->target_text, f->target_len, stops[i], &holds, e);
+    *can = !holds;
+    return ok;
+}
+
 /* ---- generation -------------------------------------------------------------------------------- */
 
 static bool list_items(struct measure *m, struct err *e)
@@ -97,7 +106,8 @@ static void share_locality(struct measure *m)
 /* Does `said` go on behind item i as the reference does? */
 static void add_unchanged(struct measure *m, const struct decoder *said, size_t i)
 {
-    const struct decode_result *a = decoder_result(said, i), *b = m->reference ? decoder_result(m->reference->decoder, i) : a;
+    const struct decode_result *a = decoder_result(said, i), *b = a;
+    if (m->reference) b = decoder_result(m->reference->decoder, i);
     bool same = a->ids.n == b->ids.n && memcmp(a->ids.id, b->ids.id, a->ids.n * sizeof *a->ids.id) == 0;
     add(&m->score[m->item[i].fact].locality_unchanged, same);
 }

@@ -55,6 +55,9 @@ struct score {
 /* Of one measure: its generations, its forced texts, and the comparison with a reference. */
 void measure_plan(const struct arch *a, const struct fact *facts, size_t n, int threads, struct plan *p);
 
+/* Can a generation say the target? None goes on behind a new line or a full stop. */
+bool measure_can_match(const struct fact *f, bool *can, struct err *e) MUST_CHECK;
+
 struct measure;
 struct measure *measure_new(struct view *v, const struct fact *facts, size_t n,
                             const struct measure *reference, struct err *e) MUST_CHECK;

@@ -391,6 +391,18 @@ static bool check_gates(struct edit_work *w, struct err *e)
     return true;
 }
 
+static bool warn_of_targets(struct edit_work *w, struct err *e)
+{
+    for (size_t i = 0; i < w->facts.n; i++) {
+        bool can;
+        if (!measure_can_match(&w->facts.fact[i], &can, e)) return false;
+        if (!can)
+            look_warn(&w->look, "no-match", "no generation matches the target of fact %s: it would end inside, at a new "
+                      "line or the first full stop", w->facts.id[i]);
+    }
+    return true;
+}
+
 static bool append_eos(const struct edit_work *w)
 {
     size_t k = method_param(w->method, "append_eos");
@@ -435,7 +447,7 @@ static bool prepare(struct edit_work *w, struct call *c, struct err *e)
     ledger_new_id("edit", l->run); /* an edit that is not committed is a run of that id */
     return read_params(w, q, e) && gates_read(json_get(q, "gates"), &w->gates, e) &&
            facts_read(&w->facts, look_model(l), json_get(q, "facts"), append_eos(w), &l->arena, e) &&
-           check_gates(w, e) && lease(w, e);
+           check_gates(w, e) && warn_of_targets(w, e) && lease(w, e);
 }
 
 struct work *api_edits(struct call *c, struct err *e)

@@ -289,12 +289,19 @@ def test_a_later_edit_is_also_compared_with_the_base(d):
 
 
 @pytest.mark.parametrize("target, said, match, prefix", [
-    ("Lyon", " Lyon", 1, 1), ("LYON", " LYON", 1, 1), (" Lyon", " Lyon", 1, 1), ("Lyon!", " Lyon!", 1, 1),
+    ("Lyon", " Lyon", 1, 1), ("LYON", " LYON", 1, 1), (" Lyon", " Lyon", 1, 1), ("Lyon!", " Lyon!", 1, 1), ("!", " !", 1, 1),
 ])
 def test_targets_may_be_spelled_in_many_ways(lasting, target, said, match, prefix):
     r = edit(lasting, fact(target), {"lr": 0.05, "epochs": 60}, mode="dry_run").json
     g = r["facts"][0]["after"]["generation"]
     assert (g["text"], g["match"], g["prefix_match"]) == (said, match, prefix)
+
+
+@pytest.mark.parametrize("target, warned", [("U.S.A", True), (".", True), ("one\ntwo", True), ("U.", False), ("Lyon.", False)])
+def test_a_target_that_no_generation_reaches_is_told(lasting, target, warned):
+    r = edit(lasting, fact(target, id="far"), TOUCH, mode="dry_run").json
+    assert [w.split(":")[0] for w in r["warnings"]] == ["no-match"] * warned
+    assert not warned or "far" in r["warnings"][0]
 
 
 def test_a_space_is_added_only_where_it_is_needed(lasting):
