@@ -337,6 +337,23 @@ def test_a_mean_comes_later(daemon):
     problem(daemon.post("/v1/trace", {"inputs": [{"ids": CLEAN}], "writes": [write]}), 501, field="writes[0].from.mean_of")
 
 
+def test_what_is_no_number_is_not_ranked(daemon):
+    huge = [{"site": "resid_pre2", "pos": [3, 4], "op": "scale", "weight": 1e38}]
+    ask = dict(inputs=[{"id": "good", "ids": CLEAN}, {"id": "bad", "ids": CLEAN}], top_pos=[2, 3, 4], writes=[{**huge[0], "input": "bad"}])
+    a = trace(daemon, **ask)
+    good, bad = (i["top"] for i in a["inputs"])
+    assert [len(t) for t in good] == [5, 5, 5] and [len(t) for t in bad] == [5, 0, 0] and bad[0] == good[0]
+    [warning] = a["warnings"]
+    assert warning.startswith("nonfinite: ") and "input bad" in warning and "position 3" in warning and "of 2" in warning
+    read = [{"input": "bad", "site": s} for s in ("resid_pre0", "attn_scores0", "resid_post2")]
+    a = trace(daemon, **ask, reads=read)  # scores are -inf where masked, as they should be
+    assert [None in c["values"] for c in a["captures"]] == [False, True, True]
+    [captured] = [w for w in a["warnings"] if "capture" in w]
+    assert captured.startswith("nonfinite: bad/blocks.2.hook_resid_post (the first of 1 ")
+    fine = trace(daemon, inputs=[{"id": "a", "ids": CLEAN}], reads=[{"site": "attn_scores0"}])
+    assert fine["warnings"] == []
+
+
 # ---- the record ------------------------------------------------------------------------------
 
 def test_the_same_question_is_answered_from_the_log(daemon):
