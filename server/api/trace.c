@@ -157,7 +157,7 @@ static bool write_effects(const struct trace_work *t, jout *root, struct err *e)
     struct effect *effect = mem_take(t->taps.n_writes, sizeof *effect, e);
     for (size_t i = 0; effect && i < t->taps.n_writes; i++)
         trace_written(t->trace, i, &effect[i].elements, &effect[i].max_change);
-    bool ok = effect && tapping_effects(&t->taps, effect, root, e);
+    bool ok = effect && tapping_effects(&t->taps, effect, false, root, e);
     mem_drop(effect);
     return ok;
 }
