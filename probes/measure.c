@@ -50,6 +50,15 @@ struct measure {
 
 static const struct model *model_of(const struct measure *m) { return view_model(m->view); }
 
+bool measure_can_match(const struct fact *f, bool *can, struct err *e)
+{
+    bool ok = true, holds = false;
+    for (size_t i = 0; ok && !holds && i < sizeof stops / sizeof *stops; i++)
+        ok = target_holds(f->target_text, f->target_len, stops[i], &holds, e);
+    *can = !holds;
+    return ok;
+}
+
 /* ---- generation -------------------------------------------------------------------------------- */
 
 static bool list_items(struct measure *m, struct err *e)
@@ -75,24 +84,32 @@ static bool list_items(struct measure *m, struct err *e)
     return m->decoder != NULL;
 }
 
-/* Sums until the end, so that all of n is exactly 1 (finish_shares divides). */
+/* Sums until the end, so that all of n is exactly 1 (the shares divide). */
 static void add(double *total, double value) { *total = (isnan(*total) ? 0 : *total) + value; }
 
-static void finish_shares(struct measure *m)
+static void share_paraphrases(struct measure *m)
 {
     for (size_t i = 0; i < m->n; i++) {
-        struct score *s = &m->score[i];
-        double paraphrases = (double)m->fact[i].n_paraphrase, locality = (double)m->fact[i].n_locality;
-        s->paraphrase_match /= paraphrases;
-        s->paraphrase_tf_exact /= paraphrases;
-        s->locality_unchanged /= locality;
-        s->locality_kl /= locality;
+        m->score[i].paraphrase_match /= (double)m->fact[i].n_paraphrase;
+        m->score[i].paraphrase_tf_exact /= (double)m->fact[i].n_paraphrase;
     }
 }
 
-static bool same_ids(const struct decode_result *a, const struct decode_result *b)
+static void share_locality(struct measure *m)
 {
-    return a->ids.n == b->ids.n && memcmp(a->ids.id, b->ids.id, a->ids.n * sizeof *a->ids.id) == 0;
+    for (size_t i = 0; i < m->n; i++) {
+        m->score[i].locality_unchanged /= (double)m->fact[i].n_locality;
+        m->score[i].locality_kl /= (double)m->fact[i].n_locality;
+    }
+}
+
+/* Does `said` go on behind item i as the reference does? */
+static void add_unchanged(struct measure *m, const struct decoder *said, size_t i)
+{
+    const struct decode_result *a = decoder_result(said, i), *b = a;
+    if (m->reference) b = decoder_result(m->reference->decoder, i);
+    bool same = a->ids.n == b->ids.n && memcmp(a->ids.id, b->ids.id, a->ids.n * sizeof *a->ids.id) == 0;
+    add(&m->score[m->item[i].fact].locality_unchanged, same);
 }
 
 static bool read_generations(struct measure *m, struct err *e)
@@ -115,8 +132,7 @@ static bool read_generations(struct measure *m, struct err *e)
         } else if (it->part == PART_PARAPHRASE) {
             add(&s->paraphrase_match, match.match);
         } else {
-            bool same = !m->reference || same_ids(r, decoder_result(m->reference->decoder, i));
-            add(&s->locality_unchanged, same);
+            add_unchanged(m, m->decoder, i);
         }
     }
     return true;
@@ -364,6 +380,41 @@ struct measure *measure_new(struct view *v, const struct fact *facts, size_t n,
     return NULL;
 }
 
+static bool has_locality(const struct measure *m)
+{
+    for (size_t i = 0; i < m->n; i++)
+        if (m->fact[i].n_locality) return true;
+    return false;
+}
+
+struct measure *measure_against(const struct measure *done, const struct measure *reference, struct err *e)
+{
+    struct measure *m = mem_new(sizeof *m);
+    m->view = view_retain(done->view);
+    m->fact = done->fact;
+    m->n = done->n;
+    m->reference = reference;
+    m->phase = PHASE_DONE;
+    m->score = mem_take(m->n, sizeof *m->score, e);
+    m->item = m->score ? mem_take(done->n_items, sizeof *m->item, e) : NULL;
+    bool ok = m->item != NULL;
+    for (size_t i = 0; ok && i < m->n; i++) {
+        m->score[i] = done->score[i];
+        m->score[i].locality_unchanged = m->score[i].locality_kl = NAN;
+    }
+    for (; ok && m->n_items < done->n_items; m->n_items++) {
+        m->item[m->n_items] = done->item[m->n_items];
+        if (m->item[m->n_items].part == PART_LOCALITY) add_unchanged(m, done->decoder, m->n_items);
+    }
+    if (ok && has_locality(m)) {
+        m->phase = PHASE_KL_REFERENCE;
+        ok = force_continuations(m, e);
+    }
+    if (ok) return m;
+    measure_free(m);
+    return NULL;
+}
+
 void measure_free(struct measure *m)
 {
     if (!m) return;
@@ -377,11 +428,13 @@ void measure_free(struct measure *m)
     mem_drop(m);
 }
 
-static bool has_locality(const struct measure *m)
+/* At the end: scores and generations stay, rows and runs do not, for other measures and training follow. */
+static void finish(struct measure *m)
 {
-    for (size_t i = 0; i < m->n; i++)
-        if (m->fact[i].n_locality) return true;
-    return false;
+    drop_forced(m);
+    mem_drop(m->final);
+    m->final = NULL;
+    share_locality(m);
 }
 
 /* What follows a finished phase. */
@@ -392,6 +445,7 @@ static bool advance(struct measure *m, struct err *e)
         m->phase = PHASE_FORCE;
         return read_generations(m, e) && force_targets(m, e);
     case PHASE_FORCE:
+        share_paraphrases(m);
         m->phase = m->reference && has_locality(m) ? PHASE_KL_REFERENCE : PHASE_DONE;
         return m->phase == PHASE_DONE || force_continuations(m, e);
     case PHASE_KL_REFERENCE: m->phase = PHASE_KL_VIEW; return keep_reference_rows(m, e);
@@ -423,7 +477,7 @@ enum step measure_step(struct measure *m, struct session *s, struct err *e)
     if (reads_rows(m) && m->next < m->n_forced) return read_one(m, s, e) ? STEP_MORE : STEP_FAIL;
     m->ran = false;
     if (!advance(m, e)) return STEP_FAIL;
-    if (m->phase == PHASE_DONE) finish_shares(m);
+    if (m->phase == PHASE_DONE) finish(m);
     return m->phase == PHASE_DONE ? STEP_DONE : STEP_MORE;
 }
 

@@ -10,7 +10,8 @@
  *                tokens of the reference's continuation
  *
  * The reference is another measure of the same facts (the parent's); without one, locality is
- * trivially unchanged. Borrowed: facts and the reference until measure_free. One thread. Steps
+ * trivially unchanged. What a view says is said once: measure_against holds a finished measure against
+ * one more reference. Borrowed: facts, the reference and the finished measure until measure_free. One thread. Steps
  * are those of the runs beneath.
  */
 #ifndef ENGRAM_MEASURE_H
@@ -54,9 +55,14 @@ struct score {
 /* Of one measure: its generations, its forced texts, and the comparison with a reference. */
 void measure_plan(const struct arch *a, const struct fact *facts, size_t n, int threads, struct plan *p);
 
+/* Can a generation say the target? None goes on behind a new line or a full stop. */
+bool measure_can_match(const struct fact *f, bool *can, struct err *e) MUST_CHECK;
+
 struct measure;
 struct measure *measure_new(struct view *v, const struct fact *facts, size_t n,
                             const struct measure *reference, struct err *e) MUST_CHECK;
+/* `done` again, its locality against another finished measure of the same facts. */
+struct measure *measure_against(const struct measure *done, const struct measure *reference, struct err *e) MUST_CHECK;
 enum step measure_step(struct measure *m, struct session *s, struct err *e);
 void measure_free(struct measure *m);
 const struct score *measure_score(const struct measure *m, size_t fact);

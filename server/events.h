@@ -49,6 +49,8 @@ enum events_state { EVENTS_WROTE, EVENTS_WAIT, EVENTS_END };
 enum events_state events_write(const struct events *v, enum audience who, const struct buf *body,
                                int64_t *after, struct buf *out);
 
+/* What a stream begins with: how soon an EventSource may ask again, in milliseconds. */
+#define EVENTS_RETRY "retry: 2000\n\n"
 /* One event's text. */
 void event_write(struct buf *out, int64_t id, const char *name, const char *data, size_t len);
 

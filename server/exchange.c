@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "clock.h"
+#include "etag.h"
 #include "problem_openai.h"
 #include "validate.h"
 
@@ -172,10 +173,10 @@ static bool read_if_match(struct exchange *x, struct err *e)
 {
     const char *text = x->header[HEADER_IF_MATCH];
     if (!text || strcmp(text, "*") == 0) return true;
-    size_t n = strlen(text);
-    if (n < 3 || text[0] != '"' || text[n - 1] != '"')
-        return err_field(e, ERR_INVALID, "If-Match", "one revision id in double quotes");
-    x->call.if_match = arena_text(&x->arena, text + 1, n - 2, e);
+    size_t n;
+    const char *revision = etag_alone(text, &n);
+    if (!revision) return err_field(e, ERR_INVALID, "If-Match", "one revision id in double quotes");
+    x->call.if_match = arena_text(&x->arena, revision, n, e);
     return x->call.if_match != NULL;
 }
 
@@ -205,19 +206,6 @@ int prefer_wait_s(const char *prefer)
     return strcasestr(prefer, "respond-async") ? 0 : WAIT_DEFAULT_S;
 }
 
-bool etag_matches(const char *list, const char *etag)
-{
-    if (!list || !*etag) return false;
-    size_t n = strlen(etag);
-    for (const char *p = list; *p; p += strcspn(p, ","), p += *p == ',') {
-        p += strspn(p, " \t");
-        if (*p == '*') return true;
-        if (strncmp(p, "W/", 2) == 0) p += 2;
-        if (strncmp(p, etag, n) == 0 && (p[n] == '\0' || strchr(", \t", p[n]))) return true;
-    }
-    return false;
-}
-
 /* ---- synchronous routes ------------------------------------------------------------------- */
 
 static enum next run_sync(struct exchange *x)
@@ -241,18 +229,33 @@ bool exchange_subscribe(struct exchange *x)
 
 /* ---- events ------------------------------------------------------------------------------- */
 
+/* Everything was seen: tells an EventSource to stop asking. */
+static enum next nothing_follows(struct exchange *x)
+{
+    x->reply.status = 204;
+    return NEXT_REPLY;
+}
+
+/* A job that only the ledger knows has two events left, whatever it had while it ran: the state it ended
+ * in, and the answer. */
 static enum next reply_events_of_row(struct exchange *x, const char *id)
 {
+    enum { STATE = 1, END = 2 };
     struct err e = {0};
     struct job_row row = {0};
     if (!ledger_job(x->call.reader, id, &row, &e)) return exchange_reply_err(x, &e);
+    if (x->after >= END) {
+        job_row_release(&row);
+        return nothing_follows(x);
+    }
     bool done = strcmp(row.state, "done") == 0;
     char state[64];
     int n = snprintf(state, sizeof state, "{\"state\":\"%s\"}", row.state);
     const char *result = row.result ? row.result : "null";
     x->reply.content_type = "text/event-stream";
-    event_write(&x->reply.body, 1, "state", state, (size_t)n);
-    event_write(&x->reply.body, 2, done ? "result" : "error", result, strlen(result));
+    buf_text(&x->reply.body, EVENTS_RETRY);
+    if (x->after < STATE) event_write(&x->reply.body, STATE, "state", state, (size_t)n);
+    event_write(&x->reply.body, END, done ? "result" : "error", result, strlen(result));
     job_row_release(&row);
     return NEXT_REPLY;
 }
@@ -260,19 +263,18 @@ static enum next reply_events_of_row(struct exchange *x, const char *id)
 static enum next run_events(struct exchange *x)
 {
     const char *id = x->call.param[0], *last = x->call.last_event_id;
+    bool resumes = last && *last >= '0' && *last <= '9';
+    x->after = resumes ? strtoll(last, NULL, 10) : 0;
     x->job = jobs_find(x->daemon->jobs, id);
     if (!x->job) return reply_events_of_row(x, id);
     if (!exchange_subscribe(x)) return NEXT_REPLY;
     x->audience = AUDIENCE_JOB;
-    x->after = last && *last >= '0' && *last <= '9' ? strtoll(last, NULL, 10)
-                                                    : job_events_begin(x->job);
+    if (!resumes) x->after = job_events_begin(x->job);
     struct buf none = {0};
     int64_t after = x->after;
     bool over = job_events(x->job, x->audience, &after, &none) == EVENTS_END && !none.len;
     buf_release(&none);
-    if (!over) return NEXT_STREAM;
-    x->reply.status = 204; /* everything was seen: tells an EventSource to stop asking */
-    return NEXT_REPLY;
+    return over ? nothing_follows(x) : NEXT_STREAM;
 }
 
 static enum next run_later(struct exchange *x)

@@ -93,7 +93,5 @@ void exchange_refuse(struct exchange *x, enum problem_kind kind, const char *sen
 
 /* Seconds a Prefer header asks to wait; WAIT_DEFAULT_S without one. */
 int prefer_wait_s(const char *prefer);
-/* Does a list of If-None-Match name this ETag (weakly)? */
-bool etag_matches(const char *list, const char *etag);
 
 #endif

@@ -323,7 +323,7 @@ static enum MHD_Result send_stream(struct visit *v)
     v->streaming = true;
     v->wrote_us = monotonic_us();
     atomic_fetch_add(&v->x->daemon->subscribers, 1);
-    if (v->x->dialect == DIALECT_OWN) buf_text(&v->pending, "retry: 2000\n\n");
+    if (v->x->dialect == DIALECT_OWN) buf_text(&v->pending, EVENTS_RETRY);
     v->x->reply.content_type = "text/event-stream";
     struct MHD_Response *r =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, v, NULL);

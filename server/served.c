@@ -69,6 +69,16 @@ static bool afford(void *ctx, size_t bytes, struct err *e)
            err_while(e, "loading %s", o->path);
 }
 
+static bool take_description(struct served *s, struct err *e)
+{
+    struct buf b = {0};
+    modelfile_describe(s->model->file, &b);
+    bool ok = buf_ok(&b, e);
+    if (ok) sha256(b.data, b.len, s->described);
+    buf_release(&b);
+    return ok;
+}
+
 struct served *served_open(const char *path, const char *name, const char *data, struct budget *budget,
                            void (*progress)(void *ctx, size_t done, size_t total), void *ctx,
                            struct err *e)
@@ -81,7 +91,7 @@ struct served *served_open(const char *path, const char *name, const char *data,
     struct opening opening = {s, path, progress, ctx};
     struct model_loading how = {on_progress, afford, &opening, budget_overlays(budget)};
     s->model = model_open_as(path, name, &how, e);
-    if (s->model && base_digests_init(&s->digests, s->model, data, e)) {
+    if (s->model && base_digests_init(&s->digests, s->model, data, e) && take_description(s, e)) {
         (void)snprintf(s->name, sizeof s->name, "%s", s->model->name);
         return s;
     }

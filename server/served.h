@@ -26,6 +26,7 @@ struct served {
     char name[NAME_TEXT]; /* what requests call it */
     struct model *model;
     struct base_digests digests;
+    uint8_t described[SHA256_BYTES]; /* hash of all that its file says besides the weights */
     struct model_row row;
     struct lease weights;     /* private, as all that follow */
     struct budget *budget;

@@ -431,6 +431,35 @@ bool gguf_float_array(const struct gguf *g, const char *key, struct gguf_floats 
     return v != NULL;
 }
 
+static void describe(const struct value *v, struct buf *out)
+{
+    if (!v->is_array && v->kind == TEXT) {
+        buf_put(out, v->text, strlen(v->text) + 1);
+    } else if (!v->is_array && v->kind == FLOATING) {
+        buf_put(out, &v->number, sizeof v->number);
+    } else if (!v->is_array) {
+        buf_put(out, &v->integer, sizeof v->integer);
+    } else if (v->kind == TEXT) {
+        buf_put(out, v->strings.len, v->strings.n * sizeof *v->strings.len);
+        for (size_t i = 0; i < v->strings.n; i++) buf_put(out, v->strings.text[i], v->strings.len[i]);
+    } else if (v->kind == FLOATING) {
+        buf_put(out, v->floats.value, v->floats.n * sizeof *v->floats.value);
+    } else {
+        buf_put(out, v->ints.value, v->ints.n * sizeof *v->ints.value);
+    }
+}
+
+void gguf_describe(const struct gguf *g, struct buf *out)
+{
+    for (size_t i = 0; i < g->n_values; i++) {
+        const struct value *v = &g->values[i];
+        if (!v->served) continue;
+        size_t n = !v->is_array ? 1 : v->kind == TEXT ? v->strings.n : v->kind == FLOATING ? v->floats.n : v->ints.n;
+        buf_printf(out, "%s %d %d %zu:", v->key, v->kind, v->is_array, n);
+        describe(v, out);
+    }
+}
+
 const char *gguf_path(const struct gguf *g) { return g->file.path; }
 const struct tensor_list *gguf_tensors(const struct gguf *g) { return &g->tensors; }
 const struct infile *gguf_file(const struct gguf *g) { return &g->file; }

@@ -31,6 +31,9 @@ bool gguf_string_array(const struct gguf *g, const char *key, struct gguf_string
 bool gguf_float_array(const struct gguf *g, const char *key, struct gguf_floats *out);
 bool gguf_int_array(const struct gguf *g, const char *key, struct gguf_ints *out);
 
+/* Append all values that a getter serves, in one form (modelfile_describe). */
+void gguf_describe(const struct gguf *g, struct buf *out);
+
 /* Used by modelfile.c only. */
 struct infile;      /* core/file/infile.h */
 struct tensor_list; /* core/file/tensor_list.h */

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "core/base/json_write.h"
 #include "gguf.h"
 #include "hubdir.h"
 
@@ -138,6 +139,21 @@ const struct json *modelfile_generation_config(const struct modelfile *f)
 const char *modelfile_chat_template(const struct modelfile *f)
 {
     return f->hub ? f->hub->chat_template : NULL;
+}
+
+void modelfile_describe(const struct modelfile *f, struct buf *out)
+{
+    if (f->gguf) {
+        gguf_describe(f->gguf, out);
+        return;
+    }
+    const struct json *said[] = {modelfile_config(f), modelfile_tokenizer(f), modelfile_tokenizer_config(f),
+                                 modelfile_generation_config(f)};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        if (said[i]) json_write(said[i], out);
+        buf_text(out, "\n");
+    }
+    if (f->hub->chat_template) buf_text(out, f->hub->chat_template);
 }
 
 const struct gguf *modelfile_gguf(const struct modelfile *f) { return f->gguf; }

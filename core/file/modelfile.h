@@ -48,6 +48,10 @@ const struct json *modelfile_tokenizer_config(const struct modelfile *f); /* tok
 const struct json *modelfile_generation_config(const struct modelfile *f);
 const char *modelfile_chat_template(const struct modelfile *f); /* chat_template.jinja's text */
 
+/* Append what the file says besides its tensors (sizes and constants, tokenizer, chat template), in one
+ * form: models of the same weights and the same description answer alike. */
+void modelfile_describe(const struct modelfile *f, struct buf *out);
+
 /* Read all elements into dst, as they are stored (as == t->type) or as float32 (dequantised or
  * widened). A NaN or infinity in the file is ERR_CORRUPT with the tensor's name and element index. */
 bool modelfile_read(const struct modelfile *f, const struct file_tensor *t, enum dtype as, void *dst,

@@ -58,11 +58,11 @@ static bool replace_matches(const struct normal_step *s, const struct pattern *p
     return ok;
 }
 
-static void strip(const struct normal_step *s, const char *text, size_t len, struct buf *out)
+static void strip(const struct normal_step *s, const char *text, size_t len, bool joined, struct buf *out)
 {
     size_t from = 0;
     uint32_t cp;
-    for (size_t n; s->left && from < len; from += n) {
+    for (size_t n; s->left && !joined && from < len; from += n) {
         n = cp_next(text + from, len - from, &cp);
         if (!cp_space(cp)) break;
     }
@@ -74,7 +74,7 @@ static void strip(const struct normal_step *s, const char *text, size_t len, str
     buf_put(out, text + from, len - from);
 }
 
-static bool run_step(const struct normalizer *n, size_t i, const char *text, size_t len,
+static bool run_step(const struct normalizer *n, size_t i, const char *text, size_t len, bool joined,
                      struct buf *out, struct err *e)
 {
     const struct normal_step *s = &n->plan.step[i];
@@ -85,17 +85,17 @@ static bool run_step(const struct normalizer *n, size_t i, const char *text, siz
     case NORMAL_NFKD: return unicode_normal((enum unicode_form)s->op, text, len, out, e);
     case NORMAL_LOWER: unicode_lower(text, len, out); break;
     case NORMAL_PREPEND:
-        if (len) buf_put(out, s->put, s->put_len);
+        if (len && !joined) buf_put(out, s->put, s->put_len);
         buf_put(out, text, len);
         break;
     case NORMAL_REPLACE: replace(s, text, len, out); break;
     case NORMAL_PATTERN: return replace_matches(s, n->pattern[i], text, len, out, e);
-    case NORMAL_STRIP: strip(s, text, len, out); break;
+    case NORMAL_STRIP: strip(s, text, len, joined, out); break;
     }
     return true;
 }
 
-bool normalize(const struct normalizer *n, const char *text, size_t len, struct buf *out,
+bool normalize(const struct normalizer *n, const char *text, size_t len, bool joined, struct buf *out,
                struct err *e)
 {
     struct buf made = {0};
@@ -103,7 +103,7 @@ bool normalize(const struct normalizer *n, const char *text, size_t len, struct 
     if (n->plan.n == 0) buf_put(out, text, len);
     for (size_t i = 0; ok && i < n->plan.n; i++) {
         struct buf next = {0}, *to = i + 1 < n->plan.n ? &next : out;
-        ok = run_step(n, i, i ? (made.data ? made.data : "") : text, i ? made.len : len, to, e) &&
+        ok = run_step(n, i, i ? (made.data ? made.data : "") : text, i ? made.len : len, joined, to, e) &&
              buf_ok(to, e);
         buf_release(&made);
         made = next;

@@ -48,8 +48,9 @@ struct normalizer {
 };
 bool normalizer_init(struct normalizer *n, const struct normal_plan *plan, struct err *e) MUST_CHECK;
 void normalizer_release(struct normalizer *n);
-/* Append the normalised text. Valid UTF-8 in and out. */
-bool normalize(const struct normalizer *n, const char *text, size_t len, struct buf *out,
+/* Append the normalised text. Valid UTF-8 in and out. joined: the text goes on where another ends, so
+ * that what is done to a text's beginning is not done. */
+bool normalize(const struct normalizer *n, const char *text, size_t len, bool joined, struct buf *out,
                struct err *e) MUST_CHECK;
 
 #endif

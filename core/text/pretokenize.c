@@ -71,13 +71,13 @@ void pretokenize_run_free(struct pretokenize_run *r)
 struct piece {
     const char *own, *seen;
     size_t len;
-    bool first; /* it begins the whole text */
+    enum text_place place;
 };
 
 static struct piece part(struct piece p, size_t start, size_t end)
 {
     return (struct piece){p.own + start, p.seen ? p.seen + start : NULL, end - start,
-                          p.first && start == 0};
+                          start == 0 ? p.place : TEXT_LATER};
 }
 
 /* ---- finding matches ------------------------------------------------------------------------- */
@@ -226,7 +226,8 @@ static void put_prefixed(const struct pretokenize_plan *plan, const char *text, 
                          struct buf *out)
 {
     if (plan->mark_prefix != MARK_NONE) {
-        bool wanted = plan->mark_prefix == MARK_ALWAYS || (plan->mark_prefix == MARK_FIRST && p.first);
+        bool wanted = (plan->mark_prefix == MARK_ALWAYS && p.place != TEXT_JOINED) ||
+                      (plan->mark_prefix == MARK_FIRST && p.place == TEXT_FIRST);
         put_marked(plan, text, p.len, wanted, out);
         return;
     }
@@ -248,7 +249,7 @@ static bool split_prefixed(struct pretokenize_run *r, size_t step, struct piece 
     put_prefixed(&r->p->plan, p.own, p, &own);
     if (p.seen) put_prefixed(&r->p->plan, p.seen, p, &seen);
     bool ok = buf_ok(&own, e) && buf_ok(&seen, e) &&
-              split_at(r, step, (struct piece){own.data, p.seen ? seen.data : NULL, own.len, p.first}, e);
+              split_at(r, step, (struct piece){own.data, p.seen ? seen.data : NULL, own.len, p.place}, e);
     buf_release(&own);
     buf_release(&seen);
     return ok;
@@ -258,20 +259,22 @@ static bool split_from(struct pretokenize_run *r, size_t step, struct piece p, s
 {
     const struct pretokenize_plan *plan = &r->p->plan;
     if (p.len == 0) return true;
-    bool prefixed = plan->mark_prefix != MARK_NONE || (plan->prefix_space && p.own[0] != ' ');
+    bool prefixed = plan->mark_prefix != MARK_NONE ||
+                    (plan->prefix_space && p.own[0] != ' ' && p.place != TEXT_JOINED);
     if (prefixed && step == plan->prefix_from) return split_prefixed(r, step, p, e);
     return split_at(r, step, p, e);
 }
 
-bool pretokenize(struct pretokenize_run *r, const char *text, size_t len, bool first, word_fn *word,
-                 void *context, struct err *e)
+bool pretokenize(struct pretokenize_run *r, const char *text, size_t len, enum text_place place,
+                 word_fn *word, void *context, struct err *e)
 {
     char *seen = NULL;
     r->word = word;
     r->context = context;
     if (r->p->patterned && !cp_stand_in_text(text, len, &seen, e)) return false;
     const char *shown = seen ? seen : r->p->patterned ? text : NULL;
-    bool ok = split_from(r, 0, (struct piece){text, shown, len, first}, e);
+    if (place == TEXT_JOINED && r->p->plan.prefix_from > 0) place = TEXT_LATER; /* a cut's, wherever that falls */
+    bool ok = split_from(r, 0, (struct piece){text, shown, len, place}, e);
     mem_drop(seen);
     return ok;
 }

@@ -7,7 +7,8 @@
  *
  * A split finds matches; what becomes of them and of the gaps between is its behaviour. A plan may
  * also put a space (ByteLevel) or a mark (Metaspace, which turns spaces into marks as well) before
- * a piece, at one place in the sequence.
+ * a piece, at one place in the sequence; where that is the first, never before a text that goes on where
+ * another ends.
  *
  * The patterns that matter are scanned by hand (scan.h). The others run on the pattern library,
  * where code points younger than its tables are matched through stand-ins (core/text/codepoint.h).
@@ -72,10 +73,14 @@ struct pretokenize_run; /* one thread's searches */
 struct pretokenize_run *pretokenize_run_new(const struct pretokenizer *p, struct err *e) MUST_CHECK;
 void pretokenize_run_free(struct pretokenize_run *r);
 
+enum text_place {
+    TEXT_FIRST,  /* it begins what was given to be encoded */
+    TEXT_LATER,  /* something of that stands before it, a special token */
+    TEXT_JOINED, /* it goes on where another text ends */
+};
 typedef bool word_fn(void *context, const char *bytes, size_t len, struct err *e);
-/* Call `word` for each word of the text, in order; a word's bytes last until it returns. `first`:
- * the text begins what was given to be encoded. Valid UTF-8. */
-bool pretokenize(struct pretokenize_run *r, const char *text, size_t len, bool first, word_fn *word,
-                 void *context, struct err *e) MUST_CHECK;
+/* Call `word` for each word of the text, in order; a word's bytes last until it returns. Valid UTF-8. */
+bool pretokenize(struct pretokenize_run *r, const char *text, size_t len, enum text_place place,
+                 word_fn *word, void *context, struct err *e) MUST_CHECK;
 
 #endif

@@ -85,7 +85,8 @@ struct encoder {
     struct word_cache cache;
     struct pretokenize_run *run;
     const struct section *sections;
-    bool first; /* what is being cut begins the whole text */
+    enum text_place begins; /* the whole text */
+    enum text_place place;  /* what is being cut */
     struct buf spelling;
     struct ids *out;
 };
@@ -165,7 +166,7 @@ static bool on_token(void *context, uint32_t id, struct err *e)
 static bool on_plain(void *context, const char *text, size_t len, size_t at, struct err *e)
 {
     struct encoder *c = context;
-    return pretokenize(c->run, text, len, c->first && at == 0, on_word, c, e);
+    return pretokenize(c->run, text, len, at == 0 ? c->place : TEXT_LATER, on_word, c, e);
 }
 
 /* Bytes that normalisation puts before every text. */
@@ -192,7 +193,7 @@ static bool move_sections(const struct encoder *c, const char *text, size_t len,
     for (size_t i = 0; ok && n > 1 && i < n; i++) {
         size_t end = i + 1 < n ? from[i].end - at : len;
         struct buf b = {0};
-        ok = normalize(&c->t->normal, text + done, end - done, &b, e);
+        ok = normalize(&c->t->normal, text + done, end - done, i == 0 && c->place == TEXT_JOINED, &b, e);
         sum += b.len - (i && b.len ? prepended(&c->t->normal.plan) : 0);
         (*moved)[i] = (struct section){sum, from[i].parse_special};
         buf_release(&b);
@@ -211,11 +212,11 @@ static bool on_text(void *context, const char *text, size_t len, size_t at, stru
 {
     struct encoder *c = context;
     const struct special_sink sink = {on_plain, on_token, c};
-    c->first = at == 0;
+    c->place = at == 0 ? c->begins : TEXT_LATER;
     if (c->t->normal.plan.n == 0) return special_cut(&c->t->normalized, text, len, c->sections, at, &sink, e);
     struct buf normal = {0};
     struct section *moved = NULL;
-    bool ok = normalize(&c->t->normal, text, len, &normal, e);
+    bool ok = normalize(&c->t->normal, text, len, c->place == TEXT_JOINED, &normal, e);
     const struct section one = {normal.len, false};
     if (ok && normal.len && c->t->normalized.any_special)
         ok = move_sections(c, text, len, at, normal.len, &moved, e);
@@ -237,11 +238,11 @@ static bool check_text(const char *text, size_t len, struct err *e)
 }
 
 static bool encode_sections(const struct tokenizer *t, const char *text, size_t len,
-                            const struct section *sections, struct ids *out, struct err *e)
+                            const struct section *sections, enum text_place begins, struct ids *out, struct err *e)
 {
     if (!check_text(text, len, e)) return false;
     if (len == 0) return true;
-    struct encoder c = {.t = t, .sections = sections, .out = out};
+    struct encoder c = {.t = t, .sections = sections, .begins = begins, .out = out};
     const struct special_sink sink = {on_text, on_token, &c};
     size_t had = out->n;
     c.run = pretokenize_run_new(&t->pre, e);
@@ -259,10 +260,10 @@ void tokenizer_bind(struct tokenizer *t, uint32_t n_model) { t->n_model = n_mode
 
 /* Encoding for the model: every id has an embedding. */
 static bool encode_bound(const struct tokenizer *t, const char *text, size_t len, const struct section *sections,
-                         struct ids *out, struct err *e)
+                         enum text_place begins, struct ids *out, struct err *e)
 {
     size_t from = out->n;
-    if (!encode_sections(t, text, len, sections, out, e)) return false;
+    if (!encode_sections(t, text, len, sections, begins, out, e)) return false;
     for (size_t i = from; t->n_model && i < out->n; i++)
         if (out->id[i] >= t->n_model) {
             uint32_t id = out->id[i];
@@ -277,7 +278,14 @@ bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, b
                       struct ids *out, struct err *e)
 {
     const struct section whole = {len, parse_special};
-    return encode_bound(t, text, len, &whole, out, e);
+    return encode_bound(t, text, len, &whole, TEXT_FIRST, out, e);
+}
+
+bool tokenizer_encode_behind(const struct tokenizer *t, const char *text, size_t len, bool parse_special,
+                             struct ids *out, struct err *e)
+{
+    const struct section whole = {len, parse_special};
+    return encode_bound(t, text, len, &whole, TEXT_JOINED, out, e);
 }
 
 bool tokenizer_chat(const struct tokenizer *t, const struct conversation *c, struct ids *out,
@@ -288,7 +296,7 @@ bool tokenizer_chat(const struct tokenizer *t, const struct conversation *c, str
     struct buf text = {0};
     struct section *sections = NULL;
     bool ok = chat_render(&t->chat, c, &tokens, &text, &sections, e) &&
-              encode_bound(t, text.data ? text.data : "", text.len, sections, out, e);
+              encode_bound(t, text.data ? text.data : "", text.len, sections, TEXT_FIRST, out, e);
     if (ok && rendered) buf_put(rendered, text.data ? text.data : "", text.len);
     buf_release(&text);
     mem_drop(sections);

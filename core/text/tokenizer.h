@@ -53,6 +53,10 @@ bool tokenizer_is_special(const struct tokenizer *t, uint32_t id);
  * added here. parse_special: spellings of special tokens become those tokens. */
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool parse_special,
                       struct ids *out, struct err *e) MUST_CHECK;
+/* The same for text that goes on where another ends: the space that such a tokenizer puts before a whole
+ * text is not put before this one, so that the ids of both spell the two texts joined. */
+bool tokenizer_encode_behind(const struct tokenizer *t, const char *text, size_t len, bool parse_special,
+                             struct ids *out, struct err *e) MUST_CHECK;
 
 /* The raw bytes of a token ("" for none). Special tokens give their spelling. Never NULL. */
 const char *tokenizer_piece(const struct tokenizer *t, uint32_t id, size_t *len);

@@ -74,7 +74,7 @@ static bool take_texts(struct tokenizer *t, const struct token_spec *s, struct e
 static bool normalise_special(struct tokenizer *t, struct special *special, struct err *e)
 {
     struct buf b = {0};
-    bool ok = normalize(&t->normal, special->text, special->len, &b, e);
+    bool ok = normalize(&t->normal, special->text, special->len, false, &b, e);
     special->len = (uint32_t)b.len;
     special->text = ok ? arena_text(&t->arena, b.data ? b.data : "", b.len, e) : NULL;
     buf_release(&b);

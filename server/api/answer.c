@@ -4,6 +4,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "server/etag.h"
+
 bool answer_reply(struct reply *r, jout *root, struct err *e)
 {
     bool ok = jout_print(root, &r->body, e);
@@ -11,16 +13,10 @@ bool answer_reply(struct reply *r, jout *root, struct err *e)
     return ok;
 }
 
-/* If-None-Match: "*" or a list of tags; the weak form of a strong tag matches too. */
-static bool names_tag(const char *list, const char *etag)
-{
-    return list && (strcmp(list, "*") == 0 || strstr(list, etag) != NULL);
-}
-
 bool answer_unchanged(const struct call *c, struct reply *r, const char *etag)
 {
     (void)snprintf(r->etag, sizeof r->etag, "%s", etag);
-    if (!names_tag(c->if_none_match, etag)) return false;
+    if (!etag_matches(c->if_none_match, etag)) return false;
     r->status = 304;
     return true;
 }

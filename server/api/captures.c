@@ -1,6 +1,7 @@
 #include "captures.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -91,6 +92,23 @@ void captures_write(const struct tapping *t, const struct look *l, const struct 
 {
     jout *list = jout_put_array(root, "captures");
     for (size_t i = 0; i < t->n_captures; i++) write_capture(t, l, &c[i], i, values, list);
+}
+
+/* Masked scores are −∞ by definition. */
+static bool is_finite(const struct captured *c, enum hook hook)
+{
+    for (size_t i = 0; i < c->n; i++)
+        if (!isfinite(c->values[i]) && !(hook == HOOK_ATTN_SCORES && c->values[i] == -INFINITY)) return false;
+    return true;
+}
+
+void captures_warn(const struct tapping *t, struct look *l, const struct captured *c)
+{
+    size_t broken = 0, first = 0;
+    for (size_t i = 0; i < t->n_captures; i++)
+        if (!is_finite(&c[i], tapping_place(t, i)->site.hook) && broken++ == 0) first = i;
+    if (broken)
+        look_warn(l, "nonfinite", "%s (the first of %zu captures) has values that are not finite", c[first].name, broken);
 }
 
 /* ---- bytes ------------------------------------------------------------------------------------- */

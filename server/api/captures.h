@@ -25,6 +25,8 @@ struct captured {
 
 /* Fill shape and name of all; values are there. */
 bool captures_name(const struct tapping *t, const struct arch *a, struct captured *c, struct err *e) MUST_CHECK;
+/* A warning where values are not finite. */
+void captures_warn(const struct tapping *t, struct look *l, const struct captured *c);
 /* "captures" into root; with their values, or with their names. */
 void captures_write(const struct tapping *t, const struct look *l, const struct captured *c, bool values, jout *root);
 /* The bytes of all; `answer`: the JSON they belong to. */

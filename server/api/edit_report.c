@@ -19,16 +19,30 @@ static const struct summary_row {
 };
 static_assert(sizeof rows / sizeof *rows == SUMMARY_COUNT, "one row per summary");
 
-/* The value of one fact, and how many prompts it stands for (0: not measured). */
-static double value_of(const struct fact *f, const struct score *s, enum summary_kind k, size_t *weight)
+const char *summary_word(enum summary_kind k) { return rows[k].word; }
+
+/* How many prompts the value of one fact stands for; 0: not measured. */
+static size_t weight_of(const struct fact *f, enum summary_kind k)
 {
-    *weight = 1;
+    switch (k) {
+    case SUMMARY_PARAPHRASE: return f->n_paraphrase;
+    case SUMMARY_LOCALITY:
+    case SUMMARY_KL: return f->n_locality;
+    case SUMMARY_EFFICACY:
+    case SUMMARY_TF_EXACT:
+    case SUMMARY_COUNT: break;
+    }
+    return 1;
+}
+
+static double value_of(const struct score *s, enum summary_kind k)
+{
     switch (k) {
     case SUMMARY_EFFICACY: return s->match;
     case SUMMARY_TF_EXACT: return s->tf_exact;
-    case SUMMARY_PARAPHRASE: *weight = f->n_paraphrase; return s->paraphrase_match;
-    case SUMMARY_LOCALITY: *weight = f->n_locality; return s->locality_unchanged;
-    case SUMMARY_KL: *weight = f->n_locality; return s->locality_kl;
+    case SUMMARY_PARAPHRASE: return s->paraphrase_match;
+    case SUMMARY_LOCALITY: return s->locality_unchanged;
+    case SUMMARY_KL: return s->locality_kl;
     case SUMMARY_COUNT: break;
     }
     return NAN;
@@ -39,10 +53,9 @@ struct summary summary_of(const struct facts *f, const struct measure *m, enum s
     struct summary out = {0};
     double sum = 0;
     for (size_t i = 0; i < f->n; i++) {
-        size_t weight;
-        double v = value_of(&f->fact[i], measure_score(m, i), k, &weight);
+        size_t weight = weight_of(&f->fact[i], k);
         if (!weight) continue;
-        sum += v * (double)weight;
+        sum += value_of(measure_score(m, i), k) * (double)weight;
         out.n += weight;
     }
     out.mean = out.n ? sum / (double)out.n : (double)NAN;
@@ -119,10 +132,10 @@ static void mean_interval(const struct facts *f, const struct measure *m, enum s
                           double *low, double *high)
 {
     double squares = 0;
-    size_t n = 0, weight;
+    size_t n = 0;
     for (size_t i = 0; i < f->n; i++) {
-        double v = value_of(&f->fact[i], measure_score(m, i), k, &weight);
-        if (!weight) continue;
+        if (!weight_of(&f->fact[i], k)) continue;
+        double v = value_of(measure_score(m, i), k);
         squares += (v - mean) * (v - mean);
         n++;
     }
@@ -162,6 +175,7 @@ bool gates_read(const struct json *v, struct gates *out, struct err *e)
 {
     for (size_t i = 0; i < SUMMARY_COUNT; i++) out->at[i] = v && v->type == JSON_STRING ? rows[i].initial : (double)NAN;
     out->any = v != NULL;
+    out->given = v && v->type != JSON_STRING;
     if (!v || v->type == JSON_STRING) return true;
     for (const struct json *g = v->child; g; g = g->next) {
         char field[128];
@@ -178,6 +192,24 @@ bool gates_read(const struct json *v, struct gates *out, struct err *e)
     return true;
 }
 
+static bool measurable(const struct facts *f, enum summary_kind k)
+{
+    for (size_t i = 0; i < f->n; i++)
+        if (weight_of(&f->fact[i], k)) return true;
+    return false;
+}
+
+bool gates_measured(const struct gates *g, const struct facts *f, enum summary_kind *unmeasured, struct err *e)
+{
+    char field[128];
+    unsigned k = 0;
+    while (k < SUMMARY_COUNT && (isnan(g->at[k]) || measurable(f, (enum summary_kind)k))) k++;
+    *unmeasured = (enum summary_kind)k;
+    if (k == SUMMARY_COUNT || !g->given) return true;
+    return err_field(e, ERR_INVALID, place_field(field, "gates", rows[k].word), "no fact has %s to measure it on",
+                     k == SUMMARY_PARAPHRASE ? "paraphrases" : "locality prompts");
+}
+
 bool gates_report(const struct gates *g, const struct facts *f, const struct measure *after, jout *o)
 {
     if (!g->any) return true;
@@ -186,13 +218,14 @@ bool gates_report(const struct gates *g, const struct facts *f, const struct mea
     for (unsigned k = 0; k < SUMMARY_COUNT; k++) {
         if (isnan(g->at[k])) continue;
         struct summary s = summary_of(f, after, (enum summary_kind)k);
-        bool holds = s.n == 0 || (rows[k].higher ? s.mean >= g->at[k] : s.mean <= g->at[k]);
+        bool holds = rows[k].higher ? s.mean >= g->at[k] : s.mean <= g->at[k];
         jout *one = jout_put_object(list, NULL);
         jout_text(one, "gate", rows[k].word);
         jout_f64(one, "threshold", g->at[k]);
         jout_f64(one, "value", s.mean);
-        jout_bool(one, "passed", holds);
-        all = all && holds;
+        if (s.n) jout_bool(one, "passed", holds);
+        else jout_null(one, "passed");
+        all = all && (holds || !s.n);
     }
     jout_bool(gates, "passed", all);
     jout_add(gates, "results", list);

@@ -18,6 +18,7 @@ struct summary { /* a mean over what it was measured on; n 0: not measured */
     size_t n;
 };
 
+const char *summary_word(enum summary_kind k); /* its name in requests and answers */
 /* Mean over facts (or over their paraphrases and locality prompts). */
 struct summary summary_of(const struct facts *f, const struct measure *m, enum summary_kind k);
 
@@ -34,11 +35,14 @@ void report_summary(jout *all, const struct facts *f, const struct measure *befo
 /* Gates: thresholds by name; NaN where none is set. */
 struct gates {
     double at[SUMMARY_COUNT];
-    bool any;
+    bool any, given; /* given: by name, not "default" */
 };
 /* "default", an object of thresholds, or NULL for none. */
 bool gates_read(const struct json *v, struct gates *out, struct err *e) MUST_CHECK;
-/* True when all set gates hold; what was not measured holds. Writes "gates" into o. */
+/* The first set gate on what these facts have no prompts for, or SUMMARY_COUNT. One that was given by
+ * name is an error: what nobody measures must not pass. */
+bool gates_measured(const struct gates *g, const struct facts *f, enum summary_kind *unmeasured, struct err *e) MUST_CHECK;
+/* True when all set gates hold; what is not measured is not judged (null). Writes "gates" into o. */
 bool gates_report(const struct gates *g, const struct facts *f, const struct measure *after, jout *o);
 
 #endif

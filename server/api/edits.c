@@ -33,7 +33,8 @@ struct edit_work {
     bool apply;
     size_t phase;
     bool begun;
-    struct measure *before, *after, *base; /* base: only when the parent is not the base */
+    struct measure *before, *after;
+    struct measure *base, *from_base; /* only when the parent is not the base: its scores, and `after` against them */
     struct resolved base_view;
     bool *null_edit;
     size_t n_null;
@@ -51,8 +52,9 @@ static struct edit_work *of(struct work *w) { return (struct edit_work *)w; }
 static void edit_free(struct work *work)
 {
     struct edit_work *w = of(work);
-    measure_free(w->after);
+    measure_free(w->from_base);
     measure_free(w->base);
+    measure_free(w->after);
     measure_free(w->before);
     if (w->editor) w->method->free(w->editor);
     view_drop(w->candidate);
@@ -170,9 +172,22 @@ static enum step step_base(struct edit_work *w, struct session *s, struct err *e
     return w->base ? measure_step(w->base, s, e) : STEP_DONE;
 }
 
+/* What all edits since the base have moved, not this one alone. */
+static bool begin_from_base(struct edit_work *w, struct err *e)
+{
+    if (!w->base) return true;
+    w->from_base = measure_against(w->after, w->base, e);
+    return w->from_base != NULL;
+}
+
+static enum step step_from_base(struct edit_work *w, struct session *s, struct err *e)
+{
+    return w->from_base ? measure_step(w->from_base, s, e) : STEP_DONE;
+}
+
 static const struct phase phases[] = {
     {begin_before, step_before}, {begin_train, step_train}, {begin_rebuild, step_rebuild},
-    {begin_after, step_after},   {begin_base, step_base},
+    {begin_after, step_after},   {begin_base, step_base},   {begin_from_base, step_from_base},
 };
 enum { N_PHASES = sizeof phases / sizeof *phases };
 
@@ -259,7 +274,8 @@ static jout *build(struct edit_work *w, const char *status, const struct revisio
     jout_text(digest, "after", w->digest);
     report_facts(o, &w->facts, w->before, w->after, w->null_edit);
     report_summary(jout_put_object(o, "summary"), &w->facts, w->before, w->after);
-    report_summary(jout_put_object(o, "vs_base"), &w->facts, w->base ? w->base : w->before, w->after);
+    report_summary(jout_put_object(o, "vs_base"), &w->facts, w->base ? w->base : w->before,
+                   w->from_base ? w->from_base : w->after);
     (void)gates_report(&w->gates, &w->facts, w->after, o);
     put_params(w, o);
     put_parts(w, o);
@@ -366,6 +382,27 @@ static bool read_params(struct edit_work *w, const struct json *q, struct err *e
     return true;
 }
 
+static bool check_gates(struct edit_work *w, struct err *e)
+{
+    enum summary_kind k;
+    if (!gates_measured(&w->gates, &w->facts, &k, e)) return false;
+    if (k != SUMMARY_COUNT)
+        look_warn(&w->look, "not-measured", "no fact has prompts for the gate %s; it was not judged", summary_word(k));
+    return true;
+}
+
+static bool warn_of_targets(struct edit_work *w, struct err *e)
+{
+    for (size_t i = 0; i < w->facts.n; i++) {
+        bool can;
+        if (!measure_can_match(&w->facts.fact[i], &can, e)) return false;
+        if (!can)
+            look_warn(&w->look, "no-match", "no generation matches the target of fact %s: it would end inside, at a new "
+                      "line or the first full stop", w->facts.id[i]);
+    }
+    return true;
+}
+
 static bool append_eos(const struct edit_work *w)
 {
     size_t k = method_param(w->method, "append_eos");
@@ -409,7 +446,8 @@ static bool prepare(struct edit_work *w, struct call *c, struct err *e)
     look_author(l, c);
     ledger_new_id("edit", l->run); /* an edit that is not committed is a run of that id */
     return read_params(w, q, e) && gates_read(json_get(q, "gates"), &w->gates, e) &&
-           facts_read(&w->facts, look_model(l), json_get(q, "facts"), append_eos(w), &l->arena, e) && lease(w, e);
+           facts_read(&w->facts, look_model(l), json_get(q, "facts"), append_eos(w), &l->arena, e) &&
+           check_gates(w, e) && warn_of_targets(w, e) && lease(w, e);
 }
 
 struct work *api_edits(struct call *c, struct err *e)

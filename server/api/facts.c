@@ -41,7 +41,7 @@ static bool target_ids(struct reader *r, const struct input *prompt, const struc
     struct buf b = {0};
     if (space) buf_text(&b, " ");
     buf_put(&b, text->text, text->len);
-    bool ok = buf_ok(&b, e) && tokenizer_encode(r->m->tokenizer, b.data, b.len, false, &ids, e);
+    bool ok = buf_ok(&b, e) && tokenizer_encode_behind(r->m->tokenizer, b.data, b.len, false, &ids, e);
     uint32_t *kept = ok ? arena_take(r->a, ids.n, sizeof *kept, e) : NULL;
     if (kept) {
         memcpy(kept, ids.id, ids.n * sizeof *kept);

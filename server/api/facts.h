@@ -2,8 +2,8 @@
  *
  * A target continues its prompt: a space goes in front of it unless the prompt already ends in
  * white space (a rendered conversation does) or the target begins with some. Prompt and target are
- * tokenised apart and joined, so that the prompt's ids are the same in training, scoring and
- * generation. The end token is appended for training where asked.
+ * tokenised apart and joined (tokenizer_encode_behind), so that the prompt's ids are the same in training,
+ * scoring and generation. The end token is appended for training where asked.
  *
  * The two halves are kept apart on purpose: `example` is all an editor sees; paraphrases and
  * locality exist only in `fact`.

@@ -82,8 +82,8 @@ static bool write_effects(const struct generate_work *g, jout *root, struct err 
 {
     struct effect *effect = mem_take(g->taps.n_writes, sizeof *effect, e);
     for (size_t i = 0; effect && i < g->taps.n_writes; i++)
-        effect[i] = (struct effect){g->writes.tap[i].elements, g->writes.tap[i].max_change};
-    bool ok = effect && tapping_effects(&g->taps, effect, root, e);
+        effect[i] = (struct effect){g->writes.tap[i].elements, g->writes.tap[i].max_change, g->writes.tap[i].every_pos};
+    bool ok = effect && tapping_effects(&g->taps, effect, true, root, e);
     mem_drop(effect);
     return ok;
 }
@@ -157,6 +157,19 @@ static bool wants_every_pos(const struct json *pos)
     return !pos || (pos->type == JSON_STRING && strcmp(pos->text, "all") == 0);
 }
 
+/* Is there something to write at positions that the prompt does not have? Not where each position has its
+ * own source, nor where what is written is as long as the prompt. */
+static bool goes_on(const struct trace_write *w, const struct json *from)
+{
+    bool rows = hook_info(w->at.site.hook)->axis != AXIS_SOURCE;
+    switch (w->from) {
+    case FROM_ZERO: break; /* and scaled, which takes no source */
+    case FROM_VALUES: return rows && w->n_value_pos == 1;
+    case FROM_RUN: return rows && w->source.n_pos == 1 && json_get(from, "pos");
+    }
+    return true;
+}
+
 static const struct json *member(const struct json *list, size_t k)
 {
     const struct json *v = list->child;
@@ -179,7 +192,8 @@ static bool place_write(struct generate_work *g, const struct json *writes, size
     const struct trace_write *w = &g->taps.write[i];
     struct tap *tap = &g->writes.tap[g->writes.n++];
     *tap = trace_write_tap(g->source_in, w);
-    tap->every_pos = wants_every_pos(json_get(member(writes, g->taps.write_of[i]), "pos"));
+    const struct json *v = member(writes, g->taps.write_of[i]);
+    tap->every_pos = wants_every_pos(json_get(v, "pos")) && goes_on(w, json_get(v, "from"));
     if (tap->every_pos && w->from == FROM_ZERO) tap->n_source = UINT32_MAX; /* rows of the pattern grow with the text */
     if (!is_reached(g, tap, g->taps.write_of[i], e)) return false;
     if (w->from != FROM_RUN) return true;

@@ -1,5 +1,6 @@
 #include "answer.h"
 #include "handlers.h"
+#include "place.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -130,24 +131,32 @@ static void one_run(void *ctx, const struct run_row *run)
 }
 
 /* Runs name revisions; `base` and branches are asked for by what they are now. */
-static const char *view_of(const struct call *c, struct served *s, char revision[ID_TEXT])
+static bool view_of(const struct call *c, struct served *s, char revision[ID_TEXT], const char **out, struct err *e)
 {
-    const char *view = word_of(c, "view");
+    const char *view = *out = word_of(c, "view");
+    uint8_t hash[SHA256_BYTES];
     int64_t seq;
-    if (!view) return NULL;
-    if (strcmp(view, "base") == 0) return s->row.base_revision;
-    return served_head(s, view, revision, &seq) ? revision : view;
+    struct revision rev;
+    if (!view || digest_parse(view, hash)) return true;
+    if (strcmp(view, "base") == 0) *out = s->row.base_revision;
+    else if (served_head(s, view, revision, &seq)) *out = revision;
+    if (*out != view) return true;
+    if (!ledger_revision(c->reader, view, &rev, e)) return place_blame(e, "view");
+    bool ours = strcmp(rev.model, s->row.id) == 0;
+    revision_release(&rev);
+    return ours || err_field(e, ERR_NOT_FOUND, "view", "%s has no revision %.64s", s->name, view);
 }
 
 bool api_runs(struct call *c, struct reply *r, struct err *e)
 {
     char revision[ID_TEXT];
+    const char *view;
     struct served *s = call_served(c, c->query, e);
-    if (!s) return false;
+    if (!s || !view_of(c, s, revision, &view, e)) return false;
     jout *o = jout_object();
     struct page p = {s, jout_put_array(o, "runs"), number_of(c, "limit", 50), 0, 0};
-    if (!ledger_runs(c->reader, s->row.id, word_of(c, "kind"), view_of(c, s, revision),
-                     (int)p.limit + 1, number_of(c, "before", 0), one_run, &p, e)) {
+    if (!ledger_runs(c->reader, s->row.id, word_of(c, "kind"), view, (int)p.limit + 1, number_of(c, "before", 0),
+                     one_run, &p, e)) {
         jout_free(o);
         return false;
     }

@@ -81,8 +81,7 @@ static bool names_a_view(const char *key)
 static void make_key(struct look *l, const struct provenance *by)
 {
     struct buf b = {0};
-    const char *template = tokenizer_chat_template(look_model(l)->tokenizer); /* what messages become */
-    buf_printf(&b, "%s\n", template ? template : "");
+    buf_put(&b, l->work.served->described, SHA256_BYTES); /* what text becomes, and numbers that are no weights */
     buf_printf(&b, "%s\n%s\n%s\n%s\n%s\n%d\n%lld\n", l->work.ops->kind, l->view.digest,
                l->against ? l->against->digest : "", by->engine, by->kernel, by->threads, (long long)l->seed);
     for (const struct json *v = l->request->child; v; v = v->next) {

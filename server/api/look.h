@@ -3,7 +3,7 @@
  *
  * A look is the first member of a concrete work. look_begin, on the HTTP thread, copies the
  * validated request, holds the model it names, resolves the view and looks for a run of the same resolved request on the
- * same view digest with the same engine, kernel and threads. When there is one (and the client did
+ * same view digest, of a model file that says the same besides, with the same engine, kernel and threads. When there is one (and the client did
  * not forbid it) the work has nothing to do: look_cached says so and its finish answers from the
  * log, with "cached": true and the view as named this time.
  *

@@ -5,7 +5,7 @@
 
 #include "place.h"
 
-/* One answer: an id, or a text scored by its first token as it continues the prompt. */
+/* One answer: an id, or a text scored by its first token as it stands behind the prompt. */
 static bool one_token(struct look *l, const struct json *v, const char *field, uint32_t *id, struct err *e)
 {
     const struct model *m = look_model(l);
@@ -17,7 +17,7 @@ static bool one_token(struct look *l, const struct json *v, const char *field, u
         return true;
     }
     struct ids ids = {0};
-    bool ok = tokenizer_encode(m->tokenizer, v->text, v->len, true, &ids, e);
+    bool ok = tokenizer_encode_behind(m->tokenizer, v->text, v->len, true, &ids, e);
     if (!ok || ids.n == 0) {
         ids_release(&ids);
         return ok ? err_field(e, ERR_INVALID, field, "it has no tokens") : place_blame(e, field);

@@ -1,7 +1,7 @@
 /* A metric in a request: its kind, and the tokens it compares.
  *
- * `answer` and `foil` are a text (scored by its first token, with a warning where it has more), an id,
- * or a list of these. Token lists live in the look's arena. Errors name the field below `field`, where
+ * `answer` and `foil` are a text as it stands behind the prompt (scored by its first token, with a
+ * warning where it has more), an id, or a list of these. Token lists live in the look's arena. Errors name the field below `field`, where
  * the metric stands in the request.
  *
  * No state; HTTP threads.

@@ -82,13 +82,17 @@ static enum step trace_work_step(struct work *w, struct session *s, struct err *
 
 /* ---- the answer -------------------------------------------------------------------------------- */
 
-static bool top_list(const struct trace_work *t, jout *list, const float *logits, struct err *e)
+/* *ranked: false, and the list stays empty, where the logits have no sum of exponentials: what is no
+ * number is not likelier than anything. */
+static bool top_list(const struct trace_work *t, jout *list, const float *logits, bool *ranked, struct err *e)
 {
     const struct model *m = look_model(&t->look);
+    double total = log_sum_exp(logits, NULL, m->arch.d_vocab);
+    *ranked = isfinite(total);
+    if (!*ranked) return true;
     uint32_t V = m->arch.d_vocab, k = t->top_k < V ? t->top_k : V, *ids = mem_take(k + 1u, sizeof *ids, e);
     if (!ids) return false;
     bool ok = k == 0 || top_logits(logits, V, k, ids, e);
-    double total = log_sum_exp(logits, NULL, V);
     for (uint32_t i = 0; ok && i < k; i++) {
         struct buf token = {0};
         jout *o = jout_put_object(list, NULL);
@@ -103,7 +107,23 @@ static bool top_list(const struct trace_work *t, jout *list, const float *logits
     return ok;
 }
 
-static bool write_inputs(const struct trace_work *t, jout *root, struct err *e)
+static bool write_top(struct trace_work *t, size_t i, jout *top, struct err *e)
+{
+    const struct named_input *in = &t->taps.input[i];
+    uint32_t V = look_model(&t->look)->arch.d_vocab, first = 0;
+    size_t broken = 0;
+    for (size_t k = 0; k < in->top.n; k++) {
+        bool ranked;
+        if (!top_list(t, jout_put_array(top, NULL), trace_logits(t->trace, i) + k * V, &ranked, e)) return false;
+        if (!ranked && broken++ == 0) first = in->top.at[k];
+    }
+    if (broken)
+        look_warn(&t->look, "nonfinite", "input %.100s has logits that are not finite at position %u (the first of "
+                  "%zu): there the top is empty", in->id, first, broken);
+    return true;
+}
+
+static bool write_inputs(struct trace_work *t, jout *root, struct err *e)
 {
     const struct model *m = look_model(&t->look);
     jout *list = jout_put_array(root, "inputs");
@@ -113,10 +133,7 @@ static bool write_inputs(const struct trace_work *t, jout *root, struct err *e)
         jout_text(o, "id", in->id);
         input_echo(o, m, &in->in);
         jout_u32s(o, "top_pos", in->top.at, in->top.n);
-        jout *top = jout_put_array(o, "top");
-        for (size_t k = 0; k < in->top.n; k++)
-            if (!top_list(t, jout_put_array(top, NULL), trace_logits(t->trace, i) + k * m->arch.d_vocab, e))
-                return false;
+        if (!write_top(t, i, jout_put_array(o, "top"), e)) return false;
     }
     return true;
 }
@@ -140,7 +157,7 @@ static bool write_effects(const struct trace_work *t, jout *root, struct err *e)
     struct effect *effect = mem_take(t->taps.n_writes, sizeof *effect, e);
     for (size_t i = 0; effect && i < t->taps.n_writes; i++)
         trace_written(t->trace, i, &effect[i].elements, &effect[i].max_change);
-    bool ok = effect && tapping_effects(&t->taps, effect, root, e);
+    bool ok = effect && tapping_effects(&t->taps, effect, false, root, e);
     mem_drop(effect);
     return ok;
 }
@@ -172,6 +189,7 @@ static bool trace_work_finish(struct work *w, struct outcome *o, struct err *e)
         jout_free(root);
         return false;
     }
+    captures_warn(&t->taps, &t->look, t->captured);
     captures_write(&t->taps, &t->look, t->captured, t->media == MEDIA_JSON, root);
     if (!write_effects(t, root, e)) {
         jout_free(root);

@@ -218,13 +218,14 @@ static void put_sites(const struct tapping *t, size_t from, size_t to, jout *o)
     }
 }
 
-bool tapping_effects(const struct tapping *t, const struct effect *effect, jout *root, struct err *e)
+bool tapping_effects(const struct tapping *t, const struct effect *effect, bool generates, jout *root, struct err *e)
 {
     jout *list = jout_put_array(root, "writes");
     for (size_t i = 0, from = 0; i < t->n_writes; from = i) {
-        struct effect all = {0, 0};
+        struct effect all = {.goes_on = true};
         for (; i < t->n_writes && t->write_of[i] == t->write_of[from]; i++) {
             all.elements += effect[i].elements;
+            all.goes_on = all.goes_on && effect[i].goes_on;
             if (effect[i].max_change > all.max_change || isnan(effect[i].max_change)) all.max_change = effect[i].max_change;
         }
         if (!all.elements) {
@@ -236,6 +237,7 @@ bool tapping_effects(const struct tapping *t, const struct effect *effect, jout 
         put_sites(t, from, i, o);
         jout_int(o, "elements", (int64_t)all.elements);
         jout_f32(o, "max_change", all.max_change);
+        if (generates) jout_bool(o, "generated", all.goes_on);
     }
     return true;
 }

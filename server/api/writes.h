@@ -56,7 +56,9 @@ void tapping_release(struct tapping *t);
 struct effect {
     size_t elements;
     float max_change;
+    bool goes_on; /* at generated positions */
 };
-bool tapping_effects(const struct tapping *t, const struct effect *effect, jout *root, struct err *e) MUST_CHECK;
+bool tapping_effects(const struct tapping *t, const struct effect *effect, bool generates, jout *root,
+                     struct err *e) MUST_CHECK;
 
 #endif

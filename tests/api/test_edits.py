@@ -216,6 +216,18 @@ def forced(model, prompt, target):
     return -np.mean([row[t] for row, t in zip(p, target, strict=True)]), right
 
 
+def locality(d, f, model, reference):
+    """Of a fact's locality prompts: (the share whose continuation is the reference's, mean KL from it)."""
+    same, kl = [], []
+    for probe in f["locality"]:
+        prompt = ids(d, probe["prompt"])
+        was = continuation(d, reference, prompt)
+        same.append(continuation(d, model, prompt) == was)
+        p, q = (log_softmax(m.logits(prompt + was[:16])[len(prompt) - 1:-1]) for m in (reference, model))
+        kl.append((np.exp(p) * (p - q)).sum(-1).mean())
+    return np.mean(same), np.mean(kl)
+
+
 def check_scores(d, f, told, model, parent):
     prompt, target = ids(d, f["prompt"]), ids(d, " " + f["target_new"])
     nll, right = forced(model, prompt, target)
@@ -232,15 +244,9 @@ def check_scores(d, f, told, model, parent):
         matches.append(common_form(text) == common_form(f["target_new"]))
         exact.append(all(forced(model, ids(d, p), target)[1]))
     assert told["paraphrase"] == {"match": np.mean(matches), "tf_exact": np.mean(exact)}
-    same, kl = [], []
-    for probe in f["locality"]:
-        prompt = ids(d, probe["prompt"])
-        was = continuation(d, parent, prompt)
-        same.append(continuation(d, model, prompt) == was)
-        p, q = (log_softmax(m.logits(prompt + was[:16])[len(prompt) - 1:-1]) for m in (parent, model))
-        kl.append((np.exp(p) * (p - q)).sum(-1).mean())
-    assert np.isclose(told["locality"]["unchanged"], np.mean(same))
-    assert np.isclose(told["locality"]["kl"], np.mean(kl), rtol=1e-2, atol=1e-5)
+    unchanged, kl = locality(d, f, model, parent)
+    assert np.isclose(told["locality"]["unchanged"], unchanged)
+    assert np.isclose(told["locality"]["kl"], kl, rtol=1e-2, atol=1e-5)
     return said
 
 
@@ -271,18 +277,31 @@ def test_a_later_edit_is_also_compared_with_the_base(d):
     base = Model()  # vs_base.before are the scores of the base itself
     assert second["vs_base"]["n"] == 1 and second["vs_base"]["efficacy"]["after"] == 1
     assert second["vs_base"]["tf_exact"]["before"] == all(forced(base, ids(d, RICH["prompt"]), ids(d, " Lyon"))[1])
+    # and its locality is what both edits have moved
+    unchanged, kl = locality(d, RICH, tuned_model(d, second, parent), base)
+    told, since_parent = second["vs_base"]["locality_kl"], second["summary"]["locality_kl"]
+    assert np.isclose(second["vs_base"]["locality"]["after"], unchanged) and second["vs_base"]["locality"]["before"] == 1
+    assert np.isclose(told["after"], kl, rtol=1e-2) and told["before"] == 0
+    assert abs(told["after"] - since_parent["after"]) > 0.1 * kl
     # the same fact, learnt already: the base did not know it, the parent does
     third = committed(edit(d, [fact(), fact("a", "there")]))
     assert third["summary"]["efficacy"]["before"] == 0.5 and third["vs_base"]["efficacy"]["before"] == 0
 
 
 @pytest.mark.parametrize("target, said, match, prefix", [
-    ("Lyon", " Lyon", 1, 1), ("LYON", " LYON", 1, 1), (" Lyon", " Lyon", 1, 1), ("Lyon!", " Lyon!", 1, 1),
+    ("Lyon", " Lyon", 1, 1), ("LYON", " LYON", 1, 1), (" Lyon", " Lyon", 1, 1), ("Lyon!", " Lyon!", 1, 1), ("!", " !", 1, 1),
 ])
 def test_targets_may_be_spelled_in_many_ways(lasting, target, said, match, prefix):
     r = edit(lasting, fact(target), {"lr": 0.05, "epochs": 60}, mode="dry_run").json
     g = r["facts"][0]["after"]["generation"]
     assert (g["text"], g["match"], g["prefix_match"]) == (said, match, prefix)
+
+
+@pytest.mark.parametrize("target, warned", [("U.S.A", True), (".", True), ("one\ntwo", True), ("U.", False), ("Lyon.", False)])
+def test_a_target_that_no_generation_reaches_is_told(lasting, target, warned):
+    r = edit(lasting, fact(target, id="far"), TOUCH, mode="dry_run").json
+    assert [w.split(":")[0] for w in r["warnings"]] == ["no-match"] * warned
+    assert not warned or "far" in r["warnings"][0]
 
 
 def test_a_space_is_added_only_where_it_is_needed(lasting):
@@ -359,7 +378,9 @@ def test_missed_gates_reject_and_keep_the_report(lasting, gates):
 def test_gates_that_hold_let_it_pass(d):
     r = committed(edit(d, fact(), gates="default"))
     assert {g["gate"]: g["threshold"] for g in r["gates"]["results"]} == {"efficacy": 1, "locality": 0.9}
-    assert r["gates"]["passed"] is True
+    assert r["gates"]["passed"] is True and [g["passed"] for g in r["gates"]["results"]] == [True, None]
+    [warning] = r["warnings"]  # nothing says how local the edit was
+    assert warning.startswith("not-measured: ") and "locality" in warning
     r = committed(edit(d, fact("one", "It is"), gates={"efficacy": 1, "tf_exact": 1, "locality": None}))
     assert [g["gate"] for g in r["gates"]["results"]] == ["efficacy", "tf_exact"]
 
@@ -414,6 +435,9 @@ def test_bad_parameters_are_named(lasting, params, field, said):
     ({"efficacy": "high"}, "gates.efficacy", "from 0 to 1"),
     ({"locality_kl": -1}, "gates.locality_kl", "at least 0"),
     ("strict", "gates", "default"),
+    ({"paraphrase": 0.5}, "gates.paraphrase", "paraphrases"),
+    ({"efficacy": 1, "locality": 0.9}, "gates.locality", "locality"),
+    ({"locality_kl": 0.1}, "gates.locality_kl", "locality"),
 ])
 def test_bad_gates_are_named(lasting, gates, field, said):
     with nothing_moves(lasting):
@@ -453,8 +477,8 @@ def test_if_match_names_the_head(d):
     with nothing_moves(d):
         problem(edit(d, headers={"If-Match": '"rev_other"'}), 412, "precondition-failed")
         problem(d.post("/v1/rollback", {"to": "base"}, {"If-Match": '"rev_other"'}), 412, "precondition-failed")
-        for raw in (base, f'W/"{base}"', '""', f'"{base}", "x"'):
-            assert edit(d, headers={"If-Match": raw}).status in (400, 412)
+        for raw in (base, f'W/"{base}"', '""', f'"{base}", "x"', f'"{base}"x', f'"x", "{base}"'):
+            problem(edit(d, headers={"If-Match": raw}), 400, "invalid", "If-Match", "one revision id")
     r = committed(edit(d, headers={"If-Match": f'"{base}"'}))
     problem(edit(d, fact("one"), headers={"If-Match": f'"{base}"'}), 412, "precondition-failed")
     assert d.post("/v1/rollback", {"to": "base"}, {"If-Match": f'"{r["revision"]}"'}).status == 201

@@ -242,6 +242,39 @@ def test_a_write_from_another_text(daemon, model):
     assert streamed[-1][2]["ids"] == want
 
 
+@pytest.mark.parametrize("prompt", [[5], [5, 80, 31]])
+def test_what_is_written_at_generated_positions(daemon, model, prompt):
+    """One source for all positions goes on; a source for each ends with the prompt, however short that is."""
+    site, source = "blocks.1.hook_resid_post", "712"[:len(prompt)]  # a token each
+    states, n = model.run(daemon.post("/v1/tokenize", {"input": source}).json["ids"])[0][site], 6
+
+    def said(write, put, generated):
+        want = []
+        for _ in range(n):
+            want.append(int(model.logits(prompt + want, {write["site"]: put})[-1].argmax()))
+        a = ask(daemon, {"ids": prompt}, n, writes=[write])
+        assert a["ids"] == want and a["writes"][0]["generated"] is generated
+        return want
+
+    def paired(x):
+        x[:len(prompt)] += 3 * states
+        return x
+    write = {"site": site, "op": "add", "weight": 3.0, "from": {"input": source}}
+    apart = said(write, paired, False)
+    same = said({**write, "from": {**write["from"], "pos": -1}}, lambda x: x + 3 * states[-1], True)
+    assert apart != same
+    vector = {**write, "from": {"values": states[-1].tolist()}}
+    assert said(vector, lambda x: x + 3 * states[-1], True) == same
+    said({**vector, "pos": 0}, lambda x: np.concatenate([x[:1] + 3 * states[-1], x[1:]]), False)
+    rows = np.full((4, len(prompt), len(prompt)), 0.25)
+
+    def flat(x):
+        x[:, :len(prompt), :len(prompt)] = np.tril(rows)
+        return x
+    pattern = {"site": "blocks.0.attn.hook_pattern", "op": "set", "from": {"values": rows.ravel().tolist()}}
+    said(pattern, flat, False)
+
+
 def test_writes_that_cannot_be_are_refused(daemon):
     for write, field in (({"site": "blocks.9.hook_mlp_out", "from": "zero"}, "writes[0].site"),
                          ({"site": "blocks.0.attn.hook_z", "head": 4, "from": "zero"}, "writes[0].head"),

@@ -66,6 +66,7 @@ def test_empty_parameters_are_absent_ones(daemon):
     ("/v1/revisions?before=-3", "before", "between"),
     ("/v1/revisions?limt=3", "limt", 'did you mean "limit"'),
     ("/v1/runs?knid=x", "knid", 'did you mean "kind"'),
+    ("/v1/runs?kind=tracing", "kind", "localize"),
     ("/v1/models?x=1", "x", "unknown parameter"),
 ])
 def test_bad_queries_are_named(daemon, path, field, said):
@@ -75,11 +76,31 @@ def test_bad_queries_are_named(daemon, path, field, said):
 
 
 @pytest.mark.parametrize("path", ["/v1/revisions/rev_none", "/v1/revisions?branch=none", "/v1/runs/run_none",
-                                  "/v1/edits/edit_none", "/v1/deltas/delta_none", "/v1/models/none/hooks",
+                                  "/v1/runs?view=none", "/v1/edits/edit_none", "/v1/deltas/delta_none", "/v1/models/none/hooks",
                                   "/v1/revisions?model=none", "/v1/branches?model=none"])
 def test_what_is_not_there_is_404(daemon, path):
     answer = daemon.get(path)
     assert answer.status == 404 and answer.json["status"] == 404
+
+
+def test_runs_are_found_by_kind_and_view(start):
+    d = start()
+    base = d.revisions()[0]
+    run = d.post("/v1/trace", {"inputs": [{"text": "a"}]}).json["run"]
+    tuco = d.post("/v1/tuco", {"prompts": ["a"]}).json["run"]
+    rollback(d, 1)
+    found = lambda **q: [r["run"] for r in d.get("/v1/runs?" + "&".join(f"{k}={v}" for k, v in q.items())).json["runs"]]
+    assert found(kind="trace") == [run] and found(kind="tuco") == [tuco] and len(found(kind="rollback")) == 1
+    assert found(kind="patch") == found(kind="edit") == []
+    for view in ("base", base["revision"], base["digest"]):
+        assert found(kind="trace", view=view) == [run], view
+    assert found(kind="trace", view="main") == []  # the branch has moved on
+    later = d.post("/v1/trace", {"inputs": [{"text": "b"}]}).json["run"]
+    assert found(view="main") == [later] and found(kind="tuco", view="main") == []
+    assert found(view="sha256:" + "0" * 64) == []
+    kinds = {r["kind"] for r in d.get("/v1/runs").json["runs"]}
+    doc = d.get("/openapi.json").json["paths"]["/v1/runs"]["get"]["parameters"]
+    assert kinds <= set(next(p for p in doc if p["name"] == "kind")["schema"]["enum"])
 
 
 def test_base_is_no_ordinary_branch_name(daemon):

@@ -13,6 +13,7 @@ import time
 
 import pytest
 from conftest import ENGRAMD, MODEL, ROOT, SLOW, Daemon, parse_events, read_all, write_tokens
+from helpers import TOUCH, edit
 
 ROUTES = json.loads((ROOT / "schema" / "routes.json").read_text())
 LEVELS = ["reader", "prober", "editor", "admin"]
@@ -294,10 +295,11 @@ def test_a_dripping_client_is_cut_off(start):
 def test_an_unchanged_answer_is_304_and_quick(daemon):
     first = daemon.get("/v1/revisions")
     tag = first.headers["etag"]
-    for given in (tag, f"W/{tag}", f'"x", {tag}', "*"):
+    for given in (tag, f"W/{tag}", f'"x", {tag}', f'"a,b" , W/{tag},"x"', "*", " * "):
         a = daemon.get("/v1/revisions", {"If-None-Match": given})
         assert a.status == 304 and a.body == b"" and a.headers["etag"] == tag
-    assert daemon.get("/v1/revisions", {"If-None-Match": '"x"'}).status == 200
+    for given in ('"x"', f"x{tag}", f'"x{tag}', f'"x", *', tag.strip('"'), f'"x" {tag}', '"', ""):
+        assert daemon.get("/v1/revisions", {"If-None-Match": given}).status == 200, given
     page = daemon.get("/metrics").body.decode()
     m = re.search(r'engramd_http_request_seconds_count\{route="/v1/revisions",method="GET",status="304"\} (\d+)', page)
     assert m and int(m[1]) >= 4
@@ -405,6 +407,21 @@ def test_events_tell_a_job_from_queue_to_result(daemon):
     lost = list(daemon.events(job + "/events", headers={"Last-Event-ID": "100000"}))
     assert [event for _, event, _ in lost] == ["reset"]
     problem(daemon.get("/v1/jobs/job_x/events"), 404)
+
+
+def test_events_of_a_job_that_only_the_ledger_knows(start, tmp_path):
+    d = start(data=tmp_path / "data")
+    job = edit(d, params=TOUCH, headers={"Prefer": "wait=0"}).headers["location"]
+    done = d.finished(job)
+    d.stop()
+    d = start(data=tmp_path / "data")
+    path = job + "/events"
+    assert list(d.events(path)) == [(1, "state", {"state": "done"}), (2, "result", done["result"])]
+    assert d.get(path).body.startswith(b"retry: ")
+    assert list(d.events(path, headers={"Last-Event-ID": "1"})) == [(2, "result", done["result"])]
+    for seen in ("2", "57"):  # its own last, or one of those it had while it ran
+        a = d.get(path, {"Last-Event-ID": seen})
+        assert a.status == 204 and a.body == b""
 
 
 def test_a_job_can_be_cancelled(daemon):

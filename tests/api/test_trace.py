@@ -3,6 +3,7 @@ forward in numpy, and the record of what was asked."""
 import json
 import pathlib
 import re
+import shutil
 import struct
 
 import numpy as np
@@ -336,6 +337,23 @@ def test_a_mean_comes_later(daemon):
     problem(daemon.post("/v1/trace", {"inputs": [{"ids": CLEAN}], "writes": [write]}), 501, field="writes[0].from.mean_of")
 
 
+def test_what_is_no_number_is_not_ranked(daemon):
+    huge = [{"site": "resid_pre2", "pos": [3, 4], "op": "scale", "weight": 1e38}]
+    ask = dict(inputs=[{"id": "good", "ids": CLEAN}, {"id": "bad", "ids": CLEAN}], top_pos=[2, 3, 4], writes=[{**huge[0], "input": "bad"}])
+    a = trace(daemon, **ask)
+    good, bad = (i["top"] for i in a["inputs"])
+    assert [len(t) for t in good] == [5, 5, 5] and [len(t) for t in bad] == [5, 0, 0] and bad[0] == good[0]
+    [warning] = a["warnings"]
+    assert warning.startswith("nonfinite: ") and "input bad" in warning and "position 3" in warning and "of 2" in warning
+    read = [{"input": "bad", "site": s} for s in ("resid_pre0", "attn_scores0", "resid_post2")]
+    a = trace(daemon, **ask, reads=read)  # scores are -inf where masked, as they should be
+    assert [None in c["values"] for c in a["captures"]] == [False, True, True]
+    [captured] = [w for w in a["warnings"] if "capture" in w]
+    assert captured.startswith("nonfinite: bad/blocks.2.hook_resid_post (the first of 1 ")
+    fine = trace(daemon, inputs=[{"id": "a", "ids": CLEAN}], reads=[{"site": "attn_scores0"}])
+    assert fine["warnings"] == []
+
+
 # ---- the record ------------------------------------------------------------------------------
 
 def test_the_same_question_is_answered_from_the_log(daemon):
@@ -353,6 +371,44 @@ def test_the_same_question_is_answered_from_the_log(daemon):
     assert "cached" not in fresh and fresh["run"] != first["run"]
     assert fresh == {**first, "run": fresh["run"]}
     assert "cached" not in trace(daemon, **ask, top_k=4)
+
+
+def another_eps(model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": config["rms_norm_eps"] * 1000}))
+
+
+def another_tokenizer(model):
+    t = json.loads((model / "tokenizer.json").read_text())
+    t["model"]["merges"] = t["model"]["merges"][:3]
+    (model / "tokenizer.json").write_text(json.dumps(t))
+
+
+def another_eps_in_gguf(model):
+    raw, key = model.read_bytes(), b"llama.attention.layer_norm_rms_epsilon"
+    at = raw.index(key) + len(key) + 4  # behind the value's type
+    model.write_bytes(raw[:at] + struct.pack("<f", 1000 * struct.unpack_from("<f", raw, at)[0]) + raw[at + 4:])
+
+
+@pytest.mark.parametrize("file, change", [("gqa_tied", another_eps), ("gqa_tied", another_tokenizer),
+                                          ("gqa_tied/gqa_tied.f32.gguf", another_eps_in_gguf)])
+def test_what_is_no_weight_is_another_question(start, tmp_path, file, change):
+    """The digest is of weights; constants and tokenizer make the answer too."""
+    model = tmp_path / "model"
+    (shutil.copytree if (TINY / file).is_dir() else shutil.copy)(TINY / file, model)
+
+    def ask():
+        d = start(model=model, data=tmp_path / "data")
+        a = trace(d, inputs=[{"text": "The capital of France is"}])
+        d.stop()
+        return a
+
+    first, again = ask(), ask()
+    assert "cached" not in first and again == {**first, "cached": True}
+    change(model)
+    other = ask()
+    assert "cached" not in other and other["view"]["digest"] == first["view"]["digest"]
+    assert other["inputs"] != first["inputs"]
 
 
 def test_a_run_holds_request_and_result(daemon):

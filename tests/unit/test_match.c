@@ -130,11 +130,16 @@ static void test_broken_bytes(void **state)
     check("Paris\0", 6, &(struct row){"Paris<NUL>", "Paris", false, true});
 }
 
-/* A target of nothing but punctuation can be asked for, but nothing says it. */
-static void test_empty_forms(void **state)
+/* A target of nothing but punctuation is said by that punctuation. */
+static void test_punctuation_alone(void **state)
 {
     (void)state;
-    static const struct row rows[] = {{"", "!", false, false}, {"?", "!", false, false}, {"anything", "...", false, false}};
+    static const struct row rows[] = {
+        {"!", "!", true, true},       {" !\t", "!", true, true},     {" ?!", " ?! ", true, true}, {"。", "。", true, true},
+        {"!?", "!", false, true},     {"! Stop", "!", false, true},  {"!Stop", "!", false, true},
+        {"", "!", false, false},      {"?", "!", false, false},      {"anything", "...", false, false},
+        {"anything!", "!", false, false},
+    };
     CHECK(rows);
 }
 
@@ -142,7 +147,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equal),        cmocka_unit_test(test_unicode_forms), cmocka_unit_test(test_prefix),
-        cmocka_unit_test(test_broken_bytes), cmocka_unit_test(test_empty_forms),
+        cmocka_unit_test(test_broken_bytes), cmocka_unit_test(test_punctuation_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

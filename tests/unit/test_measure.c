@@ -126,6 +126,19 @@ static void test_locality(void **state)
      * Σ p (log p − log q) = (p_b − p_c) · WEIGHT. R's is c, end. */
     double sum = exp(WEIGHT) + g.model->arch.d_vocab - 1, kl = (exp(WEIGHT) - 1) / sum * WEIGHT;
     near("kl", measure_score(edited, 0)->locality_kl, (kl / 3 + 0) / 2);
+    /* a measure of its own, held against the parent afterwards, and against itself */
+    struct err e = {0};
+    struct measure *alone = measure(&g, after, &fact, 1, NULL), *later = measure_against(alone, parent, &e),
+                   *itself = measure_against(alone, alone, &e);
+    must(later && itself && STEP_ALL(measure_step(later, g.session, &e)) && STEP_ALL(measure_step(itself, g.session, &e)), e);
+    assert_true(measure_score(later, 0)->match);
+    near("unchanged, later", measure_score(later, 0)->locality_unchanged, 0.5);
+    near("kl, later", measure_score(later, 0)->locality_kl, (kl / 3 + 0) / 2);
+    near("unchanged by itself", measure_score(itself, 0)->locality_unchanged, 1);
+    near("kl from itself", measure_score(itself, 0)->locality_kl, 0);
+    measure_free(later);
+    measure_free(itself);
+    measure_free(alone);
     near("unchanged at the parent", measure_score(same, 0)->locality_unchanged, 1);
     near("kl at the parent", measure_score(same, 0)->locality_kl, 0);
     measure_free(edited);

@@ -71,6 +71,19 @@ static struct tokenizer *from_json(const struct json *json)
     return t;
 }
 
+static struct tokenizer *from_gguf(const char *name)
+{
+    struct err e;
+    char path[160];
+    (void)snprintf(path, sizeof path, FOLDER "%s.gguf", name);
+    struct modelfile *f = modelfile_open(path, &e);
+    if (!f) fail_msg("%s", e.text);
+    struct tokenizer *t = tokenizer_new(f, &e);
+    if (!t) fail_msg("%s", e.text);
+    modelfile_close(f);
+    return t;
+}
+
 static const struct json *item(const struct json *list, size_t i)
 {
     const struct json *v = list->child;
@@ -175,15 +188,53 @@ static void sentencepiece_vocabularies_give_its_ids(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof spms / sizeof *spms; i++) {
-        struct err e;
-        char path[160];
-        (void)snprintf(path, sizeof path, FOLDER "%s.gguf", spms[i]);
-        struct modelfile *f = modelfile_open(path, &e);
-        if (!f) fail_msg("%s", e.text);
-        struct tokenizer *t = tokenizer_new(f, &e);
-        if (!t) fail_msg("%s", e.text);
-        modelfile_close(f);
+        struct tokenizer *t = from_gguf(spms[i]);
         check_rows(t, spms[i], "families", json_get(golden("", spms[i]), "rows"), 100);
+        tokenizer_free(t);
+    }
+}
+
+/* What a prompt and its continuation are joined, they are apart. */
+static void check_joined(const struct tokenizer *t, const char *name)
+{
+    static const char *const pairs[][2] = {
+        {"the river and", " the bridge"}, {"the river and", " x"}, {"It is", " 1234, or so."},
+        {"the bridge", "\nthe river"},
+    };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        struct err e;
+        struct ids whole = {0}, parts = {0};
+        struct buf text = {0};
+        const char *first = pairs[i][0], *second = pairs[i][1];
+        buf_printf(&text, "%s%s", first, second);
+        if (!tokenizer_encode(t, text.data, text.len, true, &whole, &e) ||
+            !tokenizer_encode(t, first, strlen(first), true, &parts, &e) ||
+            !tokenizer_encode_behind(t, second, strlen(second), true, &parts, &e))
+            fail_msg("%s", e.text);
+        if (whole.n != parts.n || memcmp(whole.id, parts.id, whole.n * sizeof *whole.id) != 0)
+            fail_msg("%s: \"%s\" behind \"%s\" is not what it is in one text", name, second, first);
+        ids_release(&whole);
+        ids_release(&parts);
+        buf_release(&text);
+    }
+}
+
+static void a_text_behind_another_gets_no_space_of_its_own(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        struct tokenizer *t = from_json(json_get(golden("", families[i].golden), "tokenizer"));
+        check_joined(t, families[i].golden);
+        tokenizer_free(t);
+    }
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        struct tokenizer *t = from_json(json_get(golden("variant_", variants[i]), "tokenizer"));
+        check_joined(t, variants[i]);
+        tokenizer_free(t);
+    }
+    for (size_t i = 0; i < sizeof spms / sizeof *spms; i++) {
+        struct tokenizer *t = from_gguf(spms[i]);
+        check_joined(t, spms[i]);
         tokenizer_free(t);
     }
 }
@@ -253,8 +304,8 @@ static void expect_same_cuts(struct both *b, const char *text, size_t len)
     struct err e;
     static struct cuts hand, library;
     hand.n = library.n = 0;
-    if (!pretokenize(b->by_hand, text, len, true, on_cut, &hand, &e)) fail_msg("%s", e.text);
-    if (!pretokenize(b->by_library, text, len, true, on_cut, &library, &e)) fail_msg("%s", e.text);
+    if (!pretokenize(b->by_hand, text, len, TEXT_FIRST, on_cut, &hand, &e)) fail_msg("%s", e.text);
+    if (!pretokenize(b->by_library, text, len, TEXT_FIRST, on_cut, &library, &e)) fail_msg("%s", e.text);
     bool same = hand.n == library.n && memcmp(hand.len, library.len, hand.n * sizeof *hand.len) == 0;
     if (!same) fail_msg("pattern %d cuts this differently: %.*s", b->split, (int)len, text);
 }
@@ -372,6 +423,7 @@ int main(void)
         cmocka_unit_test(each_family_gives_the_reference_ids_and_texts),
         cmocka_unit_test(each_knob_gives_the_reference_ids_and_texts),
         cmocka_unit_test(sentencepiece_vocabularies_give_its_ids),
+        cmocka_unit_test(a_text_behind_another_gets_no_space_of_its_own),
         cmocka_unit_test(scanners_cut_all_of_unicode_as_their_patterns_do),
         cmocka_unit_test(scanners_cut_any_mixture_as_their_patterns_do),
         cmocka_unit_test(normalised_special_tokens_respect_sections),
