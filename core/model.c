@@ -127,6 +127,9 @@ static bool plan_tensor(const struct model *m, struct tensor *t, struct err *e)
     const struct file_tensor *f = locate(m, t);
     if (!f)
         return err_set(e, ERR_CORRUPT, "%s: tensor %s is missing", modelfile_path(m->file), t->name);
+    if (f->other)
+        return err_set(e, ERR_UNSUPPORTED, "%s: tensor %s %s, which is not supported", modelfile_path(m->file),
+                       f->name, f->other);
     if (!check_shape(m, t, f, e)) return false;
     enum relayout how = layout_of(m, t);
     bool kept = t->n_dims == 2 && relayout_keeps(how, f->type);

@@ -236,7 +236,8 @@ HUBS = {
     "a negative offset": ({"model.safetensors": tensor(data_offsets=[-6144, 0])}, ["model.safetensors", UP]),
     "a shape that lies": ({"model.safetensors": tensor(shape=[48, 33])}, ["model.safetensors", UP]),
     "a shape past 2^64": ({"model.safetensors": tensor(shape=[1 << 40, 1 << 40])}, ["model.safetensors", UP]),
-    "an unknown element type": ({"model.safetensors": tensor(dtype="F8")}, ["model.safetensors", UP, "F8"]),
+    "an unknown element type": ({"model.safetensors": tensor(dtype="F8")}, ["hub", UP, "is of type F8"]),
+    "a weight of too many dimensions": ({"model.safetensors": tensor(shape=[1, 1, 1, 48, 32])}, ["hub", UP, "has 5 dimensions"]),
     "a tensor missing": ({"model.safetensors": header(lambda h: {("gone" if k == UP else k): v for k, v in h.items()})}, [UP]),
 }
 

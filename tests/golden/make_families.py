@@ -172,10 +172,13 @@ def write_tokenizer(case, tok, folder):
 
 
 def write_bare(folder):
-    """As OpenAI's checkpoints are on the hub: no prefix, and the causal mask among the weights."""
+    """As old checkpoints are on the hub: no prefix, and among the weights a causal mask, of numbers or of
+    bytes, and the number that hides."""
     path = f"{folder}/model.safetensors"
     bare = {name.removeprefix("transformer."): value for name, value in load_file(path).items()}
     bare["h.0.attn.bias"] = torch.ones(1, 1, 8, 8).tril()
+    bare["h.1.attn.bias"] = bare["h.0.attn.bias"].byte()
+    bare["h.1.attn.masked_bias"] = torch.tensor(-1e4, dtype=torch.float16)
     save_file(bare, path, metadata={"format": "pt"})
 
 
