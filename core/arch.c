@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/family/families.h"
+#include "core/family/read_gguf.h"
 #include "core/file/gguf.h"
 
 static const struct family families[] = {
@@ -218,7 +219,8 @@ static bool arch_from_gguf(const struct modelfile *f, struct arch *out, const st
     const char *word;
     if (!gguf_text(modelfile_gguf(f), "general.architecture", &word))
         return err_set(e, ERR_CORRUPT, "no general.architecture");
-    return find_family(word, true, out, family, e) && finish(out, (*family)->from_gguf(f, out, e), e);
+    return find_family(word, true, out, family, e) &&
+           finish(out, (*family)->from_gguf(f, out, e) && meta_nothing_else(f, out, e), e);
 }
 
 bool arch_read(const struct modelfile *f, struct arch *out, const struct family **family,

@@ -67,6 +67,7 @@ bool gemma3_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
     enum { LAYERS_OF_27B = 62 };
     gemma3_block(a);
     return gemma_from_gguf(f, LAYERS_OF_27B, a, e) && meta_windows(f, 0, PERIOD, a, e) &&
+           meta_number(f, "final_logit_softcapping", 0, &a->final_softcap, e) &&
            meta_number(f, "rope.freq_base_swa", LOCAL_BASE, &a->rotary.theta_local, e);
 }
 

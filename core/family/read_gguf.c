@@ -76,15 +76,22 @@ bool meta_tensor(const struct modelfile *f, const char *name) { return modelfile
 
 /* ---- what we do not compute ------------------------------------------------------------------------ */
 
-/* Keys that change the computation, and the value at which they do not. */
-static bool nothing_else(const struct modelfile *f, struct err *e)
+/* Keys that change the computation, and the value that this description computes with: the family read
+ * it, or it is the one at which nothing changes. */
+bool meta_nothing_else(const struct modelfile *f, const struct arch *a, struct err *e)
 {
-    static const struct {
+    const struct {
         const char *key;
-        float neutral;
+        float computed;
     } numbers[] = {
-        {"attention.clamp_kqv", 0}, {"attention.max_alibi_bias", 0}, {"logit_scale", 1},
-        {"residual_scale", 1},      {"embedding_scale", 1},          {"attention.temperature_scale", 1},
+        {"attention.clamp_kqv", 0},
+        {"attention.max_alibi_bias", 0},
+        {"logit_scale", 1},
+        {"residual_scale", 1},
+        {"embedding_scale", 1},
+        {"attention.temperature_scale", 1},
+        {"attn_logit_softcapping", a->attn_softcap},
+        {"final_logit_softcapping", a->final_softcap},
     };
     uint32_t experts;
     bool causal;
@@ -95,8 +102,8 @@ static bool nothing_else(const struct modelfile *f, struct err *e)
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         float v;
         char name[KEY_BYTES];
-        if (!meta_number(f, numbers[i].key, (double)numbers[i].neutral, &v, e)) return false;
-        if (v != numbers[i].neutral)
+        if (!meta_number(f, numbers[i].key, (double)numbers[i].computed, &v, e)) return false;
+        if (v != numbers[i].computed)
             return err_set(e, ERR_UNSUPPORTED, "%s is %g, which is not supported", full(f, numbers[i].key, name),
                            (double)v);
     }
@@ -139,7 +146,7 @@ bool meta_sizes(const struct modelfile *f, struct arch *a, struct err *e)
 {
     const char *eps = a->norm == NORM_LAYER ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
     char name[KEY_BYTES];
-    if (!nothing_else(f, e) || !meta_size(f, "block_count", &a->n_layers, e) ||
+    if (!meta_size(f, "block_count", &a->n_layers, e) ||
         !meta_size(f, "context_length", &a->context, e) || !meta_size(f, "embedding_length", &a->d_model, e) ||
         !meta_size(f, "feed_forward_length", &a->d_mlp, e) || !meta_heads(f, a, e) || !meta_vocabulary(f, a, e))
         return false;

@@ -30,4 +30,7 @@ bool meta_rotary_whole(const struct arch *a, struct err *e) MUST_CHECK;
  * all but every `period`-th; period 0: all. */
 bool meta_windows(const struct modelfile *f, uint32_t otherwise, uint32_t period, struct arch *a, struct err *e) MUST_CHECK;
 
+/* After a family has filled the description: refuse keys that change the computation and are not in it. */
+bool meta_nothing_else(const struct modelfile *f, const struct arch *a, struct err *e) MUST_CHECK;
+
 #endif

@@ -392,6 +392,9 @@ static const struct {
     {"gemma3", "attention.sliding_window=4 attention.sliding_window_pattern=[1|1|0]", ERR_CORRUPT,
      "gemma3.attention.sliding_window_pattern has 3 entries for 2 layers"},
     {"gemma2", "attn_logit_softcapping=word", ERR_CORRUPT, "gemma2.attn_logit_softcapping is no number"},
+    {"gemma3", "attn_logit_softcapping=50.0", ERR_UNSUPPORTED, "gemma3.attn_logit_softcapping is 50"},
+    {"llama", "attn_logit_softcapping=50.0", ERR_UNSUPPORTED, "llama.attn_logit_softcapping is 50"},
+    {"qwen2", "final_logit_softcapping=30.0", ERR_UNSUPPORTED, "qwen2.final_logit_softcapping is 30"},
     {"gptneox", "", ERR_CORRUPT, "gptneox.attention.layer_norm_epsilon is absent"},
 };
 
@@ -410,8 +413,15 @@ static const struct {
     {"qwen3", "attention.key_length=16", AT(qk_norm), QK_NORM_HEAD},
     {"gemma2", "", AT(window), 4096},
     {"gemma2", "attention.sliding_window=5", AT(windowed[0]), 1},
-    {"gemma2", "attn_logit_softcapping=50.0", AT(attn_softcap), 50},
-    {"gemma2", "final_logit_softcapping=30.0", AT(final_softcap), 30},
+    {"gemma2", "", AT(attn_softcap), 50}, /* llama.cpp's, where a file is silent */
+    {"gemma2", "", AT(final_softcap), 30},
+    {"gemma2", "attn_logit_softcapping=20.0", AT(attn_softcap), 20},
+    {"gemma2", "attn_logit_softcapping=0.0", AT(attn_softcap), 0},
+    {"gemma2", "final_logit_softcapping=10.0", AT(final_softcap), 10},
+    {"gemma3", "", AT(attn_softcap), 0},
+    {"gemma3", "", AT(final_softcap), 0},
+    {"gemma3", "final_logit_softcapping=10.0", AT(final_softcap), 10},
+    {"llama", "attn_logit_softcapping=0.0", AT(attn_softcap), 0},
     {"gemma2", "", AT(embed_scale), 4.898979485566356},
     {"gemma3", "attention.sliding_window=5", AT(windowed[0]), 3},
     {"gemma3", "attention.sliding_window=5 attention.sliding_window_pattern=2", AT(windowed[0]), 1},
