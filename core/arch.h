@@ -125,7 +125,9 @@ struct family {
     const char *gguf_name;    /* general.architecture */
     const char *config_name;  /* config.json's model_type */
     const char *config_class; /* config.json's architectures, for those who load an export */
-    const char *prefix;       /* of state-dict names that some checkpoints leave out, or "" */
+    const char *prefix;       /* of state-dict names, or "" */
+    const char *other_prefix; /* what some checkpoints have in its place */
+    const char *holder;       /* model_type of models that hold one of the family as text_config, or NULL */
     bool (*from_gguf)(const struct modelfile *f, struct arch *out, struct err *e);
     bool (*from_config)(const struct json *config, struct arch *out, struct err *e);
     const struct tensor_name *names; /* ends with a NULL hub name */
@@ -139,6 +141,9 @@ const struct family *family_at(size_t i); /* NULL past the end */
 bool arch_read(const struct modelfile *f, struct arch *out, const struct family **family,
                struct err *e) MUST_CHECK;
 
+/* The part of a config.json that describes the language model: the whole, or the text_config of a model
+ * that holds one beside other parts (eyes). */
+const struct json *arch_described_in(const struct json *config);
 /* The same from a config.json alone. */
 bool arch_from_config(const struct json *config, struct arch *out, const struct family **family,
                       struct err *e) MUST_CHECK;

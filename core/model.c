@@ -93,16 +93,18 @@ static bool list_tensors(struct counted *c, struct err *e)
 
 /* ---- finding them in the file, and what they will be in memory --------------------------------- */
 
-/* Some checkpoints leave out the family's prefix. */
+/* Some checkpoints have another prefix, or none. */
 static const struct file_tensor *locate(const struct model *m, const struct tensor *t)
 {
-    char name[128];
+    char name[128], other[160];
     const char *prefix = m->family->prefix;
     if (modelfile_gguf(m->file))
         return modelfile_find(m->file, spelled(name_of(m, t->role)->gguf, t->layer, name));
     const struct file_tensor *f = modelfile_find(m->file, t->name);
     size_t n = strlen(prefix);
-    return f || !n || strncmp(t->name, prefix, n) != 0 ? f : modelfile_find(m->file, t->name + n);
+    if (f || strncmp(t->name, prefix, n) != 0) return f;
+    (void)snprintf(other, sizeof other, "%s%s", m->family->other_prefix, t->name + n);
+    return modelfile_find(m->file, other);
 }
 
 static enum relayout layout_of(const struct model *m, const struct tensor *t)

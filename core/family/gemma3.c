@@ -8,7 +8,8 @@
 #include "read_gguf.h"
 #include "write_config.h"
 
-const struct config_words gemma3_words = {CONFIG_WORDS, .eps_or = 1e-6, .head_width_or = 256, .activation = "hidden_activation",
+const struct config_words gemma3_words = {CONFIG_WORDS, .eps_or = 1e-6, .heads_or = 8, .kv_heads_or = 4, .vocabulary_or = 262208,
+                                          .context_or = 131072, .head_width_or = 256, .activation = "hidden_activation",
                                           .activation_or = "gelu_pytorch_tanh", .tied_or = true};
 
 const struct tensor_name gemma3_names[] = {

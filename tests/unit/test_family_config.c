@@ -116,7 +116,10 @@ static const struct {
 } refused[] = {
     /* families and their kin */
     {"llama", "{\"model_type\": \"mixtral\"}", ERR_UNSUPPORTED, "unknown model family \"mixtral\""},
-    {"llama", "{\"model_type\": \"gemma3\"}", ERR_UNSUPPORTED, "unknown model family \"gemma3\""},
+    {"llama", "{\"model_type\": \"gemma3\"}", ERR_CORRUPT, "no model_type in a text_config"},
+    {"gemma3_held", "{\"text_config\": {\"model_type\": \"llama\"}}", ERR_UNSUPPORTED, "\"gemma3\" with the text model \"llama\""},
+    {"gemma3_held", "{\"quantization_config\": {\"quant_method\": \"awq\"}}", ERR_UNSUPPORTED, "quantization_config"},
+    {"gemma3_held", "{\"tie_word_embeddings\": false}", ERR_UNSUPPORTED, "\"tie_word_embeddings\" contradicts"},
     {"llama", "{\"quantization_config\": {\"quant_method\": \"gptq\"}}", ERR_UNSUPPORTED, "quantization_config"},
     /* sizes */
     {"llama", "{\"hidden_size\": \"-\"}", ERR_CORRUPT, "\"hidden_size\" is absent"},
@@ -228,6 +231,11 @@ static const struct {
     {"gemma3_classic", "{}", AT(rotary.theta_local), 10000},
     {"gemma3_classic", "{\"rope_theta\": \"-\"}", AT(rotary.theta), 1000000},
     {"gemma3_classic", "{\"rope_local_base_freq\": 77.0}", AT(rotary.theta_local), 77},
+    {"gemma3", "{\"num_attention_heads\": \"-\"}", AT(n_heads), 8},
+    {"gemma3", "{\"num_attention_heads\": \"-\", \"num_key_value_heads\": \"-\"}", AT(n_kv_heads), 4},
+    {"gemma3", "{\"vocab_size\": \"-\"}", AT(d_vocab), 262208},
+    {"gemma3", "{\"max_position_embeddings\": \"-\"}", AT(context), 131072},
+    {"gemma3_held", "{\"vocab_size\": 7}", AT(d_vocab), 264},
     {"phi3", "{\"sliding_window\": null}", AT(window), 0},
     {"phi3", "{\"tie_word_embeddings\": true}", AT(tied_head), 1},
     /* spellings, old and new */
