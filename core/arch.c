@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core/family/families.h"
@@ -73,6 +74,14 @@ void arch_role_shape(const struct arch *a, enum role r, uint32_t *dims, uint32_t
     *dims = s.dims;
     *rows = swapped(a, &s) ? s.cols : s.rows;
     *cols = swapped(a, &s) ? s.rows : s.cols;
+}
+
+const char *tensor_spelled(const char *pattern, uint32_t layer, char out[TENSOR_NAME_BYTES])
+{
+    const char *at = strstr(pattern, "%u");
+    if (at) (void)snprintf(out, TENSOR_NAME_BYTES, "%.*s%u%s", (int)(at - pattern), pattern, layer, at + 2);
+    else (void)snprintf(out, TENSOR_NAME_BYTES, "%s", pattern);
+    return out;
 }
 
 /* ---- rotary frequencies -------------------------------------------------------------------------- */
@@ -254,7 +263,8 @@ static bool arch_from_gguf(const struct modelfile *f, struct arch *out, const st
     if (!gguf_text(modelfile_gguf(f), "general.architecture", &word))
         return err_set(e, ERR_CORRUPT, "no general.architecture");
     return find_family(word, true, out, family, e) &&
-           finish(out, (*family)->from_gguf(f, out, e) && meta_nothing_else(f, out, e), e);
+           finish(out, (*family)->from_gguf(f, out, e) && meta_nothing_else(f, out, e), e) &&
+           (meta_optional(f, (*family)->names, out), true);
 }
 
 bool arch_read(const struct modelfile *f, struct arch *out, const struct family **family,

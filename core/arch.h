@@ -110,6 +110,8 @@ enum relayout {
     PLUS_ONE       /* GGUF stores gain where the state dict has gain − 1 */
 };
 
+enum { TENSOR_NAME_BYTES = 128 };
+
 /* One tensor of a family: its role, its state-dict name and GGUF name (%u is the layer). */
 struct tensor_name {
     enum role role;
@@ -117,6 +119,8 @@ struct tensor_name {
     const char *gguf;
     enum relayout gguf_layout;
 };
+/* A name with its layer, in memory of the caller, which is returned. */
+const char *tensor_spelled(const char *pattern, uint32_t layer, char out[TENSOR_NAME_BYTES]);
 
 struct buf;          /* core/base/mem.h */
 struct config_words; /* core/family/read_config.h */
