@@ -2,15 +2,17 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core/family/families.h"
+#include "core/family/read_gguf.h"
 #include "core/file/gguf.h"
 
 static const struct family families[] = {
-#define FAMILY(id, gguf_name, config_name, config_class, prefix)                                   \
-    {#id, gguf_name, config_name, config_class, prefix, id##_from_gguf, id##_from_config,          \
-     id##_names, &id##_words, id##_to_config},
+#define FAMILY(id, gguf_name, config_name, config_class, prefix, other_prefix, holder)             \
+    {#id, gguf_name, config_name, config_class, prefix, other_prefix, holder, id##_from_gguf,      \
+     id##_from_config, id##_names, &id##_words, id##_to_config},
 #include "arch.def"
 #undef FAMILY
 };
@@ -72,6 +74,14 @@ void arch_role_shape(const struct arch *a, enum role r, uint32_t *dims, uint32_t
     *dims = s.dims;
     *rows = swapped(a, &s) ? s.cols : s.rows;
     *cols = swapped(a, &s) ? s.rows : s.cols;
+}
+
+const char *tensor_spelled(const char *pattern, uint32_t layer, char out[TENSOR_NAME_BYTES])
+{
+    const char *at = strstr(pattern, "%u");
+    if (at) (void)snprintf(out, TENSOR_NAME_BYTES, "%.*s%u%s", (int)(at - pattern), pattern, layer, at + 2);
+    else (void)snprintf(out, TENSOR_NAME_BYTES, "%s", pattern);
+    return out;
 }
 
 /* ---- rotary frequencies -------------------------------------------------------------------------- */
@@ -206,12 +216,46 @@ static bool find_family(const char *word, bool gguf, struct arch *out, const str
     return true;
 }
 
-bool arch_from_config(const struct json *config, struct arch *out, const struct family **family, struct err *e)
+static const char *model_type(const struct json *config)
 {
     const struct json *type = json_get(config, "model_type");
-    if (!type || type->type != JSON_STRING) return err_set(e, ERR_CORRUPT, "config.json has no model_type");
-    return find_family(type->text, false, out, family, e) &&
-           finish(out, (*family)->from_config(config, out, e), e);
+    return type && type->type == JSON_STRING ? type->text : NULL;
+}
+
+/* The family that a model of this type holds one of, or NULL. */
+static const struct family *held_by(const char *type)
+{
+    for (size_t i = 0; type && i < N_FAMILIES; i++)
+        if (families[i].holder && strcmp(families[i].holder, type) == 0) return &families[i];
+    return NULL;
+}
+
+const struct json *arch_described_in(const struct json *config)
+{
+    return held_by(model_type(config)) ? json_get(config, "text_config") : config;
+}
+
+/* What is said of a holder is said of what it holds, or contradicts it. */
+static bool check_holder(const struct json *config, const struct arch *a, struct err *e)
+{
+    bool tied;
+    return config_not_quantised(config, e) && config_flag(config, "tie_word_embeddings", a->tied_head, &tied, e) &&
+           (tied == a->tied_head ||
+            err_set(e, ERR_UNSUPPORTED, "config.json: \"tie_word_embeddings\" contradicts that of text_config"));
+}
+
+bool arch_from_config(const struct json *config, struct arch *out, const struct family **family, struct err *e)
+{
+    const struct json *text = arch_described_in(config);
+    const char *type = model_type(text);
+    const struct family *held = held_by(model_type(config));
+    if (!type)
+        return err_set(e, ERR_CORRUPT, "config.json has no model_type%s", held ? " in a text_config" : "");
+    if (held && strcmp(type, held->config_name) != 0)
+        return err_set(e, ERR_UNSUPPORTED, "config.json: \"%s\" with the text model \"%s\" is not supported", held->holder,
+                       type);
+    return find_family(type, false, out, family, e) && finish(out, (*family)->from_config(text, out, e), e) &&
+           (!held || check_holder(config, out, e));
 }
 
 static bool arch_from_gguf(const struct modelfile *f, struct arch *out, const struct family **family, struct err *e)
@@ -219,7 +263,9 @@ static bool arch_from_gguf(const struct modelfile *f, struct arch *out, const st
     const char *word;
     if (!gguf_text(modelfile_gguf(f), "general.architecture", &word))
         return err_set(e, ERR_CORRUPT, "no general.architecture");
-    return find_family(word, true, out, family, e) && finish(out, (*family)->from_gguf(f, out, e), e);
+    return find_family(word, true, out, family, e) &&
+           finish(out, (*family)->from_gguf(f, out, e) && meta_nothing_else(f, out, e), e) &&
+           (meta_optional(f, (*family)->names, out), true);
 }
 
 bool arch_read(const struct modelfile *f, struct arch *out, const struct family **family,

@@ -110,6 +110,8 @@ enum relayout {
     PLUS_ONE       /* GGUF stores gain where the state dict has gain − 1 */
 };
 
+enum { TENSOR_NAME_BYTES = 128 };
+
 /* One tensor of a family: its role, its state-dict name and GGUF name (%u is the layer). */
 struct tensor_name {
     enum role role;
@@ -117,6 +119,8 @@ struct tensor_name {
     const char *gguf;
     enum relayout gguf_layout;
 };
+/* A name with its layer, in memory of the caller, which is returned. */
+const char *tensor_spelled(const char *pattern, uint32_t layer, char out[TENSOR_NAME_BYTES]);
 
 struct buf;          /* core/base/mem.h */
 struct config_words; /* core/family/read_config.h */
@@ -125,7 +129,9 @@ struct family {
     const char *gguf_name;    /* general.architecture */
     const char *config_name;  /* config.json's model_type */
     const char *config_class; /* config.json's architectures, for those who load an export */
-    const char *prefix;       /* of state-dict names that some checkpoints leave out, or "" */
+    const char *prefix;       /* of state-dict names, or "" */
+    const char *other_prefix; /* what some checkpoints have in its place */
+    const char *holder;       /* model_type of models that hold one of the family as text_config, or NULL */
     bool (*from_gguf)(const struct modelfile *f, struct arch *out, struct err *e);
     bool (*from_config)(const struct json *config, struct arch *out, struct err *e);
     const struct tensor_name *names; /* ends with a NULL hub name */
@@ -142,6 +148,9 @@ const char *arch_differs(const struct arch *a, const struct arch *b);
 bool arch_read(const struct modelfile *f, struct arch *out, const struct family **family,
                struct err *e) MUST_CHECK;
 
+/* The part of a config.json that describes the language model: the whole, or the text_config of a model
+ * that holds one beside other parts (eyes). */
+const struct json *arch_described_in(const struct json *config);
 /* The same from a config.json alone. */
 bool arch_from_config(const struct json *config, struct arch *out, const struct family **family,
                       struct err *e) MUST_CHECK;

@@ -41,14 +41,6 @@ static int by_name(const void *a, const void *b)
 
 static size_t slot(enum role r, uint32_t layer) { return roles[r].per_layer ? layer + 1 : 0; }
 
-static const char *spelled(const char *pattern, uint32_t layer, char out[128])
-{
-    const char *at = strstr(pattern, "%u");
-    if (at) (void)snprintf(out, 128, "%.*s%u%s", (int)(at - pattern), pattern, layer, at + 2);
-    else (void)snprintf(out, 128, "%s", pattern);
-    return out;
-}
-
 static const struct tensor_name *name_of(const struct model *m, enum role r)
 {
     for (const struct tensor_name *n = m->family->names; n->hub; n++)
@@ -60,9 +52,9 @@ static bool add_tensor(struct counted *c, const struct tensor_name *n, uint32_t 
 {
     struct model *m = &c->m;
     struct tensor *t = &c->tensors[m->n_tensors++];
-    char name[128];
+    char name[TENSOR_NAME_BYTES];
     *t = (struct tensor){.role = n->role, .group = roles[n->role].group, .layer = layer, .stored = DTYPE_F32};
-    (void)spelled(n->hub, layer, name);
+    (void)tensor_spelled(n->hub, layer, name);
     t->name = arena_text(&c->names, name, strlen(name), e);
     if (!t->name) return false;
     arch_role_shape(&m->arch, n->role, &t->n_dims, &t->rows, &t->cols);
@@ -93,16 +85,38 @@ static bool list_tensors(struct counted *c, struct err *e)
 
 /* ---- finding them in the file, and what they will be in memory --------------------------------- */
 
-/* Some checkpoints leave out the family's prefix. */
+/* Some checkpoints have another prefix, or none. */
 static const struct file_tensor *locate(const struct model *m, const struct tensor *t)
 {
-    char name[128];
+    char name[TENSOR_NAME_BYTES], other[TENSOR_NAME_BYTES + 32];
     const char *prefix = m->family->prefix;
     if (modelfile_gguf(m->file))
-        return modelfile_find(m->file, spelled(name_of(m, t->role)->gguf, t->layer, name));
+        return modelfile_find(m->file, tensor_spelled(name_of(m, t->role)->gguf, t->layer, name));
     const struct file_tensor *f = modelfile_find(m->file, t->name);
     size_t n = strlen(prefix);
-    return f || !n || strncmp(t->name, prefix, n) != 0 ? f : modelfile_find(m->file, t->name + n);
+    if (f || strncmp(t->name, prefix, n) != 0) return f;
+    (void)snprintf(other, sizeof other, "%s%s", m->family->other_prefix, t->name + n);
+    return modelfile_find(m->file, other);
+}
+
+/* Each tensor of a GGUF is one that the block computes with, or a list of rotary divisors: else the file
+ * asks for more. (A directory may hold anything beside its model, as in transformers.) */
+static bool none_is_left(const struct model *m, struct err *e)
+{
+    size_t n = modelfile_count(m->file);
+    const struct file_tensor *first = modelfile_tensor(m->file, 0);
+    bool *taken = mem_take(n, sizeof *taken, e);
+    if (!taken) return false;
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const struct file_tensor *f = locate(m, &m->tensors[i]);
+        if (f) taken[f - first] = true;
+    }
+    for (size_t i = 0; i < n; i++) taken[i] = taken[i] || strncmp(first[i].name, "rope_", 5) == 0;
+    size_t left = 0;
+    while (left < n && taken[left]) left++;
+    mem_drop(taken);
+    return left == n || err_set(e, ERR_UNSUPPORTED, "%s: tensor %s has no place in this family", modelfile_path(m->file),
+                                first[left].name);
 }
 
 static enum relayout layout_of(const struct model *m, const struct tensor *t)
@@ -127,6 +141,9 @@ static bool plan_tensor(const struct model *m, struct tensor *t, struct err *e)
     const struct file_tensor *f = locate(m, t);
     if (!f)
         return err_set(e, ERR_CORRUPT, "%s: tensor %s is missing", modelfile_path(m->file), t->name);
+    if (f->other)
+        return err_set(e, ERR_UNSUPPORTED, "%s: tensor %s %s, which is not supported", modelfile_path(m->file),
+                       f->name, f->other);
     if (!check_shape(m, t, f, e)) return false;
     enum relayout how = layout_of(m, t);
     bool kept = t->n_dims == 2 && relayout_keeps(how, f->type);
@@ -181,6 +198,7 @@ static bool lay_out(struct counted *c, const struct model_loading *how, struct e
     size_t bytes;
     for (size_t i = 0; i < c->m.n_tensors; i++)
         if (!plan_tensor(&c->m, &c->tensors[i], e)) return false;
+    if (modelfile_gguf(c->m.file) && !none_is_left(&c->m, e)) return false;
     return place_all(c, false, &bytes, e) && (!how->afford || how->afford(how->ctx, bytes, e)) &&
            place_all(c, true, &bytes, e);
 }
@@ -224,8 +242,6 @@ static bool load(struct counted *c, const char *path, const struct model_loading
     struct model *m = &c->m;
     m->file = modelfile_open(path, e);
     if (!m->file || !arch_read(m->file, &m->arch, &m->family, e)) return false;
-    const struct tensor_name *head = name_of(m, ROLE_HEAD);
-    if (modelfile_gguf(m->file)) m->arch.tied_head = !head || !modelfile_find(m->file, head->gguf);
     m->tokenizer = tokenizer_new(m->file, e);
     if (!m->tokenizer || !list_tensors(c, e) || !lay_out(c, how, e) || !rotary_tables(m, e)) return false;
     tokenizer_bind(m->tokenizer, m->arch.d_vocab);

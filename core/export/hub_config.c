@@ -28,12 +28,17 @@ static bool is_dtype(const struct json *member)
     return strcmp(member->key, "torch_dtype") == 0 || strcmp(member->key, "dtype") == 0;
 }
 
-static void copy_config(const struct json *config, const char *dtype, struct buf *out)
+/* A model that held this one beside other parts is left behind: the text model says what class it is. */
+static void copy_config(const struct model *m, const char *dtype, struct buf *out)
 {
-    bool typed = false;
+    const struct json *whole = modelfile_config(m->file), *config = arch_described_in(whole);
+    bool typed = false, held = config != whole, first = true;
     buf_text(out, "{");
+    if (held) buf_printf(out, "\n  \"architectures\": [\"%s\"]", m->family->config_class);
     for (const struct json *c = config->child; c; c = c->next) {
-        buf_text(out, c == config->child ? "\n  " : ",\n  ");
+        if (held && strcmp(c->key, "architectures") == 0) continue;
+        buf_text(out, first && !held ? "\n  " : ",\n  ");
+        first = false;
         json_write_text(out, c->key, c->key_len);
         buf_text(out, ": ");
         if (is_dtype(c)) buf_printf(out, "\"%s\"", dtype);
@@ -115,8 +120,7 @@ static bool says_all(const struct model *m, const struct buf *config, struct err
 bool hub_config(const struct view *v, struct buf *out, struct err *e)
 {
     const struct model *m = view_model(v);
-    const struct json *config = modelfile_config(m->file);
-    if (config) copy_config(config, dtype_word(v), out);
+    if (modelfile_config(m->file)) copy_config(m, dtype_word(v), out);
     else write_config(m, dtype_word(v), out);
     return buf_ok(out, e) && (config || says_all(m, out, e));
 }

@@ -2,7 +2,7 @@
  *
  * A hub directory's config.json is written back member by member as it was read; only its element
  * type is corrected, where deltas have made 16-bit tensors float32: a reader that trusted the old
- * word would narrow the edit away. A GGUF has no config.json, so one is written from the model's
+ * word would narrow the edit away. Of a model that held a text model, that part alone is written. A GGUF has no config.json, so one is written from the model's
  * description, in its family's words (core/family/) and the spelling most hub files have (rope_theta and
  * torch_dtype at the top).
  *

@@ -11,7 +11,7 @@
 #include "core/arch.h"
 #include "read_config.h"
 
-#define FAMILY(id, gguf_name, config_name, config_class, prefix)                                   \
+#define FAMILY(id, gguf_name, config_name, config_class, prefix, other_prefix, holder)              \
     bool id##_from_gguf(const struct modelfile *f, struct arch *a, struct err *e);                 \
     bool id##_from_config(const struct json *c, struct arch *a, struct err *e);                    \
     void id##_to_config(const struct arch *a, struct buf *out);                                    \

@@ -40,10 +40,7 @@ bool gemma_from_config(const struct json *c, const struct config_words *w, struc
 
 bool gemma_from_gguf(const struct modelfile *f, uint32_t odd_layers, struct arch *a, struct err *e)
 {
-    if (!meta_sizes(f, a, e) || !meta_rotary(f, a, e) || !meta_rotary_whole(a, e) ||
-        !meta_number(f, "final_logit_softcapping", 0, &a->final_softcap, e) ||
-        !meta_number(f, "attn_logit_softcapping", 0, &a->attn_softcap, e))
-        return false;
+    if (!meta_sizes(f, a, e) || !meta_rotary(f, a, e) || !meta_rotary_whole(a, e)) return false;
     if (a->attn_scale == 0 && a->n_layers == odd_layers && a->n_heads)
         a->attn_scale = 1.0f / sqrtf((float)(a->d_model / a->n_heads));
     a->embed_scale = (float)sqrt(a->d_model);
@@ -77,7 +74,9 @@ bool gemma2_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
 {
     enum { LAYERS_OF_27B = 46 };
     gemma_block(a);
-    return gemma_from_gguf(f, LAYERS_OF_27B, a, e) && meta_windows(f, 4096, 2, a, e);
+    return gemma_from_gguf(f, LAYERS_OF_27B, a, e) && meta_windows(f, 4096, 2, a, e) &&
+           meta_number(f, "final_logit_softcapping", 30, &a->final_softcap, e) &&
+           meta_number(f, "attn_logit_softcapping", 50, &a->attn_softcap, e);
 }
 
 void gemma2_to_config(const struct arch *a, struct buf *out)

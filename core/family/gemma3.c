@@ -8,7 +8,8 @@
 #include "read_gguf.h"
 #include "write_config.h"
 
-const struct config_words gemma3_words = {CONFIG_WORDS, .eps_or = 1e-6, .head_width_or = 256, .activation = "hidden_activation",
+const struct config_words gemma3_words = {CONFIG_WORDS, .eps_or = 1e-6, .heads_or = 8, .kv_heads_or = 4, .vocabulary_or = 262208,
+                                          .context_or = 131072, .head_width_or = 256, .activation = "hidden_activation",
                                           .activation_or = "gelu_pytorch_tanh", .tied_or = true};
 
 const struct tensor_name gemma3_names[] = {
@@ -67,6 +68,7 @@ bool gemma3_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
     enum { LAYERS_OF_27B = 62 };
     gemma3_block(a);
     return gemma_from_gguf(f, LAYERS_OF_27B, a, e) && meta_windows(f, 0, PERIOD, a, e) &&
+           meta_number(f, "final_logit_softcapping", 0, &a->final_softcap, e) &&
            meta_number(f, "rope.freq_base_swa", LOCAL_BASE, &a->rotary.theta_local, e);
 }
 

@@ -20,10 +20,11 @@ bool config_int(const struct json *c, const char *key, uint32_t otherwise, uint3
     return true;
 }
 
-static bool config_size(const struct json *c, const char *key, uint32_t *out, struct err *e)
+/* Absent: `otherwise`; where that is 0, an error. */
+static bool config_size(const struct json *c, const char *key, uint32_t otherwise, uint32_t *out, struct err *e)
 {
-    if (!config_get(c, key)) return err_set(e, ERR_CORRUPT, "config.json: \"%s\" is absent", key);
-    return config_int(c, key, 0, out, e);
+    if (!otherwise && !config_get(c, key)) return err_set(e, ERR_CORRUPT, "config.json: \"%s\" is absent", key);
+    return config_int(c, key, otherwise, out, e);
 }
 
 bool config_real(const struct json *c, const char *key, double otherwise, double *out, struct err *e)
@@ -132,17 +133,16 @@ static bool config_activation(const struct json *c, const struct config_words *w
 
 static bool config_heads(const struct json *c, const struct config_words *w, struct arch *a, struct err *e)
 {
-    if (!config_size(c, w->heads, &a->n_heads, e)) return false;
+    if (!config_size(c, w->heads, w->heads_or, &a->n_heads, e)) return false;
     uint32_t even = a->n_heads ? a->d_model / a->n_heads : 0;
-    a->n_kv_heads = a->n_heads;
+    a->n_kv_heads = w->kv_heads_or ? w->kv_heads_or : a->n_heads;
     a->d_head = even;
-    if (w->kv_heads && !config_int(c, w->kv_heads, a->n_heads, &a->n_kv_heads, e)) return false;
+    if (w->kv_heads && !config_int(c, w->kv_heads, a->n_kv_heads, &a->n_kv_heads, e)) return false;
     return !w->head_width ||
            config_int(c, w->head_width, w->head_width_or ? w->head_width_or : even, &a->d_head, e);
 }
 
-/* Elements that are not the numbers their type says. */
-static bool not_quantised(const struct json *c, struct err *e)
+bool config_not_quantised(const struct json *c, struct err *e)
 {
     return !config_get(c, "quantization_config") ||
            err_set(e, ERR_UNSUPPORTED, "config.json: \"quantization_config\": quantised checkpoints are read as GGUF only");
@@ -150,12 +150,13 @@ static bool not_quantised(const struct json *c, struct err *e)
 
 bool config_sizes(const struct json *c, const struct config_words *w, struct arch *a, struct err *e)
 {
-    if (!not_quantised(c, e) || !config_size(c, w->layers, &a->n_layers, e) ||
-        !config_size(c, w->width, &a->d_model, e) || !config_heads(c, w, a, e) ||
-        !config_size(c, "vocab_size", &a->d_vocab, e) || !config_size(c, w->context, &a->context, e))
+    if (!config_not_quantised(c, e) || !config_size(c, w->layers, 0, &a->n_layers, e) ||
+        !config_size(c, w->width, 0, &a->d_model, e) || !config_heads(c, w, a, e) ||
+        !config_size(c, "vocab_size", w->vocabulary_or, &a->d_vocab, e) ||
+        !config_size(c, w->context, w->context_or, &a->context, e))
         return false;
     uint32_t wide = w->mlp_widths && a->d_model <= UINT32_MAX / w->mlp_widths ? w->mlp_widths * a->d_model : 0;
-    if (!(w->mlp_widths ? config_int(c, w->mlp, wide, &a->d_mlp, e) : config_size(c, w->mlp, &a->d_mlp, e)))
+    if (!(w->mlp_widths ? config_int(c, w->mlp, wide, &a->d_mlp, e) : config_size(c, w->mlp, 0, &a->d_mlp, e)))
         return false;
     return config_number(c, w->eps, w->eps_or, &a->norm_eps, e) && config_activation(c, w, a, e) &&
            config_flag(c, "tie_word_embeddings", w->tied_or, &a->tied_head, e);

@@ -18,6 +18,7 @@ struct config_words {
     const char *head_width;    /* NULL: width / heads */
     const char *activation_or; /* where absent */
     double eps_or;
+    uint32_t heads_or, kv_heads_or, vocabulary_or, context_or; /* 0: must be there; key/value: as many as heads */
     uint32_t head_width_or;    /* 0: width / heads */
     uint32_t mlp_widths;       /* an absent MLP width is so many widths; 0: it must be there */
     bool tied_or;
@@ -46,6 +47,8 @@ bool config_number_or_off(const struct json *c, const char *key, double otherwis
 /* Refuse a file in which that flag is true. */
 bool config_not(const struct json *c, const char *key, struct err *e) MUST_CHECK;
 
+/* Refuse elements that are not the numbers their type says. */
+bool config_not_quantised(const struct json *c, struct err *e) MUST_CHECK;
 /* Sizes, epsilon, activation, tied head. */
 bool config_sizes(const struct json *c, const struct config_words *w, struct arch *a, struct err *e) MUST_CHECK;
 /* attention_bias: of all four projections. */

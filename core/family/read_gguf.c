@@ -72,19 +72,24 @@ bool meta_flag(const struct modelfile *f, const char *key, bool otherwise, bool 
            err_set(e, ERR_CORRUPT, "%s is neither true nor false", name);
 }
 
-bool meta_tensor(const struct modelfile *f, const char *name) { return modelfile_find(f, name) != NULL; }
-
 /* ---- what we do not compute ------------------------------------------------------------------------ */
 
-/* Keys that change the computation, and the value at which they do not. */
-static bool nothing_else(const struct modelfile *f, struct err *e)
+/* Keys that change the computation, and the value that this description computes with: the family read
+ * it, or it is the one at which nothing changes. */
+bool meta_nothing_else(const struct modelfile *f, const struct arch *a, struct err *e)
 {
-    static const struct {
+    const struct {
         const char *key;
-        float neutral;
+        float computed;
     } numbers[] = {
-        {"attention.clamp_kqv", 0}, {"attention.max_alibi_bias", 0}, {"logit_scale", 1},
-        {"residual_scale", 1},      {"embedding_scale", 1},          {"attention.temperature_scale", 1},
+        {"attention.clamp_kqv", 0},
+        {"attention.max_alibi_bias", 0},
+        {"logit_scale", 1},
+        {"residual_scale", 1},
+        {"embedding_scale", 1},
+        {"attention.temperature_scale", 1},
+        {"attn_logit_softcapping", a->attn_softcap},
+        {"final_logit_softcapping", a->final_softcap},
     };
     uint32_t experts;
     bool causal;
@@ -95,8 +100,8 @@ static bool nothing_else(const struct modelfile *f, struct err *e)
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         float v;
         char name[KEY_BYTES];
-        if (!meta_number(f, numbers[i].key, (double)numbers[i].neutral, &v, e)) return false;
-        if (v != numbers[i].neutral)
+        if (!meta_number(f, numbers[i].key, (double)numbers[i].computed, &v, e)) return false;
+        if (v != numbers[i].computed)
             return err_set(e, ERR_UNSUPPORTED, "%s is %g, which is not supported", full(f, numbers[i].key, name),
                            (double)v);
     }
@@ -127,26 +132,34 @@ static bool meta_heads(const struct modelfile *f, struct arch *a, struct err *e)
            err_set(e, ERR_UNSUPPORTED, "values %u wide beside keys %u wide are not supported", of_value, a->d_head);
 }
 
-static void biases(const struct modelfile *f, struct arch *a)
+void meta_optional(const struct modelfile *f, const struct tensor_name *names, struct arch *a)
 {
-    a->qkv_bias = meta_tensor(f, "blk.0.attn_q.bias") || meta_tensor(f, "blk.0.attn_qkv.bias");
-    a->o_bias = meta_tensor(f, "blk.0.attn_output.bias");
-    a->mlp_bias = meta_tensor(f, "blk.0.ffn_up.bias");
-    a->head_bias = meta_tensor(f, "output.bias");
+    bool own_head = false;
+    const struct {
+        enum role role;
+        bool *has;
+    } rows[] = {
+        {ROLE_QKV_B, &a->qkv_bias}, {ROLE_Q_B, &a->qkv_bias},     {ROLE_O_B, &a->o_bias},
+        {ROLE_UP_B, &a->mlp_bias},  {ROLE_HEAD_B, &a->head_bias}, {ROLE_HEAD, &own_head},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i].has = false;
+    for (const struct tensor_name *n = names; n->hub; n++)
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            char name[TENSOR_NAME_BYTES];
+            if (rows[i].role == n->role && modelfile_find(f, tensor_spelled(n->gguf, 0, name))) *rows[i].has = true;
+        }
+    a->tied_head = !own_head;
 }
 
 bool meta_sizes(const struct modelfile *f, struct arch *a, struct err *e)
 {
     const char *eps = a->norm == NORM_LAYER ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
     char name[KEY_BYTES];
-    if (!nothing_else(f, e) || !meta_size(f, "block_count", &a->n_layers, e) ||
+    if (!meta_size(f, "block_count", &a->n_layers, e) ||
         !meta_size(f, "context_length", &a->context, e) || !meta_size(f, "embedding_length", &a->d_model, e) ||
         !meta_size(f, "feed_forward_length", &a->d_mlp, e) || !meta_heads(f, a, e) || !meta_vocabulary(f, a, e))
         return false;
     if (!has(f, full(f, eps, name))) return err_set(e, ERR_CORRUPT, "%s is absent", name);
-    if (a->gated && meta_tensor(f, "blk.0.ffn_gate.bias"))
-        return err_set(e, ERR_UNSUPPORTED, "a bias of the MLP's gate is not supported");
-    biases(f, a);
     return meta_number(f, eps, 0, &a->norm_eps, e) && meta_number(f, "attention.scale", 0, &a->attn_scale, e);
 }
 
@@ -166,7 +179,7 @@ static bool divisors(const struct modelfile *f, const char *name, struct rotary 
 static bool longrope(const struct modelfile *f, struct arch *a, struct err *e)
 {
     uint32_t original;
-    if (!meta_tensor(f, "rope_factors_short.weight")) return true;
+    if (!modelfile_find(f, "rope_factors_short.weight")) return true;
     if (!meta_int(f, "rope.scaling.original_context_length", a->context, &original, e)) return false;
     if (original < a->context) a->context = original;
     return divisors(f, "rope_factors_short.weight", &a->rotary, e);

@@ -78,7 +78,7 @@ bool modelfile_read(const struct modelfile *f, const struct file_tensor *t, enum
     const uint64_t n_blocks = t->n_elements / d->block, most_bytes = CHUNK_BYTES / d->bytes,
                    most_floats = CHUNK_FLOATS / d->block, most = most_bytes < most_floats ? most_bytes : most_floats;
     const bool raw = as == t->type;
-    assert(t->file < f->n_files && n_blocks * d->bytes == t->n_bytes && (raw || as == DTYPE_F32));
+    assert(!t->other && t->file < f->n_files && n_blocks * d->bytes == t->n_bytes && (raw || as == DTYPE_F32));
     void *aside = mem_take(1, raw ? CHUNK_FLOATS * sizeof(float) : CHUNK_BYTES, e); /* what dst does not get */
     bool ok = aside != NULL;
     for (uint64_t done = 0; ok && done < n_blocks;) {

@@ -6,6 +6,10 @@
  * the file's real size before anything is used. Tensor data is read with pread on demand, never
  * mapped: a file that shrinks or lies afterwards is an error, not a SIGBUS.
  *
+ * Checkpoints also carry what no weight is: masks of bytes, counters, single numbers. Such tensors are
+ * listed with a sentence about what they are and are never read; whoever needs a weight of that name
+ * says the sentence.
+ *
  * Tensor names are the file's own; `core/arch.h` maps them to roles. Shapes are row-major,
  * outermost first (GGUF's reversed order is turned round here).
  *
@@ -23,7 +27,8 @@ struct modelfile;
 
 struct file_tensor {
     const char *name;
-    enum dtype type;
+    const char *other;    /* NULL; or why it can be no weight: "is of type I64", "has 0 dimensions" */
+    enum dtype type;      /* these four of weights only */
     uint32_t n_dims;      /* 1..4 */
     uint64_t shape[4];    /* outermost first */
     uint64_t n_elements;
@@ -52,7 +57,7 @@ const char *modelfile_chat_template(const struct modelfile *f); /* chat_template
  * form: models of the same weights and the same description answer alike. */
 void modelfile_describe(const struct modelfile *f, struct buf *out);
 
-/* Read all elements into dst, as they are stored (as == t->type) or as float32 (dequantised or
+/* Read all elements of a weight into dst, as they are stored (as == t->type) or as float32 (dequantised or
  * widened). A NaN or infinity in the file is ERR_CORRUPT with the tensor's name and element index. */
 bool modelfile_read(const struct modelfile *f, const struct file_tensor *t, enum dtype as, void *dst,
                     struct err *e) MUST_CHECK;

@@ -1,6 +1,8 @@
 #include "safetensors.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { PREFIX_BYTES = 8, MAX_HEADER_BYTES = 100 * 1000 * 1000 };
@@ -12,28 +14,44 @@ static bool is_count(const struct json *v)
     return v->type == JSON_NUMBER && v->is_int && v->integer >= 0;
 }
 
-static bool read_shape(const struct json *shape, struct file_tensor *t, struct err *e)
+/* That no weight is like this, in words after "tensor 'x'"; said once. */
+static bool is_other(struct file_tensor *t, struct arena *names, struct err *e, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+static bool is_other(struct file_tensor *t, struct arena *names, struct err *e, const char *format, ...)
 {
+    char text[64];
+    va_list list;
+    if (t->other) return true;
+    va_start(list, format);
+    (void)vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    t->other = arena_text(names, text, strlen(text), e);
+    return t->other != NULL;
+}
+
+static bool read_shape(const struct json *shape, struct file_tensor *t, struct arena *names, struct err *e)
+{
+    enum { WEIGHT_DIMS = sizeof t->shape / sizeof *t->shape };
+    bool empty = false;
     if (!shape || shape->type != JSON_ARRAY)
         return err_set(e, ERR_CORRUPT, "tensor '%s' has no shape", t->name);
-    if (shape->len < 1 || shape->len > 4)
-        return err_set(e, ERR_UNSUPPORTED, "tensor '%s' has %zu dimensions, 1 to 4 are read",
-                       t->name, shape->len);
     for (const struct json *n = shape->child; n; n = n->next) {
         if (!is_count(n))
             return err_set(e, ERR_CORRUPT, "tensor '%s' has a malformed shape", t->name);
-        t->shape[t->n_dims++] = (uint64_t)n->integer;
+        if (t->n_dims < WEIGHT_DIMS) t->shape[t->n_dims++] = (uint64_t)n->integer;
+        empty = empty || n->integer == 0;
     }
-    return true;
+    if (shape->len < 1 || shape->len > WEIGHT_DIMS)
+        return is_other(t, names, e, "has %zu dimensions", shape->len);
+    return !empty || is_other(t, names, e, "has no elements");
 }
 
-static bool read_dtype(const struct json *dtype, struct file_tensor *t, struct err *e)
+static bool read_dtype(const struct json *dtype, struct file_tensor *t, struct arena *names, struct err *e)
 {
     if (!dtype || dtype->type != JSON_STRING)
         return err_set(e, ERR_CORRUPT, "tensor '%s' has no dtype", t->name);
     return dtype_from_safetensors(dtype->text, &t->type) ||
-           err_set(e, ERR_UNSUPPORTED, "tensor '%s' has dtype '%s', which is not supported",
-                   t->name, dtype->len <= 16 ? dtype->text : "(a long text)");
+           is_other(t, names, e, "is of type %s", dtype->len <= 16 ? dtype->text : "(a long text)");
 }
 
 /* The offsets as the header has them: relative to the data. */
@@ -53,16 +71,17 @@ static bool read_offsets(const struct json *offsets, const char *name, uint64_t 
 }
 
 static bool read_entry(const struct json *m, uint64_t data_at, struct file_tensor t,
-                       struct tensor_list *out, struct err *e)
+                       struct tensor_list *out, struct arena *names, struct err *e)
 {
     uint64_t begin = 0, end = 0;
     if (m->type != JSON_OBJECT || m->len != 3)
         return err_set(e, ERR_CORRUPT,
                        "tensor '%s' is not described by dtype, shape and data_offsets", t.name);
-    if (!read_dtype(json_get(m, "dtype"), &t, e) || !read_shape(json_get(m, "shape"), &t, e) ||
+    if (!read_dtype(json_get(m, "dtype"), &t, names, e) || !read_shape(json_get(m, "shape"), &t, names, e) ||
         !read_offsets(json_get(m, "data_offsets"), t.name, &begin, &end, e))
         return false;
     t.offset = data_at + begin; /* at most 2^63 + 10^8: no overflow */
+    t.n_bytes = end - begin;
     if (!tensor_list_add(out, t, e)) return false;
     uint64_t wanted = tensor_list_row(out, out->n - 1)->n_bytes;
     if (end - begin == wanted) return true;
@@ -81,7 +100,7 @@ static bool read_entries(const struct json *header, const struct infile *f, uint
         if (strcmp(m->key, "__metadata__") == 0) continue;
         if (!tensor_name_check(m->key, m->key_len, e)) return false;
         struct file_tensor t = {.name = arena_text(names, m->key, m->key_len, e), .file = file};
-        if (!t.name || !read_entry(m, data_at, t, out, e)) return false;
+        if (!t.name || !read_entry(m, data_at, t, out, names, e)) return false;
     }
     return tensor_list_layout(out, first, data_at, f->size_bytes, true, e);
 }

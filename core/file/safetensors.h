@@ -2,7 +2,8 @@
  *
  * The header maps each name to {dtype, shape, data_offsets}; `__metadata__` is ignored. The
  * format's own invariants are enforced: offsets cover the data exactly, without overlap or gap,
- * and each tensor's bytes are what its type and shape say. Headers over 100 MB are refused.
+ * and each weight's bytes are what its type and shape say. Tensors of types, or numbers of dimensions,
+ * that no weight has are listed as such (struct file_tensor). Headers over 100 MB are refused.
  *
  * Rows are appended to the caller's list, names live in the caller's arena; the caller keeps the
  * infile open for as long as tensors are read, and seals the list when all shards are in.

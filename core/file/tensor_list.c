@@ -68,7 +68,7 @@ static bool measure(struct file_tensor *t, struct err *e)
 bool tensor_list_add(struct tensor_list *l, struct file_tensor t, struct err *e)
 {
     assert(l->sorted == NULL);
-    if (!measure(&t, e)) return false;
+    if (!t.other && !measure(&t, e)) return false;
     if (l->n == TENSOR_LIST_MAX)
         return err_set(e, ERR_TOO_LARGE, "more than %d tensors", TENSOR_LIST_MAX);
     buf_put(&l->rows, &t, sizeof t);
@@ -77,11 +77,13 @@ bool tensor_list_add(struct tensor_list *l, struct file_tensor t, struct err *e)
     return true;
 }
 
+/* Empty ones before what begins at the same byte. */
 static int by_offset(const void *pa, const void *pb)
 {
     const struct file_tensor *a = *(const struct file_tensor *const *)pa;
     const struct file_tensor *b = *(const struct file_tensor *const *)pb;
-    return a->offset < b->offset ? -1 : a->offset > b->offset;
+    if (a->offset != b->offset) return a->offset < b->offset ? -1 : 1;
+    return a->n_bytes < b->n_bytes ? -1 : a->n_bytes > b->n_bytes;
 }
 
 static int by_name(const void *pa, const void *pb)

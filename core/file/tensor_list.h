@@ -1,10 +1,10 @@
 /* The tensors a model file declares, and the checks every format shares.
  *
  * A reader adds rows, then calls tensor_list_layout for each file's rows and tensor_list_seal
- * once. After that: names are unique, printable UTF-8 of at most 255 bytes; shapes have 1..4
+ * once. After that: names are unique, printable UTF-8 of at most 255 bytes; weights' shapes have 1..4
  * dimensions, none zero, and n_elements and n_bytes are their exact consequences (no overflow, a
  * whole number of blocks per row); the bytes of each tensor lie inside its file and belong to no
- * other tensor.
+ * other tensor. Of a tensor that is no weight (`other`) the reader says n_bytes.
  *
  * Ownership: the list owns its rows; the names belong to the reader's arena. Pointers to rows are
  * stable after the seal. Then immutable: any thread may look up.
@@ -24,7 +24,8 @@ struct tensor_list {
 
 void tensor_list_release(struct tensor_list *l);
 
-/* Add a row: name, type, n_dims, shape, file, offset are the caller's, the rest is computed. */
+/* Add a row: name, type, n_dims, shape, file, offset are the caller's, the rest is computed; or, of no
+ * weight, name, other, file, offset and n_bytes. */
 bool tensor_list_add(struct tensor_list *l, struct file_tensor t, struct err *e) MUST_CHECK;
 struct file_tensor *tensor_list_row(const struct tensor_list *l, size_t i); /* before the seal */
 

@@ -4,7 +4,7 @@
  *
  *   messages                the list, each with `role` and `content`
  *   add_generation_prompt   as asked
- *   bos_token, eos_token    the spellings, where the tokenizer has them
+ *   bos_token, eos_token    the spellings, where the file names them; else not defined
  *   tools, documents        none
  *   strftime_now            only with a date; without one it is not defined, and a template falls
  *                           back to the date it was written with, the same on every day

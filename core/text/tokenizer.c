@@ -291,8 +291,8 @@ bool tokenizer_encode_behind(const struct tokenizer *t, const char *text, size_t
 bool tokenizer_chat(const struct tokenizer *t, const struct conversation *c, struct ids *out,
                     struct buf *rendered, struct err *e)
 {
-    const struct chat_tokens tokens = {t->bos == NO_TOKEN ? NULL : t->piece[t->bos],
-                                       t->eos == NO_TOKEN ? NULL : t->piece[t->eos]};
+    const struct chat_tokens tokens = {t->named_bos == NO_TOKEN ? NULL : t->piece[t->named_bos],
+                                       t->named_eos == NO_TOKEN ? NULL : t->piece[t->named_eos]};
     struct buf text = {0};
     struct section *sections = NULL;
     bool ok = chat_render(&t->chat, c, &tokens, &text, &sections, e) &&

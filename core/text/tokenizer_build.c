@@ -225,6 +225,8 @@ static void take_ids(struct tokenizer *t, const struct token_spec *s)
     t->adds_bos = s->adds_bos;
     t->bos = s->bos;
     t->eos = s->eos;
+    t->named_bos = s->named_bos;
+    t->named_eos = s->named_eos;
     if (t->eos != NO_TOKEN) t->flag[t->eos] |= FLAG_ENDS;
     for (size_t i = 0; i < s->n_ender; i++) t->flag[s->ender[i]] |= FLAG_ENDS;
 }

@@ -75,6 +75,8 @@ static bool read_ids(struct token_spec *s, const struct gguf *g, struct err *e)
     if (!ender || !read_id(s, g, "tokenizer.ggml.bos_token_id", &s->bos, e) ||
         !read_id(s, g, "tokenizer.ggml.eos_token_id", &s->eos, e))
         return false;
+    s->named_bos = s->bos;
+    s->named_eos = s->eos;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         uint32_t id;
         if (!read_id(s, g, keys[i], &id, e)) return false;

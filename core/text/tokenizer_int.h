@@ -51,6 +51,7 @@ struct token_spec {
     bool spare;         /* merges may name characters that are no token */
     bool adds_bos;
     uint32_t bos, eos;            /* or NO_TOKEN */
+    uint32_t named_bos, named_eos; /* those that chat templates see; or NO_TOKEN */
     const uint32_t *ender;        /* further ids that end generation */
     size_t n_ender;
     const char *chat_template;    /* or NULL */
@@ -93,7 +94,7 @@ struct tokenizer {
     struct chat chat;
     bool cuts_at_marks; /* no merge reaches across the border before a run of U+2581 */
     bool adds_bos;
-    uint32_t bos, eos;
+    uint32_t bos, eos, named_bos, named_eos;
     uint32_t n_model; /* ids from here on have no embedding; see tokenizer_bind */
 };
 

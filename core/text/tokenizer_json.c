@@ -154,21 +154,28 @@ static uint32_t numbered(const struct token_spec *s, const struct json *v)
     return fits ? (uint32_t)v->integer : NO_TOKEN;
 }
 
-/* tokenizer_config.json names a token; generation_config.json and config.json number it. */
-static uint32_t find_token(const struct token_spec *s, const struct token_files *f,
-                           const char *name, const char *number)
+/* generation_config.json numbers tokens, or else config.json: a number, or a list of them. */
+static const struct json *numbers(const struct token_files *f, const char *key)
 {
-    uint32_t id = named(s, json_get(f->tokenizer_config, name));
-    if (id == NO_TOKEN) id = numbered(s, json_get(f->generation_config, number));
-    return id != NO_TOKEN ? id : numbered(s, json_get(f->config, number));
+    const struct json *v = json_get(f->generation_config, key);
+    return is_null(v) ? json_get(f->config, key) : v;
+}
+
+/* tokenizer_config.json names the tokens that chat templates see. One without a name has a number. */
+static void read_named(struct token_spec *s, const struct token_files *f)
+{
+    s->named_bos = named(s, json_get(f->tokenizer_config, "bos_token"));
+    s->named_eos = named(s, json_get(f->tokenizer_config, "eos_token"));
+    s->bos = s->named_bos != NO_TOKEN ? s->named_bos : numbered(s, numbers(f, "bos_token_id"));
+    s->eos = s->named_eos != NO_TOKEN ? s->named_eos : numbered(s, numbers(f, "eos_token_id"));
 }
 
 static bool read_enders(struct token_spec *s, const struct json *ids, struct err *e)
 {
-    size_t n = is_array(ids) ? ids->len : 0;
+    size_t n = is_array(ids) ? ids->len : 1;
     uint32_t *ender = arena_take(&s->arena, n, sizeof *ender, e);
     if (!ender) return false;
-    for (const struct json *v = n ? ids->child : NULL; v; v = v->next) {
+    for (const struct json *v = is_array(ids) ? ids->child : ids; v; v = is_array(ids) ? v->next : NULL) {
         uint32_t id = numbered(s, v);
         if (id != NO_TOKEN) ender[s->n_ender++] = id;
     }
@@ -230,17 +237,29 @@ static bool read_post_processor(const struct token_spec *s, const struct json *p
                    type && type->type == JSON_STRING ? type->text : "without a type");
 }
 
-/* tokenizer_config.json says it, or the post-processor does it. */
+/* Does tokenizer_config.json overrule the post-processor? Only with the class of transformers 4 that wrote
+ * its post-processor anew from the flag, and whose models were made so. */
+static bool flag_decides(const struct json *config, bool *adds)
+{
+    static const char *const classes[] = {"LlamaTokenizer", "LlamaTokenizerFast"};
+    const struct json *class = json_get(config, "tokenizer_class"), *flag = json_get(config, "add_bos_token");
+    if (!flag || flag->type != JSON_BOOL) return false;
+    *adds = flag->boolean;
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
+        if (is_text(class, classes[i])) return true;
+    return false;
+}
+
+/* The post-processor puts it there, unless the flag decides. */
 static bool read_bos(struct token_spec *s, const struct token_files *f, struct err *e)
 {
     uint32_t begins = NO_TOKEN;
-    const struct json *says = json_get(f->tokenizer_config, "add_bos_token");
+    bool adds = false;
     if (!read_post_processor(s, json_get(f->tokenizer, "post_processor"), &begins, e)) return false;
-    s->bos = find_token(s, f, "bos_token", "bos_token_id");
-    s->eos = find_token(s, f, "eos_token", "eos_token_id");
-    bool said = says && says->type == JSON_BOOL;
-    s->adds_bos = said ? says->boolean : begins != NO_TOKEN;
-    if (begins != NO_TOKEN && (s->bos == NO_TOKEN || !said)) s->bos = begins;
+    bool decides = flag_decides(f->tokenizer_config, &adds);
+    read_named(s, f);
+    s->adds_bos = decides ? adds : begins != NO_TOKEN;
+    if (begins != NO_TOKEN && (s->bos == NO_TOKEN || !decides)) s->bos = begins;
     return true;
 }
 
@@ -286,9 +305,8 @@ static bool read_tokenizer(struct token_spec *s, const struct token_files *f, st
 
 bool token_spec_from_json(struct token_spec *s, const struct token_files *f, struct err *e)
 {
-    *s = (struct token_spec){.bos = NO_TOKEN, .eos = NO_TOKEN, .unknown = NO_TOKEN};
+    *s = (struct token_spec){.unknown = NO_TOKEN};
     if (!read_tokenizer(s, f, e) || !read_bos(s, f, e)) return false;
     s->chat_template = f->chat_template ? f->chat_template : config_template(f->tokenizer_config);
-    const struct json *enders = json_get(f->generation_config, "eos_token_id");
-    return read_enders(s, enders ? enders : json_get(f->config, "eos_token_id"), e);
+    return read_enders(s, numbers(f, "eos_token_id"), e);
 }

@@ -76,7 +76,7 @@ def gguf_layout(data):
         dims = u32(at)
         tensors.append((name, begin, at, at + 4 + 8 * dims))  # name, row, count of dims, type
         at += 4 + 8 * dims + 4 + 8
-    return {"keys": keys, "tensors": tensors, "data": (at + 31) // 32 * 32}
+    return {"keys": keys, "tensors": tensors, "end": at, "data": (at + 31) // 32 * 32}
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +152,31 @@ def test_a_gguf_file_that_lies(gguf, broken, tmp_path, name):
              "a wider matrix": [tensor], "5 dimensions": [tensor], "an unaligned offset": [tensor], "version 99": ["99"],
              "an offset of 2^63": [tensor], "a dimension of 2^63": [tensor]}
     refused(broken(bad), tmp_path / "data", "broken.gguf", *words.get(name, []))
+
+
+def one_more(data, layout, name):
+    """The same file with eight further numbers."""
+    aligned = lambda b: b + bytes(-len(b) % 32)
+    weights = aligned(data[layout["data"]:])
+    row = U64(len(name)) + name.encode() + U32(1) + U64(8) + U32(0) + U64(len(weights))
+    head = patched(data[:layout["end"]], 8, U64(len(layout["tensors"]) + 1)) + row
+    return aligned(head) + weights + struct.pack("<8f", *range(8))
+
+
+@pytest.mark.parametrize("name", ["blk.0.ffn_up.bias", "blk.1.attn_q_norm.weight", "blk.0.attn_output.bias", "blk.2.attn_q.weight",
+                                  "blk.0.ffn_gate.bias", "output.bias", "anything"])
+def test_a_gguf_file_with_a_tensor_nobody_computes_with(gguf, broken, tmp_path, name):
+    refused(broken(one_more(*gguf, name)), tmp_path / "data", "broken.gguf", name)
+
+
+def test_lists_of_rotary_divisors_are_no_such_tensor(gguf, broken, tmp_path):
+    assert serve(broken(one_more(*gguf, "rope_factors_long.weight")), tmp_path / "data") == (None, "")
+
+
+def test_a_family_has_only_the_biases_it_has_names_for(broken, tmp_path):
+    data = (ROOT / "tests/golden/families/qwen2/twin.gguf").read_bytes()
+    assert serve(broken(data), tmp_path / "good") == (None, "")
+    refused(broken(one_more(data, gguf_layout(data), "blk.0.attn_output.bias")), tmp_path / "data", "blk.0.attn_output.bias has no place")
 
 
 def test_gguf_headers_with_wrong_bytes(gguf, broken, tmp_path):
@@ -236,7 +261,8 @@ HUBS = {
     "a negative offset": ({"model.safetensors": tensor(data_offsets=[-6144, 0])}, ["model.safetensors", UP]),
     "a shape that lies": ({"model.safetensors": tensor(shape=[48, 33])}, ["model.safetensors", UP]),
     "a shape past 2^64": ({"model.safetensors": tensor(shape=[1 << 40, 1 << 40])}, ["model.safetensors", UP]),
-    "an unknown element type": ({"model.safetensors": tensor(dtype="F8")}, ["model.safetensors", UP, "F8"]),
+    "an unknown element type": ({"model.safetensors": tensor(dtype="F8")}, ["hub", UP, "is of type F8"]),
+    "a weight of too many dimensions": ({"model.safetensors": tensor(shape=[1, 1, 1, 48, 32])}, ["hub", UP, "has 5 dimensions"]),
     "a tensor missing": ({"model.safetensors": header(lambda h: {("gone" if k == UP else k): v for k, v in h.items()})}, [UP]),
 }
 

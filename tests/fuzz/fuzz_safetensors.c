@@ -7,13 +7,15 @@
 static void check(const struct tensor_list *l, const uint8_t *data, size_t size)
 {
     uint64_t header, covered = 0;
+    size_t bad;
     memcpy(&header, data, sizeof header);
     for (size_t i = 0; i < l->n; i++) {
         const struct file_tensor *t = tensor_list_at(l, i);
         const struct dtype_info *d = dtype_info(t->type);
         must(tensor_list_find(l, t->name) == t);
         must(t->offset <= size && t->n_bytes <= size - t->offset);
-        must(t->n_bytes == t->n_elements / d->block * d->bytes);
+        must(t->other || (t->n_elements > 0 && t->n_bytes == t->n_elements / d->block * d->bytes));
+        must(!t->other || utf8_valid(t->other, strlen(t->other), &bad));
         covered += t->n_bytes;
     }
     must(sizeof header + header + covered == size);

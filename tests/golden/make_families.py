@@ -44,6 +44,7 @@ class Case:
     shard: str = "1GB"
     twin: object = None       # element type of a GGUF twin's matrices
     only_logits: bool = False  # a variant: nothing but logits is kept
+    held: bool = False         # as the text model of one that sees; its config.json is the text_config
     bare: bool = False         # names without the family's prefix, as some checkpoints have them
     changes: dict = field(default_factory=dict)  # of config.json, as older files spell it; None deletes
     packed: bool = False       # weights are what the twin's packed blocks hold
@@ -102,6 +103,15 @@ CASES = [
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0}}), 92, twin=Q.F16,
          only_logits=True, changes={"rope_parameters": None, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
                                     "layer_types": None, "_sliding_window_pattern": None, "sliding_window_pattern": 6}),
+    # As hub files are: silent about what equals the class's defaults, eight heads and four of keys and values.
+    Case("gemma3_held", "gemma3", hf.Gemma3TextConfig(
+        **SIZES | {"hidden_size": 24, "intermediate_size": 24, "num_attention_heads": 8, "num_key_value_heads": 4}, head_dim=4,
+        query_pre_attn_scalar=5, sliding_window=4, layer_types=["sliding_attention", "sliding_attention"], rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0}}), 93, held=True, only_logits=True,
+         changes={"rope_parameters": None, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "layer_types": None,
+                  "num_attention_heads": None, "num_key_value_heads": None, "tie_word_embeddings": None, "rms_norm_eps": None,
+                  "_sliding_window_pattern": None, "hidden_activation": None, "attention_bias": None}),
     Case("olmo2", "olmo2", hf.Olmo2Config(**SIZES, rope_parameters=ROPE), 101, shard="40KB", twin=Q.F32),
     Case("phi3", "phi3", hf.Phi3Config(
         **SIZES | {"hidden_size": 32}, sliding_window=5, original_max_position_embeddings=32, rope_parameters=ROPE | {
@@ -128,7 +138,7 @@ def make_weights(case):
     float32 files the values are such that F16 holds them exactly, so that all twins are one model."""
     torch.manual_seed(case.seed)
     config = copy.deepcopy(case.config)
-    model = hf.AutoModelForCausalLM.from_config(config).to(case.dtype)
+    model = hf.AutoModelForCausalLM.from_config(holder(config) if case.held else config).to(case.dtype)
     less_one = case.family in ("gemma2", "gemma3")
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -143,6 +153,12 @@ def make_weights(case):
     return model
 
 
+def holder(config):
+    """A model with the smallest eyes, in which that text model is."""
+    eyes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
+    return hf.Gemma3Config(text_config=config.to_dict(), vision_config=eyes, mm_tokens_per_image=4)
+
+
 def as_packed(case, name, value):
     """The values that are left when a matrix has been packed along the rows of its GGUF form."""
     rows = np.ascontiguousarray(value.T if transposed(case, name) else value)
@@ -153,11 +169,12 @@ def as_packed(case, name, value):
 def write_config(case, folder):
     config = json.load(open(f"{folder}/config.json"))
     config.pop("transformers_version", None)
+    described = config["text_config"] if case.held else config
     for key, value in case.changes.items():
         if value is None:
-            config.pop(key, None)
+            described.pop(key, None)
         else:
-            config[key] = value
+            described[key] = value
     write_json(f"{folder}/config.json", config)
 
 
@@ -172,10 +189,13 @@ def write_tokenizer(case, tok, folder):
 
 
 def write_bare(folder):
-    """As OpenAI's checkpoints are on the hub: no prefix, and the causal mask among the weights."""
+    """As old checkpoints are on the hub: no prefix, and among the weights a causal mask, of numbers or of
+    bytes, and the number that hides."""
     path = f"{folder}/model.safetensors"
     bare = {name.removeprefix("transformer."): value for name, value in load_file(path).items()}
     bare["h.0.attn.bias"] = torch.ones(1, 1, 8, 8).tril()
+    bare["h.1.attn.bias"] = bare["h.0.attn.bias"].byte()
+    bare["h.1.attn.masked_bias"] = torch.tensor(-1e4, dtype=torch.float16)
     save_file(bare, path, metadata={"format": "pt"})
 
 
@@ -626,9 +646,20 @@ def load(case, folder, dtype):
     """The committed files, as transformers reads them; in float64 with exact frequencies and scale."""
     model = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
     model.eval()
+    if case.held:
+        model = text_model(model)
     if dtype == torch.float64:
         make_exact(case, model)
     return model
+
+
+def text_model(whole):
+    """The text model inside, by itself; the whole, shown no picture, must say the same."""
+    text = hf.Gemma3ForCausalLM(whole.config.text_config).eval()
+    text.model, text.lm_head = whole.model.language_model, whole.lm_head
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    same("text model", text(input_ids=ids, use_cache=False).logits, whole(input_ids=ids, use_cache=False).logits, 1e-6)
+    return text
 
 
 def make_exact(case, model):

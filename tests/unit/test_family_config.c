@@ -116,7 +116,10 @@ static const struct {
 } refused[] = {
     /* families and their kin */
     {"llama", "{\"model_type\": \"mixtral\"}", ERR_UNSUPPORTED, "unknown model family \"mixtral\""},
-    {"llama", "{\"model_type\": \"gemma3\"}", ERR_UNSUPPORTED, "unknown model family \"gemma3\""},
+    {"llama", "{\"model_type\": \"gemma3\"}", ERR_CORRUPT, "no model_type in a text_config"},
+    {"gemma3_held", "{\"text_config\": {\"model_type\": \"llama\"}}", ERR_UNSUPPORTED, "\"gemma3\" with the text model \"llama\""},
+    {"gemma3_held", "{\"quantization_config\": {\"quant_method\": \"awq\"}}", ERR_UNSUPPORTED, "quantization_config"},
+    {"gemma3_held", "{\"tie_word_embeddings\": false}", ERR_UNSUPPORTED, "\"tie_word_embeddings\" contradicts"},
     {"llama", "{\"quantization_config\": {\"quant_method\": \"gptq\"}}", ERR_UNSUPPORTED, "quantization_config"},
     /* sizes */
     {"llama", "{\"hidden_size\": \"-\"}", ERR_CORRUPT, "\"hidden_size\" is absent"},
@@ -228,6 +231,11 @@ static const struct {
     {"gemma3_classic", "{}", AT(rotary.theta_local), 10000},
     {"gemma3_classic", "{\"rope_theta\": \"-\"}", AT(rotary.theta), 1000000},
     {"gemma3_classic", "{\"rope_local_base_freq\": 77.0}", AT(rotary.theta_local), 77},
+    {"gemma3", "{\"num_attention_heads\": \"-\"}", AT(n_heads), 8},
+    {"gemma3", "{\"num_attention_heads\": \"-\", \"num_key_value_heads\": \"-\"}", AT(n_kv_heads), 4},
+    {"gemma3", "{\"vocab_size\": \"-\"}", AT(d_vocab), 262208},
+    {"gemma3", "{\"max_position_embeddings\": \"-\"}", AT(context), 131072},
+    {"gemma3_held", "{\"vocab_size\": 7}", AT(d_vocab), 264},
     {"phi3", "{\"sliding_window\": null}", AT(window), 0},
     {"phi3", "{\"tie_word_embeddings\": true}", AT(tied_head), 1},
     /* spellings, old and new */
@@ -392,6 +400,9 @@ static const struct {
     {"gemma3", "attention.sliding_window=4 attention.sliding_window_pattern=[1|1|0]", ERR_CORRUPT,
      "gemma3.attention.sliding_window_pattern has 3 entries for 2 layers"},
     {"gemma2", "attn_logit_softcapping=word", ERR_CORRUPT, "gemma2.attn_logit_softcapping is no number"},
+    {"gemma3", "attn_logit_softcapping=50.0", ERR_UNSUPPORTED, "gemma3.attn_logit_softcapping is 50"},
+    {"llama", "attn_logit_softcapping=50.0", ERR_UNSUPPORTED, "llama.attn_logit_softcapping is 50"},
+    {"qwen2", "final_logit_softcapping=30.0", ERR_UNSUPPORTED, "qwen2.final_logit_softcapping is 30"},
     {"gptneox", "", ERR_CORRUPT, "gptneox.attention.layer_norm_epsilon is absent"},
 };
 
@@ -410,8 +421,15 @@ static const struct {
     {"qwen3", "attention.key_length=16", AT(qk_norm), QK_NORM_HEAD},
     {"gemma2", "", AT(window), 4096},
     {"gemma2", "attention.sliding_window=5", AT(windowed[0]), 1},
-    {"gemma2", "attn_logit_softcapping=50.0", AT(attn_softcap), 50},
-    {"gemma2", "final_logit_softcapping=30.0", AT(final_softcap), 30},
+    {"gemma2", "", AT(attn_softcap), 50}, /* llama.cpp's, where a file is silent */
+    {"gemma2", "", AT(final_softcap), 30},
+    {"gemma2", "attn_logit_softcapping=20.0", AT(attn_softcap), 20},
+    {"gemma2", "attn_logit_softcapping=0.0", AT(attn_softcap), 0},
+    {"gemma2", "final_logit_softcapping=10.0", AT(final_softcap), 10},
+    {"gemma3", "", AT(attn_softcap), 0},
+    {"gemma3", "", AT(final_softcap), 0},
+    {"gemma3", "final_logit_softcapping=10.0", AT(final_softcap), 10},
+    {"llama", "attn_logit_softcapping=0.0", AT(attn_softcap), 0},
     {"gemma2", "", AT(embed_scale), 4.898979485566356},
     {"gemma3", "attention.sliding_window=5", AT(windowed[0]), 3},
     {"gemma3", "attention.sliding_window=5 attention.sliding_window_pattern=2", AT(windowed[0]), 1},

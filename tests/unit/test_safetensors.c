@@ -87,6 +87,7 @@ static bool use(const struct dir *d, struct err *e)
     bool ok = m != NULL;
     for (size_t i = 0; ok && i < modelfile_count(m); i++) {
         const struct file_tensor *t = modelfile_tensor(m, i);
+        if (t->other) continue;
         float *dst = mem_floats((size_t)t->n_elements, e);
         ok = dst && modelfile_read(m, t, DTYPE_F32, dst, e);
         mem_drop(dst);
@@ -229,11 +230,6 @@ static const struct liar {
      ERR_CORRUPT, "the key \"a\" appears twice"},
     {"{" TENSOR("", "F32", "[1]", "[0,4]") "}", 4, ERR_CORRUPT, "an empty name"},
     {"{" TENSOR("a\\u001b", "F32", "[1]", "[0,4]") "}", 4, ERR_CORRUPT, "control characters"},
-    {"{" TENSOR("a", "I64", "[1]", "[0,8]") "}", 8, ERR_UNSUPPORTED, "'a' has dtype 'I64'"},
-    {"{" TENSOR("a", "Q4_1", "[32]", "[0,20]") "}", 20, ERR_UNSUPPORTED, "'a' has dtype 'Q4_1'"},
-    {"{" TENSOR("a", "F32", "[]", "[0,4]") "}", 4, ERR_UNSUPPORTED, "0 dimensions"},
-    {"{" TENSOR("a", "F32", "[1,1,1,1,1]", "[0,4]") "}", 4, ERR_UNSUPPORTED, "5 dimensions"},
-    {"{" TENSOR("a", "F32", "[0]", "[0,0]") "}", 0, ERR_CORRUPT, "'a' has no elements"},
     {"{" TENSOR("a", "F32", "[-1]", "[0,4]") "}", 4, ERR_CORRUPT, "malformed shape"},
     {"{" TENSOR("a", "F32", "[1.0]", "[0,4]") "}", 4, ERR_CORRUPT, "malformed shape"},
     {"{" TENSOR("a", "F32", "[\"1\"]", "[0,4]") "}", 4, ERR_CORRUPT, "malformed shape"},
@@ -255,6 +251,13 @@ static const struct liar {
      "truncated: tensor 'a'"},
     {"{" TENSOR("a", "F32", "[1]", "[18446744073709551612,18446744073709551616]") "}", 4,
      ERR_CORRUPT, "no pair of data_offsets"},
+    {"{" TENSOR("a", "I64", "[-1]", "[0,8]") "}", 8, ERR_CORRUPT, "malformed shape"},
+    {"{" TENSOR("a", "U8", "[1,1,1,1,-1]", "[0,4]") "}", 4, ERR_CORRUPT, "malformed shape"},
+    {"{" TENSOR("a", "BOOL", "[8]", "[0,8]") "}", 7, ERR_CORRUPT, "truncated: tensor 'a' needs 8 bytes"},
+    {"{" TENSOR("a", "F16", "[]", "[0,2]") "," TENSOR("b", "F32", "[1]", "[1,5]") "}", 5, ERR_CORRUPT,
+     "tensors 'a' and 'b' overlap"},
+    {"{" TENSOR("a", "F32", "[2]", "[0,8]") "," TENSOR("b", "F32", "[0]", "[4,4]") "}", 8, ERR_CORRUPT,
+     "tensors 'a' and 'b' overlap"},
     {"{" TENSOR("a", "F32", "[2]", "[0,8]") "}", 7, ERR_CORRUPT,
      "truncated: tensor 'a' needs 8 bytes"},
     {"{" TENSOR("a", "F32", "[1]", "[0,4]") "," TENSOR("b", "F32", "[1]", "[2,6]") "}", 6,
@@ -282,6 +285,40 @@ static void every_lie_is_named(void **state)
         if (e.code != liars[i].code || !strstr(e.text, liars[i].why))
             fail_msg("liar %zu: %s: %s", i, err_word(e.code), e.text);
     }
+}
+
+/* Masks of bytes, counters, single numbers: checkpoints on the hub have them beside their weights. */
+static void what_is_no_weight_is_listed_and_not_read(void **state)
+{
+    static const struct {
+        const char *name, *other;
+    } cases[] = {
+        {"mask", "is of type U8"},     {"causal", "is of type BOOL"},  {"steps", "is of type I64"},
+        {"number", "has 0 dimensions"}, {"deep", "has 5 dimensions"}, {"none", "has no elements"},
+        {"bytes", "is of type Q4_1"},  {"long", "is of type (a long text)"},
+    };
+    const struct dir *d = *state;
+    static const float one[11] = {[10] = 1};
+    struct err e;
+    put_honest(d);
+    put_container(d, "model.safetensors",
+                  "{" TENSOR("weight", "F32", "[1]", "[40,44]") "," TENSOR("none", "F32", "[2,0]", "[40,40]") ","
+                  TENSOR("mask", "U8", "[1,1,2,2]", "[0,4]") "," TENSOR("causal", "BOOL", "[2]", "[4,6]") ","
+                  TENSOR("number", "F16", "[]", "[6,8]") "," TENSOR("steps", "I64", "[1]", "[8,16]") ","
+                  TENSOR("deep", "F32", "[1,1,1,1,2]", "[16,24]") "," TENSOR("bytes", "Q4_1", "[1]", "[24,32]") ","
+                  TENSOR("long", "A_TYPE_OF_THE_FUTURE", "[1]", "[32,40]") "}", one, sizeof one);
+    struct modelfile *m = modelfile_open(d->path, &e);
+    if (!m) fail_msg("%s", e.text);
+    assert_int_equal(modelfile_count(m), 1 + sizeof cases / sizeof *cases);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct file_tensor *t = modelfile_find(m, cases[i].name);
+        assert_non_null(t);
+        assert_non_null(t->other);
+        assert_string_equal(t->other, cases[i].other);
+    }
+    assert_null(modelfile_find(m, "weight")->other);
+    check_tensor(m, "weight", 1, DTYPE_F32, 1, (const float[]){1});
+    modelfile_close(m);
 }
 
 static void a_header_length_is_proven_before_it_is_believed(void **state)
@@ -449,6 +486,7 @@ int main(void)
         IN_DIR(every_cut_is_a_sentence),
         IN_DIR(every_flipped_bit_is_a_sentence_or_a_model),
         IN_DIR(every_lie_is_named),
+        IN_DIR(what_is_no_weight_is_listed_and_not_read),
         IN_DIR(a_header_length_is_proven_before_it_is_believed),
         IN_DIR(a_nan_names_tensor_and_element),
         IN_DIR(a_directory_without_its_parts_says_which),

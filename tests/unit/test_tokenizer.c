@@ -350,31 +350,93 @@ static const struct json *parsed(const char *text)
     return j;
 }
 
+/* A vocabulary of three letters; <s> is 3, </s> is 4, <x> is 5. */
+#define LETTERS(post)                                                                                     \
+    "{" BYTE_LEVEL "\"added_tokens\":[" SPECIAL("3", "<s>") "," SPECIAL("4", "</s>") "," SPECIAL("5", "<x>") "]," \
+    "\"post_processor\":" post ",\"model\":{\"merges\":[],\"vocab\":{\"a\":0,\"b\":1,\"c\":2}}}"
+#define SPECIAL(id, text) "{\"id\":" id ",\"content\":\"" text "\",\"special\":true}"
+#define SILENT            LETTERS("null")
+#define BEGINS                                                                                            \
+    LETTERS("{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}}," \
+            "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[3]," \
+            "\"tokens\":[\"<s>\"]}}}")
+enum { NO = -1 };
+
+/* What transformers 5 makes of the same files; of LlamaTokenizer's flag, what transformers 4 does. */
+static const struct companions {
+    const char *tokenizer, *tokenizer_config, *generation_config, *config;
+    int adds_bos, bos, eos;
+    const char *enders;   /* all ids that end generation */
+    const char *template; /* what "[{{ bos_token }}|{{ eos_token }}]" becomes */
+} companions[] = {
+    {SILENT, NULL, NULL, NULL, 0, NO, NO, "4", "[|]"},
+    /* names, and numbers */
+    {SILENT, "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"<x>\"}}", NULL, NULL, 0, 3, 5, "4 5", "[<s>|<x>]"},
+    {SILENT, "{\"eos_token\":\"<x>\"}", "{\"eos_token_id\":2}", NULL, 0, NO, 5, "2 4 5", "[|<x>]"},
+    {SILENT, "{\"eos_token\":\"<x>\"}", "{\"eos_token_id\":[2, 1]}", NULL, 0, NO, 5, "1 2 4 5", "[|<x>]"},
+    {SILENT, "{\"eos_token\":\"<x>\"}", "{\"eos_token_id\":2}", "{\"eos_token_id\":1}", 0, NO, 5, "2 4 5", "[|<x>]"},
+    {SILENT, "{\"eos_token\":\"<x>\"}", "{\"eos_token_id\":null}", "{\"eos_token_id\":1}", 0, NO, 5, "1 4 5", "[|<x>]"},
+    {SILENT, "{\"eos_token\":\"<x>\"}", "{}", "{\"eos_token_id\":[1, 100, -1, \"a\"]}", 0, NO, 5, "1 4 5", "[|<x>]"},
+    {SILENT, "{\"bos_token\":null,\"eos_token\":\"<x>\"}", NULL, "{\"bos_token_id\":3}", 0, 3, 5, "4 5", "[|<x>]"},
+    {SILENT, "{\"bos_token\":\"<s>\",\"eos_token\":null}", NULL, "{\"eos_token_id\":5}", 0, 3, 5, "4 5", "[<s>|]"},
+    {SILENT, NULL, "{\"bos_token_id\":3,\"eos_token_id\":[5]}", NULL, 0, 3, 5, "4 5", "[|]"},
+    /* who decides about the first token */
+    {BEGINS, NULL, NULL, NULL, 1, 3, NO, "4", "[|]"},
+    {BEGINS, "{\"bos_token\":\"<x>\"}", NULL, NULL, 1, 3, NO, "4", "[<x>|]"},
+    {BEGINS, "{\"bos_token\":\"<s>\",\"add_bos_token\":false,\"tokenizer_class\":\"PreTrainedTokenizerFast\"}", NULL, NULL, 1, 3, NO,
+     "4", "[<s>|]"},
+    {SILENT, "{\"bos_token\":\"<s>\",\"add_bos_token\":true,\"tokenizer_class\":\"GPT2Tokenizer\"}", NULL, NULL, 0, 3, NO, "4",
+     "[<s>|]"},
+    {SILENT, "{\"bos_token\":\"<s>\",\"add_bos_token\":true}", NULL, NULL, 0, 3, NO, "4", "[<s>|]"},
+    {BEGINS, "{\"bos_token\":\"<s>\",\"add_bos_token\":false,\"tokenizer_class\":\"LlamaTokenizer\"}", NULL, NULL, 0, 3, NO, "4",
+     "[<s>|]"},
+    {SILENT, "{\"bos_token\":\"<x>\",\"add_bos_token\":true,\"tokenizer_class\":\"LlamaTokenizerFast\"}", NULL, NULL, 1, 5, NO, "4",
+     "[<x>|]"},
+    {BEGINS, "{\"bos_token\":\"<x>\",\"add_bos_token\":true,\"tokenizer_class\":\"LlamaTokenizerFast\"}", NULL, NULL, 1, 5, NO, "4",
+     "[<x>|]"},
+    {SILENT, "{\"bos_token\":\"<s>\",\"add_bos_token\":null,\"tokenizer_class\":\"LlamaTokenizer\"}", NULL, NULL, 0, 3, NO, "4",
+     "[<s>|]"},
+};
+
+static void expect_template(const struct tokenizer *t, size_t row, const char *want)
+{
+    const struct message m = {"user", "a", 1};
+    const struct conversation c = {&m, 1, false, NULL};
+    struct err e;
+    struct ids ids = {0};
+    struct buf text = {0};
+    if (!tokenizer_chat(t, &c, &ids, &text, &e)) fail_msg("row %zu: %s", row, e.text);
+    if (text.len != strlen(want) || memcmp(text.data, want, text.len) != 0)
+        fail_msg("row %zu: the template writes %.*s, not %s", row, (int)text.len, text.data, want);
+    buf_release(&text);
+    ids_release(&ids);
+}
+
 static void companion_files_name_the_special_ids(void **state)
 {
     (void)state;
-    struct err e;
-    uint32_t id = 99;
-    struct token_files f = {
-        .tokenizer = golden("tiny.json"),
-        .tokenizer_config = parsed("{\"bos_token\":{\"content\":\"<|im_start|>\"},"
-                                   "\"eos_token\":\"<|im_end|>\",\"add_bos_token\":true}"),
-        .generation_config = parsed("{\"eos_token_id\":[2,481,100000]}"),
-    };
-    struct tokenizer *t = from_files(&f, &e);
-    if (!t) fail_msg("%s", e.text);
-    assert_true(tokenizer_bos(t, &id) && id == 1);
-    assert_true(tokenizer_eos(t, &id) && id == 2);
-    assert_true(tokenizer_adds_bos(t));
-    assert_true(tokenizer_ends_generation(t, 0)); /* <|endoftext|>, by its spelling */
-    assert_true(tokenizer_ends_generation(t, 2));
-    assert_true(tokenizer_ends_generation(t, 481)); /* by generation_config */
-    assert_false(tokenizer_ends_generation(t, 1));
-    assert_false(tokenizer_ends_generation(t, 100000));
-    assert_true(tokenizer_is_special(t, 481) && !tokenizer_is_special(t, 482));
-    tokenizer_free(t);
-    assert_false(tokenizer_bos(fix.small, &id)); /* nobody says */
-    assert_false(tokenizer_adds_bos(fix.small));
+    for (size_t i = 0; i < sizeof companions / sizeof *companions; i++) {
+        const struct companions *c = &companions[i];
+        struct err e;
+        struct buf enders = {0};
+        struct token_files f = {parsed(c->tokenizer), c->tokenizer_config ? parsed(c->tokenizer_config) : NULL,
+                                c->generation_config ? parsed(c->generation_config) : NULL,
+                                c->config ? parsed(c->config) : NULL, "[{{ bos_token }}|{{ eos_token }}]"};
+        struct tokenizer *t = from_files(&f, &e);
+        if (!t) fail_msg("row %zu: %s", i, e.text);
+        uint32_t bos, eos;
+        int got_bos = tokenizer_bos(t, &bos) ? (int)bos : NO, got_eos = tokenizer_eos(t, &eos) ? (int)eos : NO;
+        for (uint32_t id = 0; id < 200; id++)
+            if (tokenizer_ends_generation(t, id)) buf_printf(&enders, "%s%u", enders.len ? " " : "", id);
+        if (tokenizer_adds_bos(t) != c->adds_bos || got_bos != c->bos || got_eos != c->eos)
+            fail_msg("row %zu: adds %d, bos %d, eos %d", i, tokenizer_adds_bos(t), got_bos, got_eos);
+        if (enders.len != strlen(c->enders) || memcmp(enders.data, c->enders, enders.len) != 0)
+            fail_msg("row %zu: %.*s end, not %s", i, (int)enders.len, enders.data, c->enders);
+        expect_template(t, i, c->template);
+        assert_true(tokenizer_is_special(t, 5) && !tokenizer_is_special(t, 2));
+        buf_release(&enders);
+        tokenizer_free(t);
+    }
 }
 
 static void parts_of_characters_are_served_raw_and_shown_repaired(void **state)
