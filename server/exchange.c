@@ -31,6 +31,8 @@ struct exchange *exchange_new(struct daemon *d, const char *target)
 void exchange_free(struct exchange *x)
 {
     if (x->job) job_drop(x->job);
+    if (x->reply.job) job_drop(x->reply.job);
+    atomic_fetch_sub(budget_answers(x->daemon->budget), x->answer_bytes);
     served_drop(x->call.served);
     buf_release(&x->body);
     buf_release(&x->reply.body);
@@ -50,6 +52,8 @@ void exchange_reply_problem(struct exchange *x, const struct problem *p)
     x->reply.status = p->status;
     x->reply.content_type = "application/problem+json";
     x->reply.etag[0] = '\0';
+    x->reply.kept = NULL;
+    x->reply.tail = NULL;
     buf_release(&x->reply.body);
     if (x->dialect == DIALECT_OPENAI) {
         x->reply.content_type = "application/json";
@@ -82,11 +86,14 @@ void exchange_refuse(struct exchange *x, enum problem_kind kind, const char *sen
     exchange_reply_problem(x, &p);
 }
 
-const char *exchange_bytes(const struct exchange *x, size_t *len)
+size_t exchange_parts(const struct exchange *x, struct reply_part out[REPLY_PARTS])
 {
-    const struct buf *b = x->body_of_job ? x->body_of_job : &x->reply.body;
-    *len = b->len;
-    return b->data ? b->data : "";
+    const struct reply *r = &x->reply;
+    const struct buf none = {0}, *kept = r->kept ? r->kept : &none;
+    out[0] = (struct reply_part){r->body.data, r->body.len};
+    out[1] = (struct reply_part){kept->data, kept->len};
+    out[2] = (struct reply_part){r->tail, r->tail ? strlen(r->tail) : 0};
+    return out[0].len + out[1].len + out[2].len;
 }
 
 void exchange_sent(struct exchange *x)
@@ -95,8 +102,8 @@ void exchange_sent(struct exchange *x)
     int64_t took = monotonic_us() - x->started_us;
     metrics_request(x->daemon->metrics, r, x->reply.status, took);
     bool quiet = x->reply.status == 304 || (r && r->level == LEVEL_NONE);
-    size_t bytes;
-    (void)exchange_bytes(x, &bytes);
+    struct reply_part parts[REPLY_PARTS];
+    size_t bytes = exchange_parts(x, parts);
     struct log_request line = {.id = x->id, .by = x->call.who.name,
                                .method = x->method ? x->method : "",
                                .route = r ? r->path : "none", .status = x->reply.status,
@@ -288,6 +295,15 @@ static enum next (*const runners[])(struct exchange *x) = {
     [SERVES_LATER] = run_later,
 };
 
+/* What was read from the ledger may be as long as any answer. */
+static void count_answer(struct exchange *x)
+{
+    struct err e = {0};
+    size_t bytes = x->reply.body.cap;
+    if (budget_take_answer(x->daemon->budget, bytes, &e)) x->answer_bytes = bytes;
+    else (void)exchange_reply_err(x, &e);
+}
+
 enum next exchange_run(struct exchange *x, struct ledger_reader *reader)
 {
     struct err e = {0};
@@ -297,5 +313,7 @@ enum next exchange_run(struct exchange *x, struct ledger_reader *reader)
         return exchange_reply_err(x, &e);
     }
     if (!read_call(x, reader, &e)) return exchange_reply_err(x, &e);
-    return runners[x->call.route->serves](x);
+    enum next next = runners[x->call.route->serves](x);
+    if (next == NEXT_REPLY) count_answer(x);
+    return next;
 }

@@ -58,7 +58,7 @@ static enum next reply_end(struct exchange *x)
     bool restated = restate(x, j->status, &j->body);
     if (j->status == 503 || j->status == 429) exchange_add_header(x, "Retry-After", "1");
     if (x->replay) exchange_add_header(x, "Idempotency-Replayed", "true");
-    if (!restated) x->body_of_job = j->media ? &j->bytes : &j->body;
+    if (!restated) x->reply.kept = j->media ? &j->bytes : &j->body;
     if (!j->media) return NEXT_REPLY;
     x->reply.content_type = j->media;
     describe(x);
