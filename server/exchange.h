@@ -64,7 +64,8 @@ struct exchange {
     size_t answer_bytes;              /* of the reply's body, counted (budget.h) until the end */
 
     struct job *job;
-    bool replay;                      /* the job was another request's, with the same key */
+    bool replay;                      /* the job was another request's, with the same key… */
+    bool joined;                      /* …or one that finds out the same */
     int64_t wait_until_us;
     bool accepting;                   /* waiting for the job's acceptance to be durable */
     atomic_bool released;             /* stop waiting: the client left, or the daemon stops */

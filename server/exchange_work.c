@@ -181,6 +181,34 @@ static void start(struct exchange *x)
     (void)asked;
 }
 
+/* ---- a GET that computes ----------------------------------------------------------------------- */
+
+static bool is_get(const struct exchange *x) { return strcmp(x->call.route->method, "GET") == 0; }
+
+/* What is being found out for somebody else already is not asked twice. */
+static bool join(struct exchange *x, struct work *w)
+{
+    if (!is_get(x)) return false;
+    x->job = jobs_find_live(x->daemon->jobs, w->ops->kind, w->served ? w->served->row.id : "");
+    x->joined = x->job != NULL;
+    if (x->joined) w->ops->free(w);
+    return x->joined;
+}
+
+/* The last result stands in for a fresh one that takes too long, or cannot be had now. */
+static bool reply_last(struct exchange *x, const char *kind, const char *model_id)
+{
+    if (!is_get(x)) return false;
+    struct job *last = jobs_last_done(x->daemon->jobs, kind, model_id);
+    if (!last) return false;
+    if (x->job) job_drop(x->job);
+    x->job = last;
+    (void)reply_end(x);
+    return true;
+}
+
+/* ---- admission --------------------------------------------------------------------------------- */
+
 /* NULL and a reply, or the admitted job (perhaps another request's: x->replay). */
 static bool admit(struct exchange *x, struct work *w)
 {
@@ -198,8 +226,9 @@ static bool admit(struct exchange *x, struct work *w)
                             .timeout_us = x->daemon->config->job_timeout_s * US_PER_S};
     x->job = jobs_admit(x->daemon->jobs, &r, &x->replay, &p);
     if (x->job && !x->replay) return true;
+    bool had = !x->job && reply_last(x, w->ops->kind, r.model_id ? r.model_id : "");
     w->ops->free(w);
-    if (x->job) return true;
+    if (x->job) return !had;
     struct worker_load load;
     worker_load(x->daemon->worker, &load);
     p.retry_after_s = 1 + (int)((load.mean_us * (int64_t)(load.waiting_long + 1)) / US_PER_S);
@@ -228,37 +257,35 @@ enum next exchange_run_work(struct exchange *x)
         w->ops->free(w);
         return NEXT_REPLY;
     }
-    if (!admit(x, w)) return NEXT_REPLY;
-    if (x->replay) return answer_again(x);
-    start(x);
+    if (!join(x, w)) {
+        if (!admit(x, w)) return NEXT_REPLY;
+        if (x->replay) return answer_again(x);
+        start(x);
+    }
     x->audience = x->dialect == DIALECT_OPENAI ? AUDIENCE_BARE : AUDIENCE_STREAM;
     if (x->job->stream) return NEXT_STREAM;
     x->wait_until_us = x->dialect == DIALECT_OPENAI ? INT64_MAX : x->started_us + (int64_t)prefer_wait_s(x->header[HEADER_PREFER]) * US_PER_S;
     return NEXT_WAIT;
 }
 
-bool exchange_ready(struct exchange *x, int64_t now_us)
+/* Nothing more is waited for: the daemon stops, or who does not wait for the answer has no use for less. */
+static bool is_over(const struct exchange *x)
 {
-    if (atomic_load(&x->released) || job_ended(x->job)) return true;
-    return job_accept(x->job) != ACCEPT_ASKED && (x->accepting || now_us >= x->wait_until_us);
+    return atomic_load(&x->released) && (x->dialect == DIALECT_OPENAI || atomic_load(&x->daemon->draining));
 }
 
-/* A GET that computes answers with the last result when a fresh one takes too long. */
-static bool reply_last(struct exchange *x)
+/* Released or in time, a job is told of when that is durable. */
+bool exchange_ready(struct exchange *x, int64_t now_us)
 {
-    if (strcmp(x->call.route->method, "GET") != 0) return false;
-    struct job *last = jobs_last_done(x->daemon->jobs, x->job->ops->kind, x->job->model_id);
-    if (!last) return false;
-    job_drop(x->job);
-    x->job = last;
-    (void)reply_end(x);
-    return true;
+    if (is_over(x) || job_ended(x->job)) return true;
+    return job_accept(x->job) != ACCEPT_ASKED &&
+           (x->accepting || atomic_load(&x->released) || now_us >= x->wait_until_us);
 }
 
 /* Nobody can ask for this answer later: its work has no other purpose. */
 static enum next give_up(struct exchange *x)
 {
-    if (!x->replay) (void)worker_cancel(x->daemon->worker, x->job);
+    if (!x->replay && !x->joined) (void)worker_cancel(x->daemon->worker, x->job);
     if (atomic_load(&x->daemon->draining)) exchange_refuse(x, PROBLEM_DRAINING, "the daemon stops");
     else exchange_refuse(x, PROBLEM_BUSY, "too many requests wait for their answers");
     return NEXT_REPLY;
@@ -267,15 +294,16 @@ static enum next give_up(struct exchange *x)
 enum next exchange_again(struct exchange *x)
 {
     if (job_ended(x->job)) return reply_end(x);
-    if (atomic_load(&x->released) && x->dialect == DIALECT_OPENAI) return give_up(x);
+    bool over = is_over(x);
+    if (over && x->dialect == DIALECT_OPENAI) return give_up(x);
     enum accept a = job_accept(x->job);
-    if (atomic_load(&x->released)) {
-        if (a == ACCEPT_KEPT || !atomic_load(&x->daemon->draining)) return reply_job(x);
+    if (over) {
+        if (a == ACCEPT_KEPT) return reply_job(x);
         exchange_refuse(x, PROBLEM_DRAINING, "the daemon stopped before the job ended");
         return NEXT_REPLY;
     }
-    if (reply_last(x)) return NEXT_REPLY;
-    if (a == ACCEPT_NONE && record_accept(x->daemon, x->job, NULL)) {
+    if (reply_last(x, x->job->ops->kind, x->job->model_id)) return NEXT_REPLY;
+    if (a == ACCEPT_ASKED || (a == ACCEPT_NONE && record_accept(x->daemon, x->job, NULL))) {
         x->accepting = true;
         return NEXT_WAIT;
     }

@@ -146,7 +146,7 @@ static bool sleep_now(struct visit *v)
 {
     struct http *h = v->http;
     lock(h);
-    bool may = !h->released && (v->streaming || h->n_waiting < MAX_WAITERS);
+    bool may = !h->released && (v->streaming || v->x->accepting || h->n_waiting < MAX_WAITERS);
     if (may) {
         MHD_suspend_connection(v->mhd);
         assert(!v->listed);
@@ -358,13 +358,13 @@ static enum MHD_Result wait_for_job(struct visit *v)
 {
     v->stage = STAGE_SLEEPING;
     if (sleep_now(v)) return MHD_YES;
-    lock(v->http);
-    bool stopping = v->http->released;
-    unlock(v->http);
-    /* Too many wait: this one is told its job at once, as if it had not wanted to wait. */
+    /* Too many wait: this one is told its job as if it had not wanted to wait, which is when the job is
+     * durable. For that moment all may sleep. */
     atomic_store(&v->x->released, true);
-    if (stopping) exchange_refuse(v->x, PROBLEM_DRAINING, "the daemon is stopping");
-    else (void)exchange_again(v->x);
+    if (exchange_again(v->x) == NEXT_WAIT) {
+        if (sleep_now(v)) return MHD_YES;
+        exchange_refuse(v->x, PROBLEM_DRAINING, "the daemon is stopping");
+    }
     return send_reply(v);
 }
 

@@ -241,15 +241,19 @@ static struct job *find_key(struct jobs *t, const struct idempotency *k)
 
 static bool has_room(struct jobs *t, const struct job_request *r, struct problem *p)
 {
-    size_t same = 0, mine = 0;
+    size_t same = 0, mine = 0, mine_long = 0;
     bool brief = r->work->ops->brief;
     for (struct job *j = t->newest; j; j = j->older) {
         if (is_end(j->state)) continue;
         same += j->ops->brief == brief;
-        mine += strcmp(j->author, r->author) == 0;
+        if (strcmp(j->author, r->author) != 0) continue;
+        mine++;
+        mine_long += !j->ops->brief;
     }
     if (r->share_limited && mine >= JOBS_PER_TOKEN)
         return problem_set(p, PROBLEM_OVER_SHARE, "%s has %zu jobs waiting", r->author, mine);
+    if (r->share_limited && !brief && mine_long >= JOBS_LONG_PER_TOKEN)
+        return problem_set(p, PROBLEM_OVER_SHARE, "%s has %zu long jobs waiting", r->author, mine_long);
     if (same >= (brief ? JOBS_BRIEF : JOBS_LONG))
         return problem_set(p, PROBLEM_BUSY, "%zu jobs are waiting", same);
     return true;
@@ -322,19 +326,27 @@ struct job *jobs_find_key(struct jobs *t, const struct idempotency *k)
     return j;
 }
 
-static bool is_done(const struct job *j, const char *kind, const char *model_id)
+static bool is_live(const struct job *j) { return !is_end(j->state); }
+static bool is_done(const struct job *j) { return j->state == JOB_DONE; }
+
+static struct job *newest_about(struct jobs *t, bool (*is)(const struct job *j), const char *kind, const char *model_id)
 {
-    return j->state == JOB_DONE && strcmp(j->ops->kind, kind) == 0 && strcmp(j->model_id, model_id) == 0;
+    lock(t);
+    struct job *j = t->newest;
+    while (j && !(is(j) && strcmp(j->ops->kind, kind) == 0 && strcmp(j->model_id, model_id) == 0)) j = j->older;
+    if (j) j->refs++;
+    unlock(t);
+    return j;
+}
+
+struct job *jobs_find_live(struct jobs *t, const char *kind, const char *model_id)
+{
+    return newest_about(t, is_live, kind, model_id);
 }
 
 struct job *jobs_last_done(struct jobs *t, const char *kind, const char *model_id)
 {
-    lock(t);
-    struct job *j = t->newest;
-    while (j && !is_done(j, kind, model_id)) j = j->older;
-    if (j) j->refs++;
-    unlock(t);
-    return j;
+    return newest_about(t, is_done, kind, model_id);
 }
 
 size_t jobs_list(struct jobs *t, struct job **out, size_t cap)

@@ -42,7 +42,8 @@ enum accept { ACCEPT_NONE, ACCEPT_ASKED, ACCEPT_KEPT, ACCEPT_REFUSED };
 enum {
     JOBS_LONG = 64,      /* live at once: long works… */
     JOBS_BRIEF = 192,    /* …and brief ones */
-    JOBS_PER_TOKEN = 96, /* live at once of one token */
+    JOBS_PER_TOKEN = 96, /* live at once of one token: all… */
+    JOBS_LONG_PER_TOKEN = JOBS_LONG / 4, /* …and long ones, so that no one takes all places for them */
     JOBS_ENDED = 256,    /* kept for reading */
     JOBS_ENDED_BYTES = ANSWER_BYTES,
 };
@@ -93,7 +94,7 @@ struct job_request {
     struct work *work;   /* taken on success */
     const char *author;
     const char *model, *model_id; /* or NULL */
-    bool share_limited;  /* the author is a token: JOBS_PER_TOKEN applies */
+    bool share_limited;  /* the author is a token: JOBS_PER_TOKEN and JOBS_LONG_PER_TOKEN apply */
     const struct idempotency *key;
     int64_t timeout_us;  /* 0: none */
 };
@@ -103,6 +104,8 @@ struct job *jobs_admit(struct jobs *t, const struct job_request *r, bool *existi
                        struct problem *p) MUST_CHECK;
 struct job *jobs_find(struct jobs *t, const char *id);                  /* retained, or NULL */
 struct job *jobs_find_key(struct jobs *t, const struct idempotency *k); /* same scope and key */
+/* One of that kind about that model that has not ended, retained, or NULL. */
+struct job *jobs_find_live(struct jobs *t, const char *kind, const char *model_id);
 /* The newest done job of that kind about that model (a row's id, "" for none), retained, or NULL. */
 struct job *jobs_last_done(struct jobs *t, const char *kind, const char *model_id);
 void job_retain(struct job *j);

@@ -141,25 +141,33 @@ static void admission_is_bounded(void **state)
     struct job *job[JOBS_LONG + JOBS_PER_TOKEN];
     struct problem p = {0};
     size_t n = 0;
-    while (n < JOBS_LONG && (job[n] = admit(t, &slow, "ann", NULL, true, &p))) n++;
-    assert_int_equal(n, JOBS_LONG);
-    assert_null(admit(t, &slow, "bob", NULL, true, &p));
-    assert_int_equal(p.status, 503);
-    assert_true(p.retry_after_s > 0);
     while ((job[n] = admit(t, &brief, "ann", NULL, true, &p))) n++;
     assert_int_equal(n, JOBS_PER_TOKEN);
     assert_int_equal(p.status, 429);
+    static const char *const authors[] = {"bob", "cid", "dan", "eve"};
+    for (size_t i = 0; i < 4; i++, n += JOBS_LONG_PER_TOKEN) {
+        size_t mine = 0;
+        while (n + mine < JOBS_LONG + JOBS_PER_TOKEN && (job[n + mine] = admit(t, &slow, authors[i], NULL, true, &p))) mine++;
+        assert_int_equal(mine, JOBS_LONG_PER_TOKEN);
+    }
+    assert_int_equal(n, JOBS_LONG + JOBS_PER_TOKEN);
+    assert_null(admit(t, &slow, "bob", NULL, true, &p));
+    assert_int_equal(p.status, 429);
+    assert_non_null(strstr(p.detail, "16 long jobs"));
+    assert_null(admit(t, &slow, "fay", NULL, true, &p));
+    assert_int_equal(p.status, 503);
+    assert_true(p.retry_after_s > 0);
     struct job *other = admit(t, &brief, "bob", NULL, true, &p);
     assert_non_null(other); /* one caller's share does not take another's */
-    end(job[0], JOB_CANCELLED, 409, "{}");
-    struct job *again = admit(t, &slow, "bob", NULL, true, &p);
+    end(job[n - 1], JOB_CANCELLED, 409, "{}");
+    struct job *again = admit(t, &slow, "fay", NULL, true, &p);
     assert_non_null(again);
     end(other, JOB_FAILED, 500, "{}");
     end(again, JOB_FAILED, 500, "{}");
     job_drop(other);
     job_drop(again);
     for (size_t i = 0; i < n; i++) {
-        if (i) end(job[i], JOB_FAILED, 500, "{}");
+        if (i < n - 1) end(job[i], JOB_FAILED, 500, "{}");
         job_drop(job[i]);
     }
     jobs_free(t);
