@@ -9,7 +9,7 @@
 #include "problem_openai.h"
 #include "validate.h"
 
-enum { ARENA_BYTES = 64 << 20 };
+enum { ARENA_BYTES = 64 << 20, FREE_BYTES = 64 << 10 }; /* free: the parts of a body that are the program's */
 
 /* ---- life --------------------------------------------------------------------------------- */
 
@@ -37,6 +37,7 @@ void exchange_free(struct exchange *x)
     buf_release(&x->body);
     buf_release(&x->reply.body);
     arena_release(&x->arena);
+    lease_give(&x->lease);
     mem_drop(x);
 }
 
@@ -128,6 +129,17 @@ static bool read_query(struct exchange *x, struct err *e)
            err_field(e, ERR_INVALID, in->child->key, "this route takes no query parameters");
 }
 
+/* What the limit of a route admits is read if there is memory for it, and refused with numbers if not. */
+static bool afford_body(struct exchange *x, struct err *e)
+{
+    struct plan plan = {0};
+    size_t bytes = json_bytes(x->body.data, x->body.len);
+    x->arena.budget_bytes = plan_sum(x->arena.budget_bytes, bytes);
+    if (bytes <= FREE_BYTES) return true;
+    plan_add(&plan, NEED_REQUEST, bytes);
+    return daemon_lease(x->daemon, &plan, &x->lease, e);
+}
+
 static bool read_body(struct exchange *x, struct err *e)
 {
     const struct shape *shape = x->call.route->body;
@@ -135,9 +147,8 @@ static bool read_body(struct exchange *x, struct err *e)
     if (!buf_ok(&x->body, e)) return false;
     const struct json *in = NULL;
     if (x->body.len) {
+        if (!afford_body(x, e)) return false;
         in = json_parse(x->body.data, x->body.len, &x->arena, e);
-        if (!in && e->code == ERR_NO_MEMORY)
-            return err_set(e, ERR_TOO_LARGE, "the body has too many parts to hold in memory");
         if (!in) return err_while(e, "reading the body");
         if (in->type != JSON_OBJECT) return err_set(e, ERR_INVALID, "the body must be a JSON object");
     }

@@ -45,6 +45,7 @@ enum next { NEXT_REPLY, NEXT_WAIT, NEXT_STREAM };
 struct exchange {
     struct daemon *daemon;
     struct arena arena;
+    struct lease lease;               /* of a large body's parts in it */
     char id[ID_TEXT];
     int64_t started_us;
     const char *target, *method;      /* raw */

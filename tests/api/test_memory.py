@@ -141,6 +141,18 @@ def test_the_limit_is_an_option(tmp_path):
     assert re.search(r"--memory BYTES .*cgroup", text)
 
 
+def test_what_the_limit_of_a_body_admits_is_read(daemon, tight):
+    """3 MB and most of a million numbers, which the limit of the route allows; for a view there is not."""
+    locality = [{"prompt": {"ids": list(range(100, 130))}}] * 256
+    body = {"method": "locft", "view": "nowhere", "facts": [{**fact(), "locality": locality}] * 100}
+    problem(daemon.post("/v1/edits", body), 404, "not-found", "view")
+    assert idle(daemon)["works"] == 0
+    d = tight(8 << 20)
+    detail = problem(d.post("/v1/edits", body), 413, "too-large")["detail"]
+    assert "(the request " in detail and NUMBERS.fullmatch(detail)[3] == "it never fits", detail
+    assert idle(d)["works"] == 0
+
+
 # ---- given back ----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("verb", [v for v in VERBS if v != "edits"])
