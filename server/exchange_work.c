@@ -253,6 +253,12 @@ enum next exchange_run_work(struct exchange *x)
     }
     struct work *w = x->call.route->prepare(&x->call, &e);
     if (!w) return exchange_reply_err(x, &e);
+    if (w->stream && x->call.key.key[0]) { /* what is kept is the answer, not how it came */
+        w->ops->free(w);
+        (void)err_field(&e, ERR_INVALID, "Idempotency-Key",
+                        "a stream is not kept to be answered again: ask without a key, or without \"stream\"");
+        return exchange_reply_err(x, &e);
+    }
     if (w->stream && !exchange_subscribe(x)) {
         w->ops->free(w);
         return NEXT_REPLY;
