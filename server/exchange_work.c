@@ -86,15 +86,25 @@ static enum next answer_again(struct exchange *x)
     return NEXT_WAIT;
 }
 
-static bool answer_from_row(struct exchange *x, const char *job_id)
+static bool has_ended(struct exchange *x, const char *job_id)
 {
     struct job_row row = {0};
     struct err e = {0};
     if (!ledger_job(x->call.reader, job_id, &row, &e)) return false;
-    bool done = strcmp(row.state, "done") == 0 && row.result;
-    if (done) buf_text(&x->reply.body, row.result);
+    bool ended = strcmp(row.state, job_state_word(JOB_QUEUED)) != 0;
     job_row_release(&row);
-    return done;
+    return ended;
+}
+
+/* 0: nothing is kept under the key. 202: a job of a daemon that is gone; one that ended between two
+ * looks is looked at again. */
+static bool kept_answer(struct exchange *x, int *status, struct err *e)
+{
+    char job_id[ID_TEXT] = "";
+    const struct idempotency *key = &x->call.key;
+    if (!ledger_answered(x->call.reader, key, status, &x->reply.body, job_id, e)) return false;
+    return *status != 202 || !has_ended(x, job_id) ||
+           ledger_answered(x->call.reader, key, status, &x->reply.body, job_id, e);
 }
 
 /* Was this key answered before? False: no, go on. */
@@ -110,17 +120,15 @@ static bool answered(struct exchange *x, enum next *next)
     }
     struct err e = {0};
     int status = 0;
-    char job_id[ID_TEXT] = "";
-    if (!ledger_answered(x->call.reader, key, &status, &x->reply.body, job_id, &e)) {
+    if (!kept_answer(x, &status, &e)) {
         *next = e.code == ERR_CONFLICT ? reply_reused(x) : exchange_reply_err(x, &e);
         return true;
     }
-    bool pending = status == 202; /* accepted by a daemon that is gone, or ending right now */
-    if (!status || (pending && !answer_from_row(x, job_id))) {
+    if (!status || status == 202) {
         buf_release(&x->reply.body);
         return false;
     }
-    if (!pending) (void)restate(x, status, &x->reply.body);
+    (void)restate(x, status, &x->reply.body);
     exchange_add_header(x, "Idempotency-Replayed", "true");
     return true;
 }
