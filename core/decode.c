@@ -78,10 +78,9 @@ void decoder_plan(const struct arch *a, const struct decode_request *q, size_t n
         if (q[i].score_prompt) plan_add(p, NEED_LOGITS, scores_bytes(&q[i], q[i].n_prompt));
         if (q[i].score_tokens) plan_add(p, NEED_LOGITS, scores_bytes(&q[i], later < a->context ? later : a->context));
         if (later > a->context - q[i].n_prompt) later = a->context - q[i].n_prompt;
-        run_size_add(&prompts, a, later, q[i].n_prompt, want, later > 1);
+        run_size_add(&prompts, later, q[i].n_prompt, want, later > 1);
     }
     if (prompts.wanted > at_once) prompts.wanted = at_once;
-    if (prompts.cut_bytes > kv_bytes(a, at_once)) prompts.cut_bytes = kv_bytes(a, at_once);
     plan_add(p, NEED_CACHES, caches_bytes(a, q, n));
     plan_add(p, NEED_LOGITS, mem_floats_bytes(rows * ((size_t)a->d_model + a->d_vocab)));
     plan_add(p, NEED_LOGITS, (size_t)a->d_vocab * CANDIDATE_BYTES);
@@ -373,6 +372,9 @@ static bool end(struct decoder *d, struct session *s, struct err *e)
     retire(d);
     run_free(d->run);
     d->run = NULL;
+    if (d->n_live || d->next < d->n) return ok;
+    mem_drop(d->rows); /* the results may be read for long after the last step */
+    d->rows = d->logits = NULL;
     return ok;
 }
 

@@ -30,9 +30,13 @@ struct run {
 
 static struct kv *cache(const struct state *s) { return s->in.kv ? s->in.kv : s->own_kv; }
 
-void run_size_add(struct run_size *s, const struct arch *a, size_t past, size_t n, size_t n_want, bool cached)
+void run_size_add(struct run_size *s, size_t past, size_t n, size_t n_want, bool cached)
 {
-    if (!cached && s->rows % RUN_ROWS + n > RUN_ROWS) s->cut_bytes = plan_sum(s->cut_bytes, kv_bytes(a, n));
+    if (!cached && n > s->cut[1]) s->cut[1] = n;
+    if (s->cut[1] > s->cut[0]) {
+        s->cut[1] = s->cut[0];
+        s->cut[0] = n;
+    }
     s->rows += n;
     s->wanted += n_want;
     if (past + n > s->longest) s->longest = past + n;
@@ -43,7 +47,8 @@ void run_plan(const struct run_size *s, const struct arch *a, int threads, struc
     size_t rows = s->rows < RUN_ROWS ? s->rows : RUN_ROWS;
     plan_add(p, NEED_STREAM, mem_floats_bytes(rows * a->d_model));
     plan_add(p, NEED_STREAM, mem_floats_bytes((s->wanted + 1) * a->d_model));
-    plan_add(p, NEED_CACHES, s->cut_bytes);
+    if (s->rows > RUN_ROWS) /* one that the chunk goes on with, and one that goes on in the next */
+        plan_add(p, NEED_CACHES, plan_sum(kv_bytes(a, s->cut[0]), kv_bytes(a, s->cut[1])));
     plan_add(p, NEED_SCRATCH, session_bytes(a, rows, s->longest, threads));
 }
 
@@ -140,6 +145,9 @@ static void end_chunk(struct run *r)
         }
         s->fed += sp->n_rows;
         if (sp->keep) kv_commit(sp->keep, s->start + s->fed);
+        if (s->fed < s->in.n) continue;
+        kv_free(s->own_kv); /* wholly read: nobody attends to it any more */
+        s->own_kv = NULL;
     }
     while (r->next_input < r->n_inputs && r->input[r->next_input].fed == r->input[r->next_input].in.n)
         r->next_input++;

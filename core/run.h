@@ -33,9 +33,9 @@ struct run_input {
 /* What a run is for its plan: inputs added in the order they will be given. */
 struct run_size {
     size_t rows, wanted, longest; /* longest: the last position of any, its cache's included */
-    size_t cut_bytes;             /* caches of sequences that chunks cut, bytes */
+    size_t cut[2];                /* of those without a cache the two longest: more are never cut at a time */
 };
-void run_size_add(struct run_size *s, const struct arch *a, size_t past, size_t n, size_t n_want, bool cached);
+void run_size_add(struct run_size *s, size_t past, size_t n, size_t n_want, bool cached);
 /* Stream, results, caches of its own, the session's scratch. */
 void run_plan(const struct run_size *s, const struct arch *a, int threads, struct plan *p);
 

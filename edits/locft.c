@@ -274,7 +274,7 @@ static bool locft_plan(const struct edit_request *q, int threads, struct plan *p
         if (n > most) most = n;
         if (targets > scored) scored = targets;
         plan_add(p, NEED_CAPTURES, mem_floats_bytes(n * a->d_model) + mem_floats_bytes(n * a->d_mlp));
-        run_size_add(&frozen, a, 0, n, 0, false);
+        run_size_add(&frozen, 0, n, 0, false);
     }
     run_plan(&frozen, a, threads, &run);
     tape_plan(a, batch * most, most, batch * scored, ed.layer, threads, &train);

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/base/json.h"
 #include "store.h"
 
 static const char interrupted[] = "{\"type\":\"interrupted\",\"title\":\"Interrupted by a "
@@ -50,31 +49,14 @@ bool job_finish(struct store *s, const char *job, const uint8_t *result, int64_t
     return !job || !*job || set_state(s, job, "done", result, time_us, e);
 }
 
-/* The status inside a problem document; 0 when it has none. */
-static int problem_status(const char *result)
-{
-    struct arena a;
-    struct err ignored;
-    arena_init(&a, 0);
-    const struct json *status =
-        result ? json_get(json_parse(result, strlen(result), &a, &ignored), "status") : NULL;
-    bool is = status && status->type == JSON_NUMBER && status->is_int && status->integer >= 100 &&
-              status->integer < 600;
-    int out = is ? (int)status->integer : 0;
-    arena_release(&a);
-    return out;
-}
-
 /* What of an ended job is kept under its idempotency key: an answer, or a refusal that would come
  * again. A failure of ours and a cancellation are forgotten, so that the caller may try again. */
-static int kept_status(const char *state, const char *result)
+static int kept_status(const char *state, int status)
 {
-    if (strcmp(state, "done") == 0) return 200;
-    int status = problem_status(result);
-    return status >= 400 && status < 500 ? status : 0;
+    return status < 500 && strcmp(state, "cancelled") != 0 ? status : 0;
 }
 
-static bool end(struct store *s, const char *id, const char *state, const char *result,
+static bool end(struct store *s, const char *id, const char *state, int status, const char *result,
                 struct err *e)
 {
     uint8_t hash[SHA256_BYTES];
@@ -86,14 +68,14 @@ static bool end(struct store *s, const char *id, const char *state, const char *
     if (result && !body_put(s, result, strlen(result), hash, e)) return false;
     const uint8_t *kept = result ? hash : NULL;
     return set_state(s, id, state, kept, now_us(), e) &&
-           answer_end(s, id, kept_status(state, result), kept, e);
+           answer_end(s, id, kept_status(state, status), kept, e);
 }
 
-bool ledger_job_end(struct ledger *l, const char *id, const char *state, const char *result,
+bool ledger_job_end(struct ledger *l, const char *id, const char *state, int status, const char *result,
                     struct err *e)
 {
     if (!db_begin(l->s.db, e)) return false;
-    bool ok = end(&l->s, id, state, result, e) && db_commit(l->s.db, e);
+    bool ok = end(&l->s, id, state, status, result, e) && db_commit(l->s.db, e);
     db_rollback(l->s.db);
     return ok || err_while(e, "ending job %s", id);
 }
@@ -119,7 +101,7 @@ static bool recover(struct store *s, struct err *e)
     bool more;
     while (next_open(s, id, &more, e)) {
         if (!more) return true;
-        if (!end(s, id, "failed", interrupted, e)) return false;
+        if (!end(s, id, "failed", 0, interrupted, e)) return false;
     }
     return false;
 }

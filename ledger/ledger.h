@@ -212,10 +212,11 @@ bool ledger_prune_body(struct ledger *l, const char *hash, const char *author, c
 /* Durable acceptance: after this a restart knows the job. */
 bool ledger_job_accept(struct ledger *l, const char *id, const char *kind, const char *model,
                        const char *author, const struct idempotency *key, struct err *e) MUST_CHECK;
-/* state: "done", "failed", "cancelled". result is the synchronous body or a problem (JSON); of a
- * problem its "status" decides whether the job's idempotency key keeps it (4xx) or is forgotten. A
- * job that a commit or run has ended stays as that ended it: done, with its answer. */
-bool ledger_job_end(struct ledger *l, const char *id, const char *state, const char *result,
+/* state: "done", "failed", "cancelled". result is the synchronous body or a problem (JSON).
+ * The job's idempotency key keeps it under `status`, which is the answer's, unless that is a failure of ours
+ * (5xx), a cancellation, or 0: such a request may be made again. A job that a commit or run has ended stays as
+ * that ended it: done, with its answer. */
+bool ledger_job_end(struct ledger *l, const char *id, const char *state, int status, const char *result,
                     struct err *e) MUST_CHECK;
 /* At start: every accepted job without an end becomes failed (type interrupted). A commit or run that
  * names a job has ended it in its own transaction: done, with that answer. */

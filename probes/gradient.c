@@ -85,13 +85,13 @@ void gradient_plan(const struct gradient_request *q, int threads, struct plan *r
         plan_add(kept, NEED_CAPTURES, mem_floats_bytes(trace_place_values(a, q->in, &q->at[i]) + 1));
     plan_add(kept, NEED_LOGITS, mem_floats_bytes(a->d_vocab));
     tape_plan(a, in->n, in->n, q->n_pos, lowest_layer(q, &back), threads, &all);
-    run_size_add(&below, a, 0, in->n, 0, false);
+    run_size_add(&below, 0, in->n, 0, false);
     run_plan(&below, a, threads, &all);
     plan_add(&all, NEED_SCRATCH, listeners(q));
     if (q->metric.kind == METRIC_KL) {
         size_t numbers = plan_times(q->n_pos, a->d_vocab);
         plan_add(kept, NEED_LOGITS, plan_times(numbers, sizeof(double)));
-        run_size_add(&reference, a, 0, q->in[q->reference.input].n, q->n_pos, false);
+        run_size_add(&reference, 0, q->in[q->reference.input].n, q->n_pos, false);
         run_plan(&reference, a, threads, &before);
         plan_add(&before, NEED_LOGITS, mem_floats_bytes(a->d_vocab));
     }

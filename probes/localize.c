@@ -30,7 +30,7 @@ void localize_plan(const struct localize_request *q, int threads, struct plan *p
            each = q->patch.axis == PATCH_LAYER ? a->n_heads : 1, units = heads / each, k = q->k < units ? q->k : units;
     struct plan joint = {0};
     struct run_size runs = {0};
-    for (size_t i = 0; i < sets; i++) run_size_add(&runs, a, 0, n, 1, false);
+    for (size_t i = 0; i < sets; i++) run_size_add(&runs, 0, n, 1, false);
     run_plan(&runs, a, threads, &joint);
     plan_add(&joint, NEED_CAPTURES, mem_floats_bytes(heads * n * a->d_head));
     plan_add(&joint, NEED_CAPTURES, plan_times(heads + plan_times(sets, k * each), sizeof(struct tap) + sizeof(uint32_t)));

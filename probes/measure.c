@@ -309,9 +309,9 @@ static bool read_kl(struct measure *m, struct session *s, size_t i, struct err *
 
 /* ---- what it takes ------------------------------------------------------------------------------ */
 
-static void force_size(struct run_size *s, const struct arch *a, const struct prompt *p, uint32_t n_target)
+static void force_size(struct run_size *s, const struct prompt *p, uint32_t n_target)
 {
-    run_size_add(s, a, 0, (size_t)p->n + n_target, n_target, false);
+    run_size_add(s, 0, (size_t)p->n + n_target, n_target, false);
 }
 
 /* One prompt's generation; all of them live as DECODE_ROWS allows. */
@@ -333,15 +333,15 @@ void measure_plan(const struct arch *a, const struct fact *facts, size_t n, int 
     for (size_t i = 0; i < n; i++) {
         const struct fact *f = &facts[i];
         if (f->prompt.n > longest.n) longest = f->prompt;
-        force_size(&forced, a, &f->prompt, f->prompt.n_target);
-        if (f->true_ids) force_size(&forced, a, &f->prompt, f->n_true);
+        force_size(&forced, &f->prompt, f->prompt.n_target);
+        if (f->true_ids) force_size(&forced, &f->prompt, f->n_true);
         for (size_t k = 0; k < f->n_paraphrase; k++) {
             if (f->paraphrase[k].n > longest.n) longest = f->paraphrase[k];
-            force_size(&forced, a, &f->paraphrase[k], f->paraphrase[k].n_target);
+            force_size(&forced, &f->paraphrase[k], f->paraphrase[k].n_target);
         }
         for (size_t k = 0; k < f->n_locality; k++) {
             if (f->locality[k].n > longest.n) longest = f->locality[k];
-            force_size(&continued, a, &f->locality[k], MEASURE_KL_TOKENS);
+            force_size(&continued, &f->locality[k], MEASURE_KL_TOKENS);
         }
         texts += 1 + f->n_paraphrase + f->n_locality;
     }
@@ -435,6 +435,15 @@ static void finish(struct measure *m)
     mem_drop(m->final);
     m->final = NULL;
     share_locality(m);
+}
+
+/* At the end: scores and generations stay, rows and runs do not, for other measures and training follow. */
+static void finish(struct measure *m)
+{
+    drop_forced(m);
+    mem_drop(m->final);
+    m->final = NULL;
+    finish_shares(m);
 }
 
 /* What follows a finished phase. */

@@ -302,8 +302,8 @@ void patch_plan(const struct patch_request *q, int threads, struct plan *p)
     plan_add(p, NEED_LOGITS, mem_floats_bytes(METRIC_ROWS * wide) + 2 * sizeof(double) * (size_t)a->d_vocab);
     plan_add(p, NEED_ANSWER, plan_times(cells, sizeof(struct cell) + sizeof(double) + 64)); /* and their text */
     plan_add(p, NEED_SCRATCH, mem_floats_bytes(listed * a->d_model));
-    run_size_add(&runs, a, 0, n, 1, true);
-    run_size_add(&runs, a, 0, n, 1, false);
+    run_size_add(&runs, 0, n, 1, true);
+    run_size_add(&runs, 0, n, 1, false);
     run_plan(&runs, a, threads, &run);
     sweep_plan(a, (uint32_t)n, cells, most_rows(a, q), threads, &sweep);
     plan_peak(&run, &sweep);

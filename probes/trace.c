@@ -126,7 +126,7 @@ void trace_plan(const struct arch *a, const struct trace_input *in, size_t n_in,
     for (size_t i = 0; i < n_in; i++) {
         size_t rows = most_rows(in, (uint32_t)i, read, n_read, write, n_write);
         if (rows > at_once) at_once = rows < HEAD_ROWS ? rows : HEAD_ROWS;
-        run_size_add(&main_run, a, 0, in[i].n, rows, false);
+        run_size_add(&main_run, 0, in[i].n, rows, false);
         if (in[i].n_top) plan_add(p, NEED_LOGITS, mem_floats_bytes(plan_times(in[i].n_top, a->d_vocab)));
     }
     plan_add(p, NEED_LOGITS, mem_floats_bytes(at_once * a->d_vocab));

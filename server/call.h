@@ -16,6 +16,7 @@
 #include "ledger/ledger.h"
 
 struct daemon;
+struct job;
 struct route;
 struct served;
 struct work;
@@ -46,11 +47,14 @@ struct call {
     struct served *served;       /* found by call_served, held until the request ends; or NULL */
 };
 
-struct reply { /* of a synchronous handler */
+struct reply { /* of a synchronous handler: body, then *kept, then tail */
     int status;               /* 200 unless set */
     const char *content_type; /* application/json unless set */
     char etag[80];            /* with quotes; "" for none */
     struct buf body;          /* released by the transport */
+    struct job *job;          /* or NULL: whose bytes are sent; its reference is given to the transport */
+    const struct buf *kept;   /* those bytes, sent from where they lie; NULL: none */
+    const char *tail;         /* constant; NULL: nothing */
 };
 
 /* How a route is served; exactly one function of a row is set. */

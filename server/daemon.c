@@ -30,6 +30,11 @@ bool daemon_lease(struct daemon *d, const struct plan *p, struct lease *out, str
         served_forget(served[i]);
         served_drop(served[i]);
     }
+    if (budget_take(d->budget, HOLDER_WORKS, p, out, e)) return true;
+    struct budget_use m;
+    budget_use(d->budget, &m);
+    if (e->code != ERR_NO_MEMORY || !m.answers) return false;
+    jobs_forget(d->jobs);
     return budget_take(d->budget, HOLDER_WORKS, p, out, e);
 }
 
@@ -182,9 +187,9 @@ bool daemon_open(struct daemon *d, struct err *e)
     assert(d->config && d->log && d->loop);
     d->started_us = wall_us();
     d->metrics = metrics_new(routes, n_routes);
-    d->jobs = jobs_new(wake, d);
-    d->models = models_new();
     d->budget = budget_new(limit_of(d->config));
+    d->jobs = jobs_new(wake, d, budget_answers(d->budget));
+    d->models = models_new();
     d->auth = auth_open(d->config->token_file, e);
     if (!d->auth || !check_models_dir(d->config->models_dir, e) || !plan_models(d->config, plan, e)) return false;
     d->ledger = ledger_open(d->config->data, e); /* first: its lock keeps a second daemon away */

@@ -18,7 +18,8 @@
  * call; a work that outlives it must retain it. */
 struct served *call_served(struct call *c, const struct json *request, struct err *e) MUST_CHECK;
 
-/* Memory for a work, or the refusal. Revisions that are at hand only for speed make room first. */
+/* Memory for a work, or the refusal. Revisions that are at hand only for speed make room first,
+ * then the answers of ended jobs. */
 bool daemon_lease(struct daemon *d, const struct plan *p, struct lease *out, struct err *e) MUST_CHECK;
 struct budget *daemon_budget(struct daemon *d);
 int daemon_threads(struct daemon *d); /* of computing */

@@ -33,11 +33,16 @@ void events_add(struct events *v, enum event_kind kind, const char *name, const 
     if (v->next - v->first > (int64_t)v->cap) v->first++;
 }
 
-/* data is one line of JSON; a stray line break would end the event, so it opens a data line. */
-void event_write(struct buf *out, int64_t id, const char *name, const char *data, size_t len)
+static void event_open(struct buf *out, int64_t id, const char *name)
 {
     if (id > 0) buf_printf(out, "id: %" PRId64 "\n", id);
     buf_printf(out, "event: %s\ndata: ", name);
+}
+
+/* data is one line of JSON; a stray line break would end the event, so it opens a data line. */
+void event_write(struct buf *out, int64_t id, const char *name, const char *data, size_t len)
+{
+    event_open(out, id, name);
     for (const char *p = data, *end = data + len; p < end;) {
         const char *nl = memchr(p, '\n', (size_t)(end - p));
         buf_put(out, p, (size_t)((nl ? nl : end) - p));
@@ -45,7 +50,7 @@ void event_write(struct buf *out, int64_t id, const char *name, const char *data
         buf_text(out, "\ndata: ");
         p = nl + 1;
     }
-    buf_text(out, "\n\n");
+    buf_text(out, EVENT_CLOSE);
 }
 
 static void bare_write(struct buf *out, const char *data)
@@ -69,19 +74,19 @@ static void write_bare(const struct event *e, const struct buf *body, struct buf
     buf_release(&error);
 }
 
-static void write_one(const struct event *e, int64_t id, enum audience who, const struct buf *body,
-                      struct buf *out)
+static enum events_state write_one(const struct event *e, int64_t id, enum audience who, const struct buf *body,
+                                   struct buf *out)
 {
     if (who == AUDIENCE_BARE) {
         write_bare(e, body, out);
-        return;
+        return is_last(e) ? EVENTS_END : EVENTS_WROTE;
     }
     bool quiet = e->kind == EVENT_STATE || e->kind == EVENT_PROGRESS;
-    if (quiet && who == AUDIENCE_STREAM) return;
+    if (quiet && who == AUDIENCE_STREAM) return EVENTS_WROTE;
     const char *name = e->kind == EVENT_RESULT && who == AUDIENCE_STREAM ? "done" : e->name;
-    const char *data = is_last(e) ? body->data : e->data;
-    size_t len = is_last(e) ? body->len : strlen(e->data);
-    event_write(out, id, name, data ? data : "", len);
+    if (is_last(e)) event_open(out, id, name);
+    else event_write(out, id, name, e->data, strlen(e->data));
+    return is_last(e) ? EVENTS_BODY : EVENTS_WROTE;
 }
 
 enum events_state events_write(const struct events *v, enum audience who, const struct buf *body,
@@ -98,9 +103,8 @@ enum events_state events_write(const struct events *v, enum audience who, const 
     size_t before = out->len;
     while (*after + 1 < v->next && out->len - before < WRITE_BYTES) {
         int64_t id = ++*after;
-        const struct event *e = &v->ring[(size_t)id % v->cap];
-        write_one(e, id, who, body, out);
-        if (is_last(e)) return EVENTS_END;
+        enum events_state s = write_one(&v->ring[(size_t)id % v->cap], id, who, body, out);
+        if (s != EVENTS_WROTE) return s;
     }
     if (out->len > before) return EVENTS_WROTE;
     bool over = v->next > v->first && is_last(&v->ring[(size_t)(v->next - 1) % v->cap]);

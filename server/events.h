@@ -14,8 +14,8 @@
  * AUDIENCE_BARE (OpenAI's protocol) sees what the work emitted as lines of data alone, then
  * `data: [DONE]`, or an error object in that protocol's words.
  *
- * A ring owns copies of its texts. The answer itself is the job's body, lent to events_write, so
- * it is kept once. No lock here: the job table's lock guards it.
+ * A ring owns copies of its texts. The answer itself is the job's body: one line, which the reader
+ * sends from where it lies (EVENTS_BODY), so it is there once however many read. No lock here: the job table's lock guards it.
  */
 #ifndef ENGRAM_EVENTS_H
 #define ENGRAM_EVENTS_H
@@ -43,11 +43,13 @@ void events_init(struct events *v, size_t cap);
 void events_release(struct events *v);
 void events_add(struct events *v, enum event_kind kind, const char *name, const char *data);
 
-enum events_state { EVENTS_WROTE, EVENTS_WAIT, EVENTS_END };
+enum events_state { EVENTS_WROTE, EVENTS_WAIT, EVENTS_END, EVENTS_BODY };
 /* Append what follows *after (at most ~8 KiB, at least one event) to out and move *after. WAIT:
- * nothing new; END: the last event, or `reset`, has been written. */
+ * nothing new; END: the last event, or `reset`, has been written; BODY: the last has been begun, and
+ * ends with the body and EVENT_CLOSE. */
 enum events_state events_write(const struct events *v, enum audience who, const struct buf *body,
                                int64_t *after, struct buf *out);
+#define EVENT_CLOSE "\n\n"
 
 /* What a stream begins with: how soon an EventSource may ask again, in milliseconds. */
 #define EVENTS_RETRY "retry: 2000\n\n"

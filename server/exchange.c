@@ -10,7 +10,7 @@
 #include "problem_openai.h"
 #include "validate.h"
 
-enum { ARENA_BYTES = 64 << 20 };
+enum { ARENA_BYTES = 64 << 20, FREE_BYTES = 64 << 10 }; /* free: the parts of a body that are the program's */
 
 /* ---- life --------------------------------------------------------------------------------- */
 
@@ -32,10 +32,13 @@ struct exchange *exchange_new(struct daemon *d, const char *target)
 void exchange_free(struct exchange *x)
 {
     if (x->job) job_drop(x->job);
+    if (x->reply.job) job_drop(x->reply.job);
+    atomic_fetch_sub(budget_answers(x->daemon->budget), x->answer_bytes);
     served_drop(x->call.served);
     buf_release(&x->body);
     buf_release(&x->reply.body);
     arena_release(&x->arena);
+    lease_give(&x->lease);
     mem_drop(x);
 }
 
@@ -51,6 +54,8 @@ void exchange_reply_problem(struct exchange *x, const struct problem *p)
     x->reply.status = p->status;
     x->reply.content_type = "application/problem+json";
     x->reply.etag[0] = '\0';
+    x->reply.kept = NULL;
+    x->reply.tail = NULL;
     buf_release(&x->reply.body);
     if (x->dialect == DIALECT_OPENAI) {
         x->reply.content_type = "application/json";
@@ -83,11 +88,14 @@ void exchange_refuse(struct exchange *x, enum problem_kind kind, const char *sen
     exchange_reply_problem(x, &p);
 }
 
-const char *exchange_bytes(const struct exchange *x, size_t *len)
+size_t exchange_parts(const struct exchange *x, struct reply_part out[REPLY_PARTS])
 {
-    const struct buf *b = x->body_of_job ? x->body_of_job : &x->reply.body;
-    *len = b->len;
-    return b->data ? b->data : "";
+    const struct reply *r = &x->reply;
+    const struct buf none = {0}, *kept = r->kept ? r->kept : &none;
+    out[0] = (struct reply_part){r->body.data, r->body.len};
+    out[1] = (struct reply_part){kept->data, kept->len};
+    out[2] = (struct reply_part){r->tail, r->tail ? strlen(r->tail) : 0};
+    return out[0].len + out[1].len + out[2].len;
 }
 
 void exchange_sent(struct exchange *x)
@@ -96,8 +104,8 @@ void exchange_sent(struct exchange *x)
     int64_t took = monotonic_us() - x->started_us;
     metrics_request(x->daemon->metrics, r, x->reply.status, took);
     bool quiet = x->reply.status == 304 || (r && r->level == LEVEL_NONE);
-    size_t bytes;
-    (void)exchange_bytes(x, &bytes);
+    struct reply_part parts[REPLY_PARTS];
+    size_t bytes = exchange_parts(x, parts);
     struct log_request line = {.id = x->id, .by = x->call.who.name,
                                .method = x->method ? x->method : "",
                                .route = r ? r->path : "none", .status = x->reply.status,
@@ -122,6 +130,17 @@ static bool read_query(struct exchange *x, struct err *e)
            err_field(e, ERR_INVALID, in->child->key, "this route takes no query parameters");
 }
 
+/* What the limit of a route admits is read if there is memory for it, and refused with numbers if not. */
+static bool afford_body(struct exchange *x, struct err *e)
+{
+    struct plan plan = {0};
+    size_t bytes = json_bytes(x->body.data, x->body.len);
+    x->arena.budget_bytes = plan_sum(x->arena.budget_bytes, bytes);
+    if (bytes <= FREE_BYTES) return true;
+    plan_add(&plan, NEED_REQUEST, bytes);
+    return daemon_lease(x->daemon, &plan, &x->lease, e);
+}
+
 static bool read_body(struct exchange *x, struct err *e)
 {
     const struct shape *shape = x->call.route->body;
@@ -129,9 +148,8 @@ static bool read_body(struct exchange *x, struct err *e)
     if (!buf_ok(&x->body, e)) return false;
     const struct json *in = NULL;
     if (x->body.len) {
+        if (!afford_body(x, e)) return false;
         in = json_parse(x->body.data, x->body.len, &x->arena, e);
-        if (!in && e->code == ERR_NO_MEMORY)
-            return err_set(e, ERR_TOO_LARGE, "the body has too many parts to hold in memory");
         if (!in) return err_while(e, "reading the body");
         if (in->type != JSON_OBJECT) return err_set(e, ERR_INVALID, "the body must be a JSON object");
     }
@@ -290,6 +308,15 @@ static enum next (*const runners[])(struct exchange *x) = {
     [SERVES_LATER] = run_later,
 };
 
+/* What was read from the ledger may be as long as any answer. */
+static void count_answer(struct exchange *x)
+{
+    struct err e = {0};
+    size_t bytes = x->reply.body.cap;
+    if (budget_take_answer(x->daemon->budget, bytes, &e)) x->answer_bytes = bytes;
+    else (void)exchange_reply_err(x, &e);
+}
+
 enum next exchange_run(struct exchange *x, struct ledger_reader *reader)
 {
     struct err e = {0};
@@ -299,5 +326,7 @@ enum next exchange_run(struct exchange *x, struct ledger_reader *reader)
         return exchange_reply_err(x, &e);
     }
     if (!read_call(x, reader, &e)) return exchange_reply_err(x, &e);
-    return runners[x->call.route->serves](x);
+    enum next next = runners[x->call.route->serves](x);
+    if (next == NEXT_REPLY) count_answer(x);
+    return next;
 }

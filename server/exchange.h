@@ -45,6 +45,7 @@ enum next { NEXT_REPLY, NEXT_WAIT, NEXT_STREAM };
 struct exchange {
     struct daemon *daemon;
     struct arena arena;
+    struct lease lease;               /* of a large body's parts in it */
     char id[ID_TEXT];
     int64_t started_us;
     const char *target, *method;      /* raw */
@@ -61,10 +62,11 @@ struct exchange {
     struct { const char *name, *value; } extra[EXTRA_HEADERS];
     size_t n_extra;
     bool close;                       /* close the connection after the reply */
-    const struct buf *body_of_job;    /* the reply's body, where a job owns it */
+    size_t answer_bytes;              /* of the reply's body, counted (budget.h) until the end */
 
     struct job *job;
-    bool replay;                      /* the job was another request's, with the same key */
+    bool replay;                      /* the job was another request's, with the same key… */
+    bool joined;                      /* …or one that finds out the same */
     int64_t wait_until_us;
     bool accepting;                   /* waiting for the job's acceptance to be durable */
     atomic_bool released;             /* stop waiting: the client left, or the daemon stops */
@@ -84,8 +86,10 @@ enum next exchange_run(struct exchange *x, struct ledger_reader *reader);
 enum next exchange_again(struct exchange *x);
 bool exchange_ready(struct exchange *x, int64_t now_us);
 
-/* The finished reply's bytes. */
-const char *exchange_bytes(const struct exchange *x, size_t *len);
+/* The finished reply's bytes, in parts; they lie where they are until exchange_free. */
+enum { REPLY_PARTS = 3 };
+struct reply_part { const char *bytes; size_t len; };
+size_t exchange_parts(const struct exchange *x, struct reply_part out[REPLY_PARTS]); /* their sum */
 /* Count and log. Once, when the reply has been queued. */
 void exchange_sent(struct exchange *x);
 /* A refusal from outside: too many wait, the daemon stops. */

@@ -6,7 +6,6 @@
 #include "clock.h"
 #include "exchange_int.h"
 
-enum { ARENA_PER_BODY_BYTE = 16 };
 
 static const struct {
     const char *text;
@@ -109,10 +108,7 @@ bool exchange_head(struct exchange *x, const char *method)
     x->method = arena_text(&x->arena, method, strlen(method), &e);
     if (!x->method) x->method = "";
     x->dialect = spoken(x);
-    if (check_head(x, &p)) {
-        x->arena.budget_bytes += (size_t)x->declared * ARENA_PER_BODY_BYTE;
-        return true;
-    }
+    if (check_head(x, &p)) return true;
     exchange_reply_problem(x, &p);
     x->refused = true;
     /* A body that is not read must not be taken for the next request. */

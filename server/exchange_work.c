@@ -58,7 +58,7 @@ static enum next reply_end(struct exchange *x)
     bool restated = restate(x, j->status, &j->body);
     if (j->status == 503 || j->status == 429) exchange_add_header(x, "Retry-After", "1");
     if (x->replay) exchange_add_header(x, "Idempotency-Replayed", "true");
-    if (!restated) x->body_of_job = j->media ? &j->bytes : &j->body;
+    if (!restated) x->reply.kept = j->media ? &j->bytes : &j->body;
     if (!j->media) return NEXT_REPLY;
     x->reply.content_type = j->media;
     describe(x);
@@ -86,15 +86,25 @@ static enum next answer_again(struct exchange *x)
     return NEXT_WAIT;
 }
 
-static bool answer_from_row(struct exchange *x, const char *job_id)
+static bool has_ended(struct exchange *x, const char *job_id)
 {
     struct job_row row = {0};
     struct err e = {0};
     if (!ledger_job(x->call.reader, job_id, &row, &e)) return false;
-    bool done = strcmp(row.state, "done") == 0 && row.result;
-    if (done) buf_text(&x->reply.body, row.result);
+    bool ended = strcmp(row.state, job_state_word(JOB_QUEUED)) != 0;
     job_row_release(&row);
-    return done;
+    return ended;
+}
+
+/* 0: nothing is kept under the key. 202: a job of a daemon that is gone; one that ended between two
+ * looks is looked at again. */
+static bool kept_answer(struct exchange *x, int *status, struct err *e)
+{
+    char job_id[ID_TEXT] = "";
+    const struct idempotency *key = &x->call.key;
+    if (!ledger_answered(x->call.reader, key, status, &x->reply.body, job_id, e)) return false;
+    return *status != 202 || !has_ended(x, job_id) ||
+           ledger_answered(x->call.reader, key, status, &x->reply.body, job_id, e);
 }
 
 /* Was this key answered before? False: no, go on. */
@@ -110,17 +120,15 @@ static bool answered(struct exchange *x, enum next *next)
     }
     struct err e = {0};
     int status = 0;
-    char job_id[ID_TEXT] = "";
-    if (!ledger_answered(x->call.reader, key, &status, &x->reply.body, job_id, &e)) {
+    if (!kept_answer(x, &status, &e)) {
         *next = e.code == ERR_CONFLICT ? reply_reused(x) : exchange_reply_err(x, &e);
         return true;
     }
-    bool pending = status == 202; /* accepted by a daemon that is gone, or ending right now */
-    if (!status || (pending && !answer_from_row(x, job_id))) {
+    if (!status || status == 202) {
         buf_release(&x->reply.body);
         return false;
     }
-    if (!pending) (void)restate(x, status, &x->reply.body);
+    (void)restate(x, status, &x->reply.body);
     exchange_add_header(x, "Idempotency-Replayed", "true");
     return true;
 }
@@ -181,6 +189,34 @@ static void start(struct exchange *x)
     (void)asked;
 }
 
+/* ---- a GET that computes ----------------------------------------------------------------------- */
+
+static bool is_get(const struct exchange *x) { return strcmp(x->call.route->method, "GET") == 0; }
+
+/* What is being found out for somebody else already is not asked twice. */
+static bool join(struct exchange *x, struct work *w)
+{
+    if (!is_get(x)) return false;
+    x->job = jobs_find_live(x->daemon->jobs, w->ops->kind, w->served ? w->served->row.id : "");
+    x->joined = x->job != NULL;
+    if (x->joined) w->ops->free(w);
+    return x->joined;
+}
+
+/* The last result stands in for a fresh one that takes too long, or cannot be had now. */
+static bool reply_last(struct exchange *x, const char *kind, const char *model_id)
+{
+    if (!is_get(x)) return false;
+    struct job *last = jobs_last_done(x->daemon->jobs, kind, model_id);
+    if (!last) return false;
+    if (x->job) job_drop(x->job);
+    x->job = last;
+    (void)reply_end(x);
+    return true;
+}
+
+/* ---- admission --------------------------------------------------------------------------------- */
+
 /* NULL and a reply, or the admitted job (perhaps another request's: x->replay). */
 static bool admit(struct exchange *x, struct work *w)
 {
@@ -198,8 +234,9 @@ static bool admit(struct exchange *x, struct work *w)
                             .timeout_us = x->daemon->config->job_timeout_s * US_PER_S};
     x->job = jobs_admit(x->daemon->jobs, &r, &x->replay, &p);
     if (x->job && !x->replay) return true;
+    bool had = !x->job && reply_last(x, w->ops->kind, r.model_id ? r.model_id : "");
     w->ops->free(w);
-    if (x->job) return true;
+    if (x->job) return !had;
     struct worker_load load;
     worker_load(x->daemon->worker, &load);
     p.retry_after_s = 1 + (int)((load.mean_us * (int64_t)(load.waiting_long + 1)) / US_PER_S);
@@ -224,41 +261,45 @@ enum next exchange_run_work(struct exchange *x)
     }
     struct work *w = x->call.route->prepare(&x->call, &e);
     if (!w) return exchange_reply_err(x, &e);
+    if (w->stream && x->call.key.key[0]) { /* what is kept is the answer, not how it came */
+        w->ops->free(w);
+        (void)err_field(&e, ERR_INVALID, "Idempotency-Key",
+                        "a stream is not kept to be answered again: ask without a key, or without \"stream\"");
+        return exchange_reply_err(x, &e);
+    }
     if (w->stream && !exchange_subscribe(x)) {
         w->ops->free(w);
         return NEXT_REPLY;
     }
-    if (!admit(x, w)) return NEXT_REPLY;
-    if (x->replay) return answer_again(x);
-    start(x);
+    if (!join(x, w)) {
+        if (!admit(x, w)) return NEXT_REPLY;
+        if (x->replay) return answer_again(x);
+        start(x);
+    }
     x->audience = x->dialect == DIALECT_OPENAI ? AUDIENCE_BARE : AUDIENCE_STREAM;
     if (x->job->stream) return NEXT_STREAM;
     x->wait_until_us = x->dialect == DIALECT_OPENAI ? INT64_MAX : x->started_us + (int64_t)prefer_wait_s(x->header[HEADER_PREFER]) * US_PER_S;
     return NEXT_WAIT;
 }
 
-bool exchange_ready(struct exchange *x, int64_t now_us)
+/* Nothing more is waited for: the daemon stops, or who does not wait for the answer has no use for less. */
+static bool is_over(const struct exchange *x)
 {
-    if (atomic_load(&x->released) || job_ended(x->job)) return true;
-    return job_accept(x->job) != ACCEPT_ASKED && (x->accepting || now_us >= x->wait_until_us);
+    return atomic_load(&x->released) && (x->dialect == DIALECT_OPENAI || atomic_load(&x->daemon->draining));
 }
 
-/* A GET that computes answers with the last result when a fresh one takes too long. */
-static bool reply_last(struct exchange *x)
+/* Released or in time, a job is told of when that is durable. */
+bool exchange_ready(struct exchange *x, int64_t now_us)
 {
-    if (strcmp(x->call.route->method, "GET") != 0) return false;
-    struct job *last = jobs_last_done(x->daemon->jobs, x->job->ops->kind, x->job->model_id);
-    if (!last) return false;
-    job_drop(x->job);
-    x->job = last;
-    (void)reply_end(x);
-    return true;
+    if (is_over(x) || job_ended(x->job)) return true;
+    return job_accept(x->job) != ACCEPT_ASKED &&
+           (x->accepting || atomic_load(&x->released) || now_us >= x->wait_until_us);
 }
 
 /* Nobody can ask for this answer later: its work has no other purpose. */
 static enum next give_up(struct exchange *x)
 {
-    if (!x->replay) (void)worker_cancel(x->daemon->worker, x->job);
+    if (!x->replay && !x->joined) (void)worker_cancel(x->daemon->worker, x->job);
     if (atomic_load(&x->daemon->draining)) exchange_refuse(x, PROBLEM_DRAINING, "the daemon stops");
     else exchange_refuse(x, PROBLEM_BUSY, "too many requests wait for their answers");
     return NEXT_REPLY;
@@ -267,15 +308,16 @@ static enum next give_up(struct exchange *x)
 enum next exchange_again(struct exchange *x)
 {
     if (job_ended(x->job)) return reply_end(x);
-    if (atomic_load(&x->released) && x->dialect == DIALECT_OPENAI) return give_up(x);
+    bool over = is_over(x);
+    if (over && x->dialect == DIALECT_OPENAI) return give_up(x);
     enum accept a = job_accept(x->job);
-    if (atomic_load(&x->released)) {
-        if (a == ACCEPT_KEPT || !atomic_load(&x->daemon->draining)) return reply_job(x);
+    if (over) {
+        if (a == ACCEPT_KEPT) return reply_job(x);
         exchange_refuse(x, PROBLEM_DRAINING, "the daemon stopped before the job ended");
         return NEXT_REPLY;
     }
-    if (reply_last(x)) return NEXT_REPLY;
-    if (a == ACCEPT_NONE && record_accept(x->daemon, x->job, NULL)) {
+    if (reply_last(x, x->job->ops->kind, x->job->model_id)) return NEXT_REPLY;
+    if (a == ACCEPT_ASKED || (a == ACCEPT_NONE && record_accept(x->daemon, x->job, NULL))) {
         x->accepting = true;
         return NEXT_WAIT;
     }

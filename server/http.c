@@ -45,6 +45,8 @@ struct visit { /* one exchange on its connection */
     bool streaming; /* a stream's reply was queued */
     struct buf pending;
     size_t pending_at;
+    const struct buf *body; /* the job's, behind pending; NULL: nothing of it is left */
+    size_t body_at;
     bool last;
     int64_t wrote_us;
     atomic_bool heartbeat;
@@ -144,7 +146,7 @@ static bool sleep_now(struct visit *v)
 {
     struct http *h = v->http;
     lock(h);
-    bool may = !h->released && (v->streaming || h->n_waiting < MAX_WAITERS);
+    bool may = !h->released && (v->streaming || v->x->accepting || h->n_waiting < MAX_WAITERS);
     if (may) {
         MHD_suspend_connection(v->mhd);
         assert(!v->listed);
@@ -235,21 +237,38 @@ size_t http_visits(struct http *h) { return (size_t)atomic_load(&h->visits); }
 
 /* ---- event streams ------------------------------------------------------------------------ */
 
-static ssize_t take_pending(struct visit *v, char *out, size_t max)
+static ssize_t take(struct visit *v, const struct buf *from, size_t *at, char *out, size_t max)
 {
-    size_t n = v->pending.len - v->pending_at;
+    size_t n = from->len - *at;
     if (n > max) n = max;
-    memcpy(out, v->pending.data + v->pending_at, n);
-    v->pending_at += n;
-    if (v->pending_at == v->pending.len) v->pending.len = v->pending_at = 0;
+    memcpy(out, from->data + *at, n);
+    *at += n;
     v->wrote_us = monotonic_us();
     return (ssize_t)n;
+}
+
+static ssize_t take_pending(struct visit *v, char *out, size_t max)
+{
+    ssize_t n = take(v, &v->pending, &v->pending_at, out, max);
+    if (v->pending_at == v->pending.len) v->pending.len = v->pending_at = 0;
+    return n;
+}
+
+static ssize_t take_body(struct visit *v, char *out, size_t max)
+{
+    ssize_t n = take(v, v->body, &v->body_at, out, max);
+    if (v->body_at < v->body->len) return n;
+    v->body = NULL;
+    buf_text(&v->pending, EVENT_CLOSE);
+    return n;
 }
 
 static void fill_pending(struct visit *v)
 {
     enum events_state s = job_events(v->x->job, v->x->audience, &v->x->after, &v->pending);
-    v->last = s == EVENTS_END || (s == EVENTS_WAIT && atomic_load(&v->x->released));
+    if (s == EVENTS_BODY && v->x->job->body.len) v->body = &v->x->job->body;
+    else if (s == EVENTS_BODY) buf_text(&v->pending, EVENT_CLOSE);
+    v->last = s == EVENTS_END || s == EVENTS_BODY || (s == EVENTS_WAIT && atomic_load(&v->x->released));
     bool beat = atomic_exchange(&v->heartbeat, false);
     if (s == EVENTS_WAIT && beat && !v->last) buf_text(&v->pending, ": still here\n\n");
 }
@@ -261,6 +280,7 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *out, size_t max)
     if (!v->pending.len && !v->last) fill_pending(v);
     if (v->pending.failed) return MHD_CONTENT_READER_END_WITH_ERROR;
     if (v->pending.len) return take_pending(v, out, max);
+    if (v->body) return take_body(v, out, max);
     if (v->last || !sleep_now(v)) return MHD_CONTENT_READER_END_OF_STREAM;
     return 0; /* asleep: called again after a wake-up */
 }
@@ -309,13 +329,16 @@ static enum MHD_Result queue(struct visit *v, struct MHD_Response *r)
     return ok;
 }
 
-/* The bytes live in the exchange, which outlives the response. */
+/* The bytes live in the exchange or its job, which outlive the response. */
 static enum MHD_Result send_reply(struct visit *v)
 {
-    size_t len;
-    const char *bytes = exchange_bytes(v->x, &len);
-    union { const char *in; void *out; } u = {.in = bytes}; /* the library only reads it */
-    return queue(v, MHD_create_response_from_buffer(len, u.out, MHD_RESPMEM_PERSISTENT));
+    struct reply_part part[REPLY_PARTS];
+    struct MHD_IoVec io[REPLY_PARTS];
+    unsigned n = 0;
+    (void)exchange_parts(v->x, part);
+    for (size_t i = 0; i < REPLY_PARTS; i++)
+        if (part[i].len) io[n++] = (struct MHD_IoVec){part[i].bytes, part[i].len};
+    return queue(v, MHD_create_response_from_iovec(io, n, NULL, NULL));
 }
 
 static enum MHD_Result send_stream(struct visit *v)
@@ -335,13 +358,13 @@ static enum MHD_Result wait_for_job(struct visit *v)
 {
     v->stage = STAGE_SLEEPING;
     if (sleep_now(v)) return MHD_YES;
-    lock(v->http);
-    bool stopping = v->http->released;
-    unlock(v->http);
-    /* Too many wait: this one is told its job at once, as if it had not wanted to wait. */
+    /* Too many wait: this one is told its job as if it had not wanted to wait, which is when the job is
+     * durable. For that moment all may sleep. */
     atomic_store(&v->x->released, true);
-    if (stopping) exchange_refuse(v->x, PROBLEM_DRAINING, "the daemon is stopping");
-    else (void)exchange_again(v->x);
+    if (exchange_again(v->x) == NEXT_WAIT) {
+        if (sleep_now(v)) return MHD_YES;
+        exchange_refuse(v->x, PROBLEM_DRAINING, "the daemon is stopping");
+    }
     return send_reply(v);
 }
 

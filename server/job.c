@@ -16,6 +16,7 @@ struct jobs {
     pthread_mutex_t lock;
     struct job *newest, *oldest;
     size_t n_ended, ended_bytes;
+    _Atomic size_t *answers; /* of all that are not freed, listed or not */
     struct jobs_count count;
     void (*wake)(void *ctx);
     void *ctx;
@@ -52,12 +53,13 @@ static_assert(JOB_DONE > JOB_COMMITTING && JOB_CANCELLED == JOB_STATES - 1, "end
 static void lock(struct jobs *t) { (void)pthread_mutex_lock(&t->lock); }
 static void unlock(struct jobs *t) { (void)pthread_mutex_unlock(&t->lock); }
 
-struct jobs *jobs_new(void (*wake)(void *ctx), void *ctx)
+struct jobs *jobs_new(void (*wake)(void *ctx), void *ctx, _Atomic size_t *answers)
 {
     struct jobs *t = mem_new(sizeof *t);
     (void)pthread_mutex_init(&t->lock, NULL);
     t->wake = wake;
     t->ctx = ctx;
+    t->answers = answers;
     return t;
 }
 
@@ -66,6 +68,7 @@ struct jobs *jobs_new(void (*wake)(void *ctx), void *ctx)
 static void free_job(struct job *j)
 {
     assert(!j->work);
+    atomic_fetch_sub(j->table->answers, j->held);
     events_release(&j->events);
     buf_release(&j->body);
     buf_release(&j->bytes);
@@ -110,7 +113,7 @@ static void unlist(struct jobs *t, struct job *j)
     else t->oldest = j->newer;
     j->older = j->newer = NULL;
     t->n_ended--;
-    t->ended_bytes -= j->body.len + j->bytes.len;
+    t->ended_bytes -= j->held;
     drop_locked(j);
 }
 
@@ -121,6 +124,17 @@ static void forget_oldest(struct jobs *t)
         newer = j->newer;
         if (is_end(j->state) && (j->newer || t->n_ended > 1)) unlist(t, j);
     }
+}
+
+/* Who reads one goes on reading it; who comes later finds it in the ledger, if it was told of it. */
+void jobs_forget(struct jobs *t)
+{
+    lock(t);
+    for (struct job *j = t->oldest, *newer; j; j = newer) {
+        newer = j->newer;
+        if (is_end(j->state)) unlist(t, j);
+    }
+    unlock(t);
 }
 
 void jobs_free(struct jobs *t)
@@ -197,7 +211,9 @@ enum accept job_end(struct job *j, enum job_state to, int status, struct buf *bo
     bool ok = to == JOB_DONE;
     events_add(&j->events, ok ? EVENT_RESULT : EVENT_ERROR, ok ? "result" : "error", NULL);
     t->n_ended++;
-    t->ended_bytes += j->body.len + j->bytes.len;
+    j->held = j->body.cap + j->bytes.cap;
+    t->ended_bytes += j->held;
+    atomic_fetch_add(t->answers, j->held); /* before the work gives back what it had for them */
     forget_oldest(t);
     drop_locked(j); /* the worker's */
     unlock(t);
@@ -225,15 +241,19 @@ static struct job *find_key(struct jobs *t, const struct idempotency *k)
 
 static bool has_room(struct jobs *t, const struct job_request *r, struct problem *p)
 {
-    size_t same = 0, mine = 0;
+    size_t same = 0, mine = 0, mine_long = 0;
     bool brief = r->work->ops->brief;
     for (struct job *j = t->newest; j; j = j->older) {
         if (is_end(j->state)) continue;
         same += j->ops->brief == brief;
-        mine += strcmp(j->author, r->author) == 0;
+        if (strcmp(j->author, r->author) != 0) continue;
+        mine++;
+        mine_long += !j->ops->brief;
     }
     if (r->share_limited && mine >= JOBS_PER_TOKEN)
         return problem_set(p, PROBLEM_OVER_SHARE, "%s has %zu jobs waiting", r->author, mine);
+    if (r->share_limited && !brief && mine_long >= JOBS_LONG_PER_TOKEN)
+        return problem_set(p, PROBLEM_OVER_SHARE, "%s has %zu long jobs waiting", r->author, mine_long);
     if (same >= (brief ? JOBS_BRIEF : JOBS_LONG))
         return problem_set(p, PROBLEM_BUSY, "%zu jobs are waiting", same);
     return true;
@@ -306,19 +326,27 @@ struct job *jobs_find_key(struct jobs *t, const struct idempotency *k)
     return j;
 }
 
-static bool is_done(const struct job *j, const char *kind, const char *model_id)
+static bool is_live(const struct job *j) { return !is_end(j->state); }
+static bool is_done(const struct job *j) { return j->state == JOB_DONE; }
+
+static struct job *newest_about(struct jobs *t, bool (*is)(const struct job *j), const char *kind, const char *model_id)
 {
-    return j->state == JOB_DONE && strcmp(j->ops->kind, kind) == 0 && strcmp(j->model_id, model_id) == 0;
+    lock(t);
+    struct job *j = t->newest;
+    while (j && !(is(j) && strcmp(j->ops->kind, kind) == 0 && strcmp(j->model_id, model_id) == 0)) j = j->older;
+    if (j) j->refs++;
+    unlock(t);
+    return j;
+}
+
+struct job *jobs_find_live(struct jobs *t, const char *kind, const char *model_id)
+{
+    return newest_about(t, is_live, kind, model_id);
 }
 
 struct job *jobs_last_done(struct jobs *t, const char *kind, const char *model_id)
 {
-    lock(t);
-    struct job *j = t->newest;
-    while (j && !is_done(j, kind, model_id)) j = j->older;
-    if (j) j->refs++;
-    unlock(t);
-    return j;
+    return newest_about(t, is_done, kind, model_id);
 }
 
 size_t jobs_list(struct jobs *t, struct job **out, size_t cap)
@@ -439,9 +467,11 @@ int64_t job_events_begin(struct job *j)
 
 /* ---- as the API shows it ------------------------------------------------------------------ */
 
+static void begin_end(bool ok, struct buf *out) { buf_text(out, ok ? ",\"result\":" : ",\"error\":"); }
+
 static void write_end(bool ok, const char *body, size_t len, struct buf *out)
 {
-    buf_text(out, ok ? ",\"result\":" : ",\"error\":");
+    begin_end(ok, out);
     if (len) buf_put(out, body, len);
     else buf_text(out, "null");
 }
@@ -457,7 +487,7 @@ static void write_top(struct buf *out, const char *id, const char *kind, const c
     buf_printf(out, ",\"state\":\"%s\",\"created_at\":\"%s\",\"progress\":", state, when);
 }
 
-void job_write(struct job *j, bool brief, struct buf *out)
+static enum job_state write_open(struct job *j, struct buf *out)
 {
     lock(j->table);
     enum job_state s = j->state;
@@ -468,8 +498,22 @@ void job_write(struct job *j, bool brief, struct buf *out)
     write_progress(out, done, total, j->ops->unit);
     buf_text(out, ",\"author\":");
     quote(out, j->author);
+    return s;
+}
+
+void job_write(struct job *j, bool brief, struct buf *out)
+{
+    enum job_state s = write_open(j, out);
     if (is_end(s) && !brief) write_end(s == JOB_DONE, j->body.data, j->body.len, out);
     buf_text(out, "}");
+}
+
+const char *job_write_around(struct job *j, struct buf *out)
+{
+    enum job_state s = write_open(j, out);
+    assert(is_end(s));
+    begin_end(s == JOB_DONE, out);
+    return j->body.len ? "}" : "null}";
 }
 
 void job_row_write(const struct job_row *row, const char *model, bool brief, struct buf *out)

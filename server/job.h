@@ -16,7 +16,8 @@
  *
  * The table is bounded twice: live jobs per class and per token (admission refuses, so the
  * worker's queues are bounded), and ended jobs kept for reading (the oldest go; the ledger keeps
- * those whose acceptance was recorded). One lock guards table, states and event rings; no other
+ * those whose acceptance was recorded). The bytes of an ended job are counted (budget.h) for as long
+ * as anybody holds it, and sent from where they lie, however many read them. One lock guards table, states and event rings; no other
  * lock is taken while it is held, except the writer's queue lock.
  *
  * Acceptance: a job that changes the ledger is recorded durably before it runs; any other only
@@ -29,6 +30,7 @@
 #ifndef ENGRAM_JOB_H
 #define ENGRAM_JOB_H
 
+#include "budget.h"
 #include "events.h"
 #include "problem.h"
 #include "work.h"
@@ -40,9 +42,10 @@ enum accept { ACCEPT_NONE, ACCEPT_ASKED, ACCEPT_KEPT, ACCEPT_REFUSED };
 enum {
     JOBS_LONG = 64,      /* live at once: long works… */
     JOBS_BRIEF = 192,    /* …and brief ones */
-    JOBS_PER_TOKEN = 96, /* live at once of one token */
+    JOBS_PER_TOKEN = 96, /* live at once of one token: all… */
+    JOBS_LONG_PER_TOKEN = JOBS_LONG / 4, /* …and long ones, so that no one takes all places for them */
     JOBS_ENDED = 256,    /* kept for reading */
-    JOBS_ENDED_BYTES = 64 << 20,
+    JOBS_ENDED_BYTES = ANSWER_BYTES,
 };
 
 struct jobs;
@@ -71,6 +74,7 @@ struct job { /* fields without a note are constant after admission */
     struct buf bytes;         /* the answer, where it is no JSON: of this kind… */
     const char *media;        /* …or NULL… */
     char run[ID_TEXT];        /* …and the run that describes it, or "" */
+    size_t held;              /* bytes of body and bytes, as they are counted */
     int refs;
     struct job *older, *newer;
     struct job *queue_next;   /* the worker's queue lock */
@@ -80,15 +84,17 @@ struct job { /* fields without a note are constant after admission */
 bool job_may_move(enum job_state from, enum job_state to);
 const char *job_state_word(enum job_state s);
 
-/* wake(ctx) is called, outside the lock, whenever a job ended or gained events. */
-struct jobs *jobs_new(void (*wake)(void *ctx), void *ctx);
+/* wake(ctx) is called, outside the lock, whenever a job ended or gained events. In *answers the bytes
+ * of ended jobs add up. */
+struct jobs *jobs_new(void (*wake)(void *ctx), void *ctx, _Atomic size_t *answers);
 void jobs_free(struct jobs *t); /* every job must have ended */
+void jobs_forget(struct jobs *t); /* the ended ones: memory is wanted */
 
 struct job_request {
     struct work *work;   /* taken on success */
     const char *author;
     const char *model, *model_id; /* or NULL */
-    bool share_limited;  /* the author is a token: JOBS_PER_TOKEN applies */
+    bool share_limited;  /* the author is a token: JOBS_PER_TOKEN and JOBS_LONG_PER_TOKEN apply */
     const struct idempotency *key;
     int64_t timeout_us;  /* 0: none */
 };
@@ -98,6 +104,8 @@ struct job *jobs_admit(struct jobs *t, const struct job_request *r, bool *existi
                        struct problem *p) MUST_CHECK;
 struct job *jobs_find(struct jobs *t, const char *id);                  /* retained, or NULL */
 struct job *jobs_find_key(struct jobs *t, const struct idempotency *k); /* same scope and key */
+/* One of that kind about that model that has not ended, retained, or NULL. */
+struct job *jobs_find_live(struct jobs *t, const char *kind, const char *model_id);
 /* The newest done job of that kind about that model (a row's id, "" for none), retained, or NULL. */
 struct job *jobs_last_done(struct jobs *t, const char *kind, const char *model_id);
 void job_retain(struct job *j);
@@ -124,6 +132,9 @@ enum accept job_accept(struct job *j);
 
 /* The job as the API shows it; `brief` leaves result and error out. */
 void job_write(struct job *j, bool brief, struct buf *out);
+/* The same for an ended job, without its result or error: what comes before its body into out, what
+ * comes behind returned. */
+const char *job_write_around(struct job *j, struct buf *out);
 /* The same for a job only the ledger remembers; model: what its model is called now, or "". */
 void job_row_write(const struct job_row *row, const char *model, bool brief, struct buf *out);
 /* What work_emit does. */

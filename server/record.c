@@ -60,7 +60,8 @@ static bool write_ending(struct ledger *l, void *ctx, struct err *e)
 {
     struct ending *n = ctx;
     const char *state = job_state_word(job_state(n->job));
-    return ledger_job_end(l, n->job->id, state, n->job->body.data, e);
+    int status = n->job->ops->of_this_life ? 0 : n->job->status;
+    return ledger_job_end(l, n->job->id, state, status, n->job->body.data, e);
 }
 
 static void end_ending(void *ctx, bool ok, const struct err *e)

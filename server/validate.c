@@ -205,29 +205,28 @@ static bool check_string(struct walk *w, const struct shape *s, const struct jso
     return false;
 }
 
-static struct json *append(struct walk *w, struct json *parent, struct json **last)
+/* A node becomes what its shape makes of it, and keeps its place. */
+static bool check_in_place(struct walk *w, const struct shape *s, struct json *node)
 {
-    struct json *n = arena_take(w->arena, 1, sizeof *n, w->e);
-    if (!n) return NULL;
-    if (*last) (*last)->next = n;
-    else parent->child = n;
-    parent->len++;
-    return *last = n;
+    struct json was = *node, now;
+    if (!check(w, s, &was, &now)) return false;
+    now.key = was.key;
+    now.key_len = was.key_len;
+    now.next = was.next;
+    *node = now;
+    return true;
 }
 
 static bool check_list(struct walk *w, const struct shape *s, const struct json *in,
                        struct json *out)
 {
-    *out = (struct json){.type = JSON_ARRAY};
+    *out = *in;
     if (in->len == 0 && s->min > 0) return FAULT(w, "must not be empty");
     if (!inside(s, (double)in->len)) return out_of_range(w, s, "", " elements long");
-    struct json *last = NULL;
     size_t i = 0;
-    for (const struct json *c = in->child; c; c = c->next, i++) {
+    for (struct json *c = in->child; c; c = c->next, i++) {
         size_t before = push_element(w, i);
-        struct json *n = append(w, out, &last);
-        if (!n || !check(w, s->item, c, n)) return false;
-        n->next = NULL;
+        if (!check_in_place(w, s->item, c)) return false;
         pop(w, before);
     }
     return true;
@@ -266,33 +265,44 @@ static bool check_members(struct walk *w, const struct shape *s, const struct js
     return true;
 }
 
-static bool check_field(struct walk *w, const struct field *f, const struct json *in,
-                        struct json *out, struct json **last)
+/* The member of that name as a node of its own, or its default, or NULL. */
+static bool take_field(struct walk *w, const struct field *f, const struct json *in, struct json **out)
 {
     const struct json *v = given(w, in, f->name);
-    if (!v && f->required) return FAULT(w, "required");
-    if (!v && !f->default_json) return true;
-    if (!v && !(v = json_parse(f->default_json, strlen(f->default_json), w->arena, w->e)))
-        return false;
-    struct json *n = append(w, out, last);
-    if (!n || !check(w, f->shape, v, n)) return false;
-    n->key = f->name;
-    n->key_len = strlen(f->name);
-    n->next = NULL;
-    return true;
+    *out = NULL;
+    for (struct json *m = v ? in->child : NULL; m; m = m->next)
+        if (m == v) *out = m;
+    if (*out || !f->default_json) return *out || !f->required || FAULT(w, "required");
+    v = json_parse(f->default_json, strlen(f->default_json), w->arena, w->e);
+    *out = v ? arena_take(w->arena, 1, sizeof **out, w->e) : NULL;
+    if (*out) **out = *v;
+    return *out != NULL;
 }
 
 static bool check_object(struct walk *w, const struct shape *s, const struct json *in,
                          struct json *out)
 {
+    enum { MOST = 64 };
+    struct json *taken[MOST], **tail = &out->child;
+    assert(s->n_fields <= MOST);
     *out = (struct json){.type = JSON_OBJECT};
     if (!check_members(w, s, in)) return false;
-    struct json *last = NULL;
-    for (size_t i = 0; i < s->n_fields; i++) {
-        size_t before = push_member(w, s->fields[i].name, strlen(s->fields[i].name));
-        if (!check_field(w, &s->fields[i], in, out, &last)) return false;
+    for (size_t i = 0; i < s->n_fields; i++) { /* all of them before any is moved */
+        const struct field *f = &s->fields[i];
+        size_t before = push_member(w, f->name, strlen(f->name));
+        if (!take_field(w, f, in, &taken[i]) || (taken[i] && !check_in_place(w, f->shape, taken[i]))) return false;
         pop(w, before);
     }
+    for (size_t i = 0; i < s->n_fields; i++) {
+        struct json *n = taken[i];
+        if (!n) continue;
+        n->key = s->fields[i].name;
+        n->key_len = strlen(n->key);
+        *tail = n;
+        tail = &n->next;
+        out->len++;
+    }
+    *tail = NULL;
     return true;
 }
 

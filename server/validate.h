@@ -1,16 +1,17 @@
 /* Requests against the contract: a body or query is checked and completed before a handler sees it.
  *
  * A shape is a row of tables that the generator writes from schema/types.json. validate() walks
- * value and shape together and builds a new tree in the arena: members in the shape's order (so
- * equal requests have equal bytes), null members gone, every default filled in, whole numbers as
- * exact integers. A handler therefore finds every field that has a default, and any optional field
+ * value and shape together and turns the one tree into the other where it lies: members in the
+ * shape's order (so equal requests have equal bytes), null members gone, every default filled in,
+ * whole numbers as exact integers. A handler therefore finds every field that has a default, and any optional field
  * without one is either there and well formed or NULL from json_get.
  *
  * The first fault is ERR_INVALID with `field` the dotted path ("facts[3].target_new") and a
  * sentence with the allowed range, the choices, or the nearest known name. What a field means
  * (does that layer exist?) is the handler's business.
  *
- * Shapes are constant. Any thread; the tree may borrow texts and subtrees from `in`.
+ * Shapes are constant. Any thread. `in` is used up: what comes out is made of its nodes, so that a
+ * body is in memory once; only defaults and the root are new in the arena.
  */
 #ifndef ENGRAM_VALIDATE_H
 #define ENGRAM_VALIDATE_H

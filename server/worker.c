@@ -201,8 +201,9 @@ static void drive(struct worker *w, struct job *j, bool nested)
 {
     int64_t from = monotonic_us();
     job_retain(j); /* w->running outlives the job's end by a moment */
+    session_trim(w->session); /* plans count one work's scratch at a time, and it goes with the turn: */
     if (begin(j)) run(w, j, nested);
-    if (!nested) session_trim(w->session); /* no plan covers it when nothing runs */
+    session_trim(w->session); /* nothing in it survives a step (core/session.h) */
     int64_t took = monotonic_us() - from, mean = atomic_load(&w->mean_us);
     atomic_store(&w->mean_us, mean + (took - mean) / 8);
     lock(w);

@@ -36,6 +36,8 @@ enum { JSON_MAX_DEPTH = 64 };
 /* Parse the whole text. NULL and a sentence with the byte offset on failure (ERR_INVALID). */
 const struct json *json_parse(const char *text, size_t len, struct arena *a, struct err *e)
     MUST_CHECK;
+/* At most what that takes of the arena: a bound from the text's punctuation, before anything is read. */
+size_t json_bytes(const char *text, size_t len);
 /* Member of an object, or NULL when absent, when `object` is NULL or is not an object. */
 const struct json *json_get(const struct json *object, const char *key);
 /* True when the bytes are valid UTF-8 without NUL; else false and the offset of the first bad byte. */

@@ -40,8 +40,8 @@ bool api_readyz(struct call *c, struct reply *r, struct err *e)
                draining ? "true" : "false");
     struct budget_use m;
     budget_use(d->budget, &m);
-    buf_printf(&r->body, ",\"memory\":{\"limit\":%zu,\"program\":%zu,\"models\":%zu,\"views\":%zu,\"works\":%zu}",
-               m.limit, m.program, m.models, m.views, m.works);
+    buf_printf(&r->body, ",\"memory\":{\"limit\":%zu,\"program\":%zu,\"models\":%zu,\"views\":%zu,\"answers\":%zu,\"works\":%zu}",
+               m.limit, m.program, m.models, m.views, m.answers, m.works);
     if (w == WRITER_STOPPED)
         buf_text(&r->body, ",\"detail\":\"a sync failed: the outcome of the last write is unknown; "
                            "nothing is written until the daemon is restarted\"");
@@ -118,7 +118,8 @@ static void write_memory(struct daemon *d, struct buf *out)
     metrics_gauge(out, "engramd_memory_limit_bytes", "Most memory to take.", (double)m.limit);
     buf_text(out, "# HELP engramd_memory_bytes Memory set aside or held.\n# TYPE engramd_memory_bytes gauge\n");
     const struct { const char *holder; size_t bytes; } rows[] = {
-        {"program", m.program}, {"models", m.models}, {"views", m.views}, {"works", m.works}};
+        {"program", m.program}, {"models", m.models}, {"views", m.views},
+        {"answers", m.answers}, {"works", m.works}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         buf_printf(out, "engramd_memory_bytes{holder=\"%s\"} %zu\n", rows[i].holder, rows[i].bytes);
 }

@@ -86,13 +86,16 @@ bool api_job_get(struct call *c, struct reply *r, struct err *e)
 {
     struct job *j = jobs_find(c->daemon->jobs, c->param[0]);
     if (!j) return from_ledger(c, r, e);
+    r->job = j;
     if (wants_bytes(c, j)) {
-        buf_put(&r->body, j->bytes.data, j->bytes.len);
+        r->kept = &j->bytes;
         r->content_type = j->media;
+    } else if (job_ended(j)) {
+        r->tail = job_write_around(j, &r->body);
+        r->kept = &j->body;
     } else {
         job_write(j, false, &r->body);
     }
-    job_drop(j);
     return buf_ok(&r->body, e);
 }
 

@@ -105,7 +105,7 @@ static bool load_finish(struct work *w, struct outcome *o, struct err *e)
 
 /* Brief: its one step need not wait for the end of a long edit. */
 static const struct work_ops ops = {
-    .kind = "load", .unit = "parameters", .brief = true,
+    .kind = "load", .unit = "parameters", .brief = true, .of_this_life = true,
     .ahead = load_ahead, .step = load_step, .finish = load_finish, .free = load_free,
 };
 

@@ -38,7 +38,9 @@ bool look_view(struct look *l, struct call *c, const char *name, struct resolved
 
 bool look_lease(struct look *l, const struct plan *p, struct err *e)
 {
-    return daemon_lease(l->work.daemon, p, &l->work.lease, e);
+    struct plan all = *p;
+    plan_add(&all, NEED_REQUEST, plan_sum(l->arena.used_bytes, l->text.cap));
+    return daemon_lease(l->work.daemon, &all, &l->work.lease, e);
 }
 
 bool look_head_expected(const struct look *l, const struct resolved *head, struct err *e)

@@ -186,6 +186,14 @@ def test_streamed_log_probabilities(daemon, model):
         assert abs(e["logprob"] - log_softmax(logits[4 + i])[e["id"]]) < 1e-4
 
 
+def test_a_stream_takes_no_key(daemon):
+    body = {"prompt": "a", "max_tokens": 2, "stream": True}
+    for _ in range(2):
+        a = daemon.post("/v1/generate", body, {"Idempotency-Key": "streamed"})
+        assert a.status == 400 and a.json["field"] == "Idempotency-Key" and "not kept" in a.json["detail"], a
+    assert daemon.post("/v1/generate", body).headers["Content-Type"] == "text/event-stream"
+
+
 def test_a_refused_stream_is_an_ordinary_problem(daemon):
     a = daemon.post("/v1/generate", {"prompt": "x", "stream": True, "view": "nowhere"})
     problem(a, 404, "not-found", "view")

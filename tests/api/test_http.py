@@ -521,6 +521,98 @@ def test_a_full_queue_says_when_to_come_back(start):
         d.delete(job)
 
 
+def lengthy(d):
+    """A long job that runs for seconds, or until it is cancelled."""
+    a = d.post("/v1/edits", {"method": "locft", "facts": [{"prompt": "The sky is", "target_new": "green"}], "mode": "dry_run",
+                             "params": {"epochs": 1000, "loss_floor": 0, "lr": 1e-6}}, {"Prefer": "wait=0"})
+    assert a.status == 202, a
+    return a.headers["location"]
+
+
+PATCH = {"clean": {"ids": [3, 4, 5]}, "corrupt": {"ids": [3, 9, 5]}, "site": "hook_resid_pre", "axes": ["layer", "pos"],
+         "metric": {"kind": "logprob", "answer": 7}}  # long, if not by much
+
+
+def test_a_check_that_waits_is_not_asked_for_twice(start):
+    d = start(tokens={"ann": ("reader", "a"), "eve": ("admin", "e")})
+    as_ann, as_eve = {"Authorization": "Bearer a"}, {"Authorization": "Bearer e"}
+    d.token = "e"
+    first = d.get("/v1/audit/verify").json
+    job = lengthy(d)
+    for _ in range(100):  # the last result, and one check under way
+        a = d.get("/v1/audit/verify", {"Prefer": "wait=0", **as_ann})
+        assert a.status == 200 and a.json == first, a
+    places = {d.get(f"/v1/audit/verify?model={d.name}", {"Prefer": "wait=0", **as_ann}).headers["location"] for _ in range(100)}
+    assert len(places) == 1 and None not in places  # about this model alone there is no last result
+    kinds = [j["kind"] for j in d.get("/v1/jobs?limit=200").json["jobs"] if j["state"] == "queued"]
+    assert kinds == ["verify"] * 2
+    a = d.post("/v1/audit/verify", {}, {"Prefer": "wait=0", **as_eve})
+    assert a.status == 202 and a.headers["location"] not in places  # POST starts one
+    d.delete(job)
+    for place in (*places, a.headers["location"]):
+        assert d.finished(place)["result"]["ok"]
+
+
+def test_a_full_house_gives_the_last_check(start):
+    d = start(tokens={"ann": ("prober", "a"), "eve": ("admin", "e")})
+    d.token = "e"
+    first = d.get("/v1/audit/verify").json
+    job = lengthy(d)
+    d.token = "a"
+    while (a := d.post("/v1/patch", PATCH, {"Prefer": "wait=0"})).status == 202:
+        pass
+    detail = problem(a, 429, "over-share")["detail"]
+    assert detail == "ann has 16 long jobs waiting"
+    a = d.get("/v1/audit/verify")
+    assert a.status == 200 and a.json == first
+    d.token = "e"
+    assert d.post("/v1/patch", PATCH, {"Prefer": "wait=0"}).status == 202
+    d.delete(job)
+
+
+def test_who_is_told_early_is_told_of_a_durable_job(start):
+    """More wait than may: the rest hear of their job at once, and no sooner than the ledger has."""
+    d = start()
+    for _ in range(30):
+        lengthy(d)
+    ask = f"GET /v1/audit/verify HTTP/1.1\r\nHost: {d.authority}\r\nPrefer: wait=600\r\n\r\n".encode()
+    waiters = []
+    while True:  # until nobody else may wait
+        while len(waiters) % 10 or len(waiters) < 130:  # MAX_WAITERS, server/exchange.h
+            waiters.append(d.socket())
+            waiters[-1].sendall(ask)
+        began = time.monotonic()
+        a = d.post("/v1/patch", PATCH, {"Prefer": "wait=1"})
+        assert a.status == 202
+        if time.monotonic() - began < 0.9:
+            break
+        waiters.append(d.socket())
+        waiters[-1].sendall(ask)
+    d.kill()
+    for s in waiters:
+        s.close()
+    d.start()
+    job = d.job(a.headers["location"])
+    assert job["state"] == "failed" and job["error"]["type"] == "interrupted"
+
+
+def test_half_a_close_is_told_of_a_durable_job(start):
+    d = start()
+    lengthy(d)
+    body = json.dumps(PATCH).encode()
+    with d.socket() as s:
+        s.sendall(f"POST /v1/patch HTTP/1.1\r\nHost: {d.authority}\r\nContent-Type: application/json\r\n"
+                  f"Content-Length: {len(body)}\r\nPrefer: wait=60\r\n\r\n".encode() + body)
+        crowd(d, 2)
+        s.shutdown(socket.SHUT_WR)
+        said = read_all(s)
+    d.kill()
+    d.start()
+    assert said.startswith(b"HTTP/1.1 202 ")
+    place = re.search(rb"Location: (\S+)", said)[1].decode()
+    assert d.job(place)["error"]["type"] == "interrupted"
+
+
 # ---- idempotency -----------------------------------------------------------------------------
 
 def test_a_key_is_done_once(daemon):

@@ -26,7 +26,7 @@ OPENAI = {
     "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi " * 20}], "max_tokens": 100}),
 }
 NUMBERS = re.compile(r"([\d.]+ \w+) of memory are needed \((\w[^)]*)\); the limit is [\d.]+ \w+, of which the program "
-                     r"has [\d.]+ \w+, models [\d.]+ \w+, views [\d.]+ \w+ and other works [\d.]+ \w+: (.*)")
+                     r"has [\d.]+ \w+, models [\d.]+ \w+, views [\d.]+ \w+, answers [\d.]+ \w+ and other works [\d.]+ \w+: (.*)")
 
 
 def memory(d):
@@ -141,6 +141,18 @@ def test_the_limit_is_an_option(tmp_path):
     assert re.search(r"--memory BYTES .*cgroup", text)
 
 
+def test_what_the_limit_of_a_body_admits_is_read(daemon, tight):
+    """3 MB and most of a million numbers, which the limit of the route allows; for a view there is not."""
+    locality = [{"prompt": {"ids": list(range(100, 130))}}] * 256
+    body = {"method": "locft", "view": "nowhere", "facts": [{**fact(), "locality": locality}] * 100}
+    problem(daemon.post("/v1/edits", body), 404, "not-found", "view")
+    assert idle(daemon)["works"] == 0
+    d = tight(8 << 20)
+    detail = problem(d.post("/v1/edits", body), 413, "too-large")["detail"]
+    assert "(the request " in detail and NUMBERS.fullmatch(detail)[3] == "it never fits", detail
+    assert idle(d)["works"] == 0
+
+
 # ---- given back ----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("verb", [v for v in VERBS if v != "edits"])
@@ -216,7 +228,7 @@ def test_many_at_once_stay_within(tight):
             path, body = VERBS[verb]
             statuses.append(d.post(path, {**body}, {"Cache-Control": "no-cache"}).status)
             m = memory(d)
-            if m["program"] + m["models"] + m["views"] + m["works"] > m["limit"]:
+            if m["program"] + m["models"] + m["views"] + m["answers"] + m["works"] > m["limit"]:
                 over.append(m)
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
     for t in threads:
@@ -225,6 +237,37 @@ def test_many_at_once_stay_within(tight):
         t.join()
     assert not over and set(statuses) <= {200, 413, 503} and 200 in statuses, (over[:1], statuses)
     idle(d)
+
+
+def resident(d):
+    return int(re.search(r"^engramd_resident_bytes (\d+)", d.get("/metrics").body.decode(), re.M)[1])
+
+
+def test_slow_readers_share_one_answer(fresh_daemon):
+    """A job's answer is sent from where it lies: twelve who do not read take no more than one."""
+    d = fresh_daemon
+    ids = list(range(3, 243))
+    a = d.post("/v1/trace", {"inputs": [{"ids": ids}], "top_k": 0, "reads": [
+        {"site": f"blocks.{i}.attn.hook_{h}", "pos": "all"} for i in range(2) for h in ("pattern", "attn_scores")]},
+        {"Prefer": "wait=0"})
+    assert a.status == 202
+    path = a.headers["location"]
+    d.finished(path)
+    size = len(d.get(path).body)
+    assert size > 6 << 20
+    before = resident(d)
+    sockets = []
+    for i in range(12):
+        s = d.socket()
+        s.sendall(f"GET {path}{'/events' * (i % 2)} HTTP/1.1\r\nHost: {d.authority}\r\n\r\n".encode())
+        assert s.recv(12) == b"HTTP/1.1 200"
+        sockets.append(s)
+    assert resident(d) - before < 2 * size
+    job = d.get(path).json
+    assert job["state"] == "done" and len(job["result"]["captures"]) == 4
+    assert list(d.events(path + "/events"))[-1][1:] == ("result", job["result"])
+    for s in sockets:
+        s.close()
 
 
 # ---- shown ---------------------------------------------------------------------------------------

@@ -381,6 +381,32 @@ def test_a_load_is_a_job(open_daemon):
     assert first.status == 201 and load(d, "two", key).body == first.body
 
 
+def test_a_load_is_told_again_only_while_it_holds(open_daemon):
+    """Its answer says what is loaded: the next daemon loads anew under the same key."""
+    d, key = open_daemon, {"Idempotency-Key": "once"}
+    first = load(d, "two", key)
+    assert first.status == 201
+    d.stop()
+    d.start()
+    assert [m["name"] for m in d.get("/v1/models").json["models"]] == [ONE]
+    again = load(d, "two", key)
+    assert again.status == 201 and "idempotency-replayed" not in again.headers, again
+    assert "two" in [m["name"] for m in d.get("/v1/models").json["models"]]
+
+
+def test_a_cancelled_request_may_be_made_again_under_its_key(open_daemon):
+    d, key = open_daemon, {"Idempotency-Key": "taken back", "Prefer": "wait=0"}
+    busy = edit(d, headers={"Prefer": "wait=0"}, params={"epochs": 1000, "loss_floor": 0, "lr": 1e-6})
+    a = edit(d, headers=key)
+    assert busy.status == a.status == 202
+    assert d.delete(a.headers["location"]).json["state"] == "cancelled"
+    d.delete(busy.headers["location"])
+    d.stop()
+    d.start()
+    again = edit(d, headers={**key, "Prefer": "wait=60"})
+    assert again.status == 201, again
+
+
 def test_every_model_that_is_named_twice_is_refused(open_daemon, models_dir):
     d = open_daemon
     loaded(d, "two")

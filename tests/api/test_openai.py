@@ -475,6 +475,14 @@ def job_of(d, kind="completion"):
     raise AssertionError("no such job began")
 
 
+def test_a_stream_takes_no_key(daemon):
+    """Kept is the answer; a client that streams could not read it in place of its events."""
+    key = {"Idempotency-Key": "streamed"}
+    for path, body in ((COMPLETIONS, P), ("/v1/chat/completions", M)):
+        error(daemon.post(path, {**body, "stream": True}, key), 400, param="Idempotency-Key", said="a stream is not kept")
+        assert daemon.post(path, {**body, "stream": True}).headers["Content-Type"] == "text/event-stream"
+
+
 def test_there_is_no_202(daemon):
     for how in ({"Prefer": "wait=0"}, {"Prefer": "respond-async"}, {"Prefer": "wait=0", "Idempotency-Key": "once"}):
         a = daemon.post(COMPLETIONS, {"prompt": IDS, "temperature": 0, "max_tokens": 200}, how)

@@ -87,6 +87,32 @@ static void views_count_for_good(void **state)
     budget_free(b);
 }
 
+/* The program's share of answers is in its own sum; what is above counts like works, which end. */
+static void answers_count_above_the_programs_share(void **state)
+{
+    (void)state;
+    struct budget *b = budget_new(PROGRAM_BYTES + 10 * MB);
+    struct lease l = {0};
+    struct err e = {0};
+    assert_true(budget_take_answer(b, ANSWER_BYTES, &e));
+    assert_int_equal(use_of(b).answers, 0);
+    assert_true(take(b, plan_of(4 * MB, 0), &l, &e));
+    assert_true(budget_take_answer(b, 6 * MB, &e));
+    assert_int_equal(use_of(b).answers, 6 * MB);
+    assert_false(budget_take_answer(b, 1, &e));
+    assert_int_equal(e.code, ERR_NO_MEMORY);
+    assert_int_equal(use_of(b).answers, 6 * MB);
+    lease_give(&l);
+    assert_true(budget_take_answer(b, 1, &e));
+    assert_false(take(b, plan_of(5 * MB, 0), &l, &e));
+    assert_int_equal(e.code, ERR_NO_MEMORY);
+    assert_non_null(strstr(e.text, "answers 6.00 MiB"));
+    atomic_fetch_sub(budget_answers(b), ANSWER_BYTES + 6 * MB + 1);
+    assert_true(take(b, plan_of(5 * MB, 0), &l, &e));
+    lease_give(&l);
+    budget_free(b);
+}
+
 /* A model that others keep from fitting may come later; one larger than all there is may not. */
 static void models_take_turns(void **state)
 {
@@ -212,6 +238,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums_and_refusals),  cmocka_unit_test(views_count_for_good),
+        cmocka_unit_test(answers_count_above_the_programs_share),
         cmocka_unit_test(models_take_turns),  cmocka_unit_test(what_overflows_never_fits),
         cmocka_unit_test(least_cgroup_counts), cmocka_unit_test(sizes_are_read),
         cmocka_unit_test(bytes_are_shown),

@@ -17,6 +17,9 @@ static void free_work(struct work *w)
     frees++;
     mem_drop(w);
 }
+
+static _Atomic size_t answers; /* bytes of ended jobs */
+
 static void wake(void *ctx)
 {
     (void)ctx;
@@ -65,6 +68,16 @@ static struct job *job_in(struct jobs *t, enum job_state s)
     return j;
 }
 
+/* What a reader of the stream gets to see. */
+static enum events_state read_events(struct job *j, enum audience who, int64_t *after, struct buf *out)
+{
+    enum events_state s = job_events(j, who, after, out);
+    if (s != EVENTS_BODY) return s;
+    buf_put(out, j->body.data, j->body.len);
+    buf_text(out, EVENT_CLOSE);
+    return EVENTS_END;
+}
+
 static void arrows_are_those_of_the_drawing(void **state)
 {
     (void)state;
@@ -85,7 +98,7 @@ static void arrows_are_those_of_the_drawing(void **state)
 static void ends_can_be_reached_by_every_legal_arrow(void **state)
 {
     (void)state;
-    struct jobs *t = jobs_new(wake, NULL);
+    struct jobs *t = jobs_new(wake, NULL, &answers);
     static const enum job_state live[] = {JOB_QUEUED, JOB_RUNNING, JOB_COMMITTING};
     int made = 0;
     frees = 0;
@@ -113,7 +126,7 @@ static void ends_can_be_reached_by_every_legal_arrow(void **state)
 static void a_cancelled_job_does_not_begin(void **state)
 {
     (void)state;
-    struct jobs *t = jobs_new(wake, NULL);
+    struct jobs *t = jobs_new(wake, NULL, &answers);
     struct job *j = job_in(t, JOB_CANCELLED);
     assert_false(job_begin(j));
     assert_int_equal(job_state(j), JOB_CANCELLED);
@@ -124,29 +137,37 @@ static void a_cancelled_job_does_not_begin(void **state)
 static void admission_is_bounded(void **state)
 {
     (void)state;
-    struct jobs *t = jobs_new(wake, NULL);
+    struct jobs *t = jobs_new(wake, NULL, &answers);
     struct job *job[JOBS_LONG + JOBS_PER_TOKEN];
     struct problem p = {0};
     size_t n = 0;
-    while (n < JOBS_LONG && (job[n] = admit(t, &slow, "ann", NULL, true, &p))) n++;
-    assert_int_equal(n, JOBS_LONG);
-    assert_null(admit(t, &slow, "bob", NULL, true, &p));
-    assert_int_equal(p.status, 503);
-    assert_true(p.retry_after_s > 0);
     while ((job[n] = admit(t, &brief, "ann", NULL, true, &p))) n++;
     assert_int_equal(n, JOBS_PER_TOKEN);
     assert_int_equal(p.status, 429);
+    static const char *const authors[] = {"bob", "cid", "dan", "eve"};
+    for (size_t i = 0; i < 4; i++, n += JOBS_LONG_PER_TOKEN) {
+        size_t mine = 0;
+        while (n + mine < JOBS_LONG + JOBS_PER_TOKEN && (job[n + mine] = admit(t, &slow, authors[i], NULL, true, &p))) mine++;
+        assert_int_equal(mine, JOBS_LONG_PER_TOKEN);
+    }
+    assert_int_equal(n, JOBS_LONG + JOBS_PER_TOKEN);
+    assert_null(admit(t, &slow, "bob", NULL, true, &p));
+    assert_int_equal(p.status, 429);
+    assert_non_null(strstr(p.detail, "16 long jobs"));
+    assert_null(admit(t, &slow, "fay", NULL, true, &p));
+    assert_int_equal(p.status, 503);
+    assert_true(p.retry_after_s > 0);
     struct job *other = admit(t, &brief, "bob", NULL, true, &p);
     assert_non_null(other); /* one caller's share does not take another's */
-    end(job[0], JOB_CANCELLED, 409, "{}");
-    struct job *again = admit(t, &slow, "bob", NULL, true, &p);
+    end(job[n - 1], JOB_CANCELLED, 409, "{}");
+    struct job *again = admit(t, &slow, "fay", NULL, true, &p);
     assert_non_null(again);
     end(other, JOB_FAILED, 500, "{}");
     end(again, JOB_FAILED, 500, "{}");
     job_drop(other);
     job_drop(again);
     for (size_t i = 0; i < n; i++) {
-        if (i) end(job[i], JOB_FAILED, 500, "{}");
+        if (i < n - 1) end(job[i], JOB_FAILED, 500, "{}");
         job_drop(job[i]);
     }
     jobs_free(t);
@@ -155,7 +176,7 @@ static void admission_is_bounded(void **state)
 static void old_ends_are_forgotten(void **state)
 {
     (void)state;
-    struct jobs *t = jobs_new(wake, NULL);
+    struct jobs *t = jobs_new(wake, NULL, &answers);
     struct job *first = job_in(t, JOB_DONE), *live = job_in(t, JOB_RUNNING);
     char id[ID_TEXT];
     memcpy(id, first->id, sizeof id);
@@ -176,7 +197,7 @@ static void old_ends_are_forgotten(void **state)
 static void a_key_finds_its_job_unless_it_may_be_tried_again(void **state)
 {
     (void)state;
-    struct jobs *t = jobs_new(wake, NULL);
+    struct jobs *t = jobs_new(wake, NULL, &answers);
     struct idempotency k = {.scope = "s", .key = "k"}, other = {.scope = "t", .key = "k"};
     struct problem p = {0};
     struct job *a = admit(t, &slow, "ann", &k, false, &p);
@@ -198,6 +219,33 @@ static void a_key_finds_its_job_unless_it_may_be_tried_again(void **state)
     jobs_free(t);
 }
 
+static void bytes_count_as_long_as_somebody_holds_them(void **state)
+{
+    (void)state;
+    struct jobs *t = jobs_new(wake, NULL, &answers);
+    struct job *a = job_in(t, JOB_COMMITTING), *b = job_in(t, JOB_COMMITTING), *running = job_in(t, JOB_RUNNING);
+    struct buf bytes = {0};
+    buf_text(&bytes, "a hundred bytes and more, or so it may be thought of a file of numbers of some kind or other, packed");
+    assert_int_equal(atomic_load(&answers), 0);
+    job_set_bytes(a, "application/octet-stream", "", &bytes);
+    end(a, JOB_DONE, 200, "{\"answer\":42}");
+    size_t first = atomic_load(&answers);
+    assert_true(first >= 100 + sizeof "{\"answer\":42}" - 1);
+    end(b, JOB_DONE, 200, "{\"answer\":42}");
+    assert_true(atomic_load(&answers) > first);
+    job_drop(b);
+    jobs_forget(t); /* memory is wanted: b goes at once, a when its reader has it */
+    assert_int_equal(atomic_load(&answers), first);
+    assert_null(jobs_find(t, a->id));
+    assert_int_equal(job_state(running), JOB_RUNNING);
+    job_drop(a);
+    assert_int_equal(atomic_load(&answers), 0);
+    end(running, JOB_FAILED, 500, "{}");
+    job_drop(running);
+    jobs_free(t);
+    assert_int_equal(atomic_load(&answers), 0);
+}
+
 static int posted;
 static void post(void *ctx)
 {
@@ -208,7 +256,7 @@ static void post(void *ctx)
 static void acceptance_is_asked_once_and_never_after_the_end(void **state)
 {
     (void)state;
-    struct jobs *t = jobs_new(wake, NULL);
+    struct jobs *t = jobs_new(wake, NULL, &answers);
     struct job *j = job_in(t, JOB_QUEUED);
     struct buf b = {0};
     posted = 0;
@@ -227,12 +275,12 @@ static void acceptance_is_asked_once_and_never_after_the_end(void **state)
 static void events_tell_the_whole_story(void **state)
 {
     (void)state;
-    struct jobs *t = jobs_new(wake, NULL);
+    struct jobs *t = jobs_new(wake, NULL, &answers);
     struct job *j = job_in(t, JOB_RUNNING);
     struct buf out = {0};
     int64_t after = job_events_begin(j);
-    assert_int_equal(job_events(j, AUDIENCE_JOB, &after, &out), EVENTS_WROTE);
-    assert_int_equal(job_events(j, AUDIENCE_JOB, &after, &out), EVENTS_WAIT);
+    assert_int_equal(read_events(j, AUDIENCE_JOB, &after, &out), EVENTS_WROTE);
+    assert_int_equal(read_events(j, AUDIENCE_JOB, &after, &out), EVENTS_WAIT);
     assert_false(job_has_events(j, after));
     atomic_store(&j->work->done, 3);
     job_progress(j, 10 * 1000 * 1000);
@@ -241,7 +289,7 @@ static void events_tell_the_whole_story(void **state)
     assert_true(job_has_events(j, after));
     job_commit(j);
     end(j, JOB_DONE, 200, "{\"answer\":42}");
-    assert_int_equal(job_events(j, AUDIENCE_JOB, &after, &out), EVENTS_END);
+    assert_int_equal(read_events(j, AUDIENCE_JOB, &after, &out), EVENTS_END);
     assert_string_equal(out.data,
                         "id: 1\nevent: state\ndata: {\"state\":\"queued\"}\n\n"
                         "id: 2\nevent: state\ndata: {\"state\":\"running\"}\n\n"
@@ -249,15 +297,15 @@ static void events_tell_the_whole_story(void **state)
                         "id: 4\nevent: state\ndata: {\"state\":\"committing\"}\n\n"
                         "id: 5\nevent: state\ndata: {\"state\":\"done\"}\n\n"
                         "id: 6\nevent: result\ndata: {\"answer\":42}\n\n");
-    assert_int_equal(job_events(j, AUDIENCE_JOB, &after, &out), EVENTS_END);
+    assert_int_equal(read_events(j, AUDIENCE_JOB, &after, &out), EVENTS_END);
     out.len = 0;
     after = 4; /* Last-Event-ID */
-    assert_int_equal(job_events(j, AUDIENCE_JOB, &after, &out), EVENTS_END);
+    assert_int_equal(read_events(j, AUDIENCE_JOB, &after, &out), EVENTS_END);
     assert_non_null(strstr(out.data, "id: 5\n"));
     assert_null(strstr(out.data, "id: 4\n"));
     out.len = 0;
     after = 99;
-    assert_int_equal(job_events(j, AUDIENCE_JOB, &after, &out), EVENTS_END);
+    assert_int_equal(read_events(j, AUDIENCE_JOB, &after, &out), EVENTS_END);
     assert_non_null(strstr(out.data, "event: reset\n"));
     buf_release(&out);
     job_drop(j);
@@ -267,14 +315,14 @@ static void events_tell_the_whole_story(void **state)
 static void a_stream_hears_tokens_then_done(void **state)
 {
     (void)state;
-    struct jobs *t = jobs_new(wake, NULL);
+    struct jobs *t = jobs_new(wake, NULL, &answers);
     struct job *j = job_in(t, JOB_RUNNING);
     struct buf out = {0};
     int64_t after = 0;
     jobs_emit(t, j->id, "token", "{\"id\":1}");
     job_commit(j);
     end(j, JOB_DONE, 200, "{\"text\":\"x\"}");
-    assert_int_equal(job_events(j, AUDIENCE_STREAM, &after, &out), EVENTS_END);
+    assert_int_equal(read_events(j, AUDIENCE_STREAM, &after, &out), EVENTS_END);
     assert_string_equal(out.data, "id: 3\nevent: token\ndata: {\"id\":1}\n\n"
                                   "id: 6\nevent: done\ndata: {\"text\":\"x\"}\n\n");
     buf_release(&out);
@@ -285,13 +333,13 @@ static void a_stream_hears_tokens_then_done(void **state)
 static void a_slow_reader_is_reset(void **state)
 {
     (void)state;
-    struct jobs *t = jobs_new(wake, NULL);
+    struct jobs *t = jobs_new(wake, NULL, &answers);
     struct job *j = job_in(t, JOB_RUNNING);
     struct buf out = {0};
     int64_t after = 1;
     for (int i = 0; i < EVENTS_SHORT; i++) jobs_emit(t, j->id, "token", "{}");
     assert_true(job_has_events(j, after));
-    assert_int_equal(job_events(j, AUDIENCE_JOB, &after, &out), EVENTS_END);
+    assert_int_equal(read_events(j, AUDIENCE_JOB, &after, &out), EVENTS_END);
     assert_non_null(strstr(out.data, "event: reset\n"));
     buf_release(&out);
     end(j, JOB_FAILED, 500, "{}");
@@ -302,7 +350,7 @@ static void a_slow_reader_is_reset(void **state)
 static void the_api_shows_result_or_error(void **state)
 {
     (void)state;
-    struct jobs *t = jobs_new(wake, NULL);
+    struct jobs *t = jobs_new(wake, NULL, &answers);
     struct job *done = job_in(t, JOB_COMMITTING), *failed = job_in(t, JOB_RUNNING);
     struct buf out = {0};
     end(done, JOB_DONE, 200, "{\"answer\":42}");
@@ -337,6 +385,7 @@ int main(void)
         cmocka_unit_test(admission_is_bounded),
         cmocka_unit_test(old_ends_are_forgotten),
         cmocka_unit_test(a_key_finds_its_job_unless_it_may_be_tried_again),
+        cmocka_unit_test(bytes_count_as_long_as_somebody_holds_them),
         cmocka_unit_test(acceptance_is_asked_once_and_never_after_the_end),
         cmocka_unit_test(events_tell_the_whole_story),
         cmocka_unit_test(a_stream_hears_tokens_then_done),

@@ -402,6 +402,32 @@ static void a_large_object_is_no_slower_than_its_bytes(void **state)
     buf_release(&b);
 }
 
+/* What a text takes is known from its punctuation, and not wildly more than it does take. */
+static void what_a_text_takes_is_known_before(void **state)
+{
+    enum { MOST = 3, REPEATS = 3000 };
+    static const char *const parts[] = {
+        "0", "[]", "{}", "\"\"", "\"a text\"", "[0,1,2]", "{\"k\":0}", "null", "[[[[0]]]]",
+        "0.1234567890123456789012345678901234567890123456789012345678901234567890",
+        "{\"a\":1,\"b\":2,\"c\":3,\"d\":4,\"e\":5,\"f\":6,\"g\":7,\"h\":8,\"i\":9,\"j\":10,\"k\":11,\"l\":12}"};
+    (void)state;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        struct arena a;
+        struct err e = {0};
+        struct buf b = {0};
+        buf_text(&b, "[");
+        for (int k = 0; k < REPEATS; k++) buf_printf(&b, "%s%s", k ? "," : "", parts[i]);
+        buf_text(&b, "]");
+        size_t bound = json_bytes(b.data, b.len);
+        arena_init(&a, 0);
+        assert_non_null(json_parse(b.data, b.len, &a, &e));
+        if (a.used_bytes > bound || bound > MOST * a.used_bytes)
+            fail_msg("%s: %zu bytes, foreseen %zu", parts[i], a.used_bytes, bound);
+        arena_release(&a);
+        buf_release(&b);
+    }
+}
+
 int main(void)
 {
 #define IN_ARENA(t) cmocka_unit_test_setup_teardown(t, begin, end)
@@ -415,6 +441,7 @@ int main(void)
         IN_ARENA(a_long_key_in_an_error_is_cut_between_characters),
         cmocka_unit_test(a_budget_is_an_error_not_a_crash),
         cmocka_unit_test(utf8_is_told_from_its_imitations),
+        cmocka_unit_test(what_a_text_takes_is_known_before),
         IN_ARENA(a_large_object_is_no_slower_than_its_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -623,20 +623,24 @@ static void test_failures_of_ours_are_not_kept(void **state)
     (void)state;
     fx_open(&x);
     static const struct {
-        const char *state, *result;
+        const char *state;
+        int status;
+        const char *result;
         int want;
     } ends[] = {
-        {"failed", "{\"type\":\"x\",\"status\":507}", 0},
-        {"failed", "{\"type\":\"branch-moved\",\"status\":409}", 409},
-        {"cancelled", NULL, 0},
-        {"done", "{\"ok\":true}", 200},
+        {"failed", 507, "{\"type\":\"x\",\"status\":507}", 0},
+        {"failed", 409, "{\"type\":\"branch-moved\",\"status\":409}", 409},
+        {"cancelled", 409, "{\"type\":\"cancelled\",\"status\":409}", 0},
+        {"done", 200, "{\"ok\":true}", 200},
+        {"done", 201, "{\"ok\":true}", 201},
+        {"done", 0, "{\"ok\":true}", 0},
     };
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         (void)snprintf(k.key, sizeof k.key, "k%zu", i);
         ledger_new_id("job", job);
         must(ledger_job_accept(x.l, job, "edit", x.row.id, "tester", &k, &err));
         assert_int_equal(answered(&x, &k, &kept), 202);
-        must(ledger_job_end(x.l, job, ends[i].state, ends[i].result, &err));
+        must(ledger_job_end(x.l, job, ends[i].state, ends[i].status, ends[i].result, &err));
         assert_int_equal(answered(&x, &k, &kept), ends[i].want);
     }
     buf_release(&kept);
@@ -789,13 +793,13 @@ static void test_jobs_survive_a_restart_as_what_they_were(void **state)
     must_fail(ledger_job_accept(x.l, "job_twin", "edit", x.row.id, "tester", &lost_key, &err),
               ERR_CONFLICT);
 
-    must(ledger_job_end(x.l, ended, "failed", "{\"type\":\"invalid\",\"status\":400}", &err));
+    must(ledger_job_end(x.l, ended, "failed", 400, "{\"type\":\"invalid\",\"status\":400}", &err));
     fx_prepare(&x, &d, fx_tensor(x.m, 0), 1, 1);
     d.c.job_id = committed;
     d.c.key = done_key;
     must(ledger_commit(x.l, &d.c, &rev, &answer, &err));
     fx_move(&x, &rev, d.after);
-    must(ledger_job_end(x.l, committed, "cancelled", NULL, &err)); /* too late: it is done */
+    must(ledger_job_end(x.l, committed, "cancelled", 409, NULL, &err)); /* too late: it is done */
 
     fx_reopen(&x);
     must(ledger_jobs_recover(x.l, &err));

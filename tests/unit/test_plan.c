@@ -151,9 +151,9 @@ static void running_in_chunks(struct golden *g)
     struct plan p = {0};
     struct err e = {0};
     long_prompt(g, 2, ids);
-    for (size_t i = 0; i < 5; i++) { /* the third and the fifth are cut by a chunk's end */
+    for (size_t i = 0; i < 5; i++) { /* the third is cut by a chunk's end */
         in[i] = (struct run_input){.ids = ids, .n = LONG, .seq = (uint32_t)i, .want = &want, .n_want = 1};
-        run_size_add(&size, arch_of(g), 0, LONG, 1, false);
+        run_size_add(&size, 0, LONG, 1, false);
     }
     run_plan(&size, arch_of(g), 1, &p);
     begin_counting(g);
@@ -322,6 +322,76 @@ static void training(struct golden *g)
     m->free(ed);
 }
 
+static size_t held(void) { return atomic_load(&now) - height_from; }
+
+/* What a phase leaves for the next: scores, generations and lists, no rows. */
+static void nothing_is_left(const char *what, size_t before)
+{
+    if (COUNTED && held() > before + 48 * 1024) fail_msg("%s: %zu bytes are left", what, held() - before);
+}
+
+/* A measure to its end; what it held on the way is given back there, long before it is freed. */
+static struct measure *measured(struct golden *g, const char *what, struct view *v, const struct fact *f, size_t n,
+                                const struct measure *reference)
+{
+    struct err e = {0};
+    size_t before = held();
+    struct measure *m = measure_new(v, f, n, reference, &e);
+    must(m, e);
+    to_the_end(measure_step(m, g->session, &e), e);
+    session_trim(g->session);
+    nothing_is_left(what, before);
+    return m;
+}
+
+/* An edit as server/api/edits.c makes it, phase after phase, with facts that chunks cut. */
+static void editing(struct golden *g)
+{
+    enum { N = 4, MORE = RUN_ROWS + 8 };
+    const struct method *method = method_find("locft");
+    struct plan train = {0}, whole = {0};
+    struct err e = {0};
+    size_t changed = 0;
+    uint32_t *ids = calloc(MORE + 4, sizeof *ids);
+    assert_non_null(ids);
+    for (uint32_t i = 0; i < MORE + 4; i++) ids[i] = (i * 7 + 3) % arch_of(g)->d_vocab;
+    uint32_t n = arch_of(g)->context < MORE + 32 + 4 ? arch_of(g)->context - 32 - 4 : MORE;
+    struct prompt near = {ids, n - 1, ids, 3}, far = {ids + 1, n - 2, NULL, 0};
+    struct fact facts[N];
+    struct example examples[N];
+    for (uint32_t i = 0; i < N; i++) {
+        facts[i] = (struct fact){.prompt = {ids, n - i, ids, 4}, .target_text = "x", .target_len = 1, .paraphrase = &near,
+                                 .n_paraphrase = 1, .locality = &far, .n_locality = 1};
+        examples[i] = (struct example){ids, 40 - i, 36 - i};
+    }
+    struct edit_request q = {.parent = g->view, .example = examples, .n = N, .params = method_defaults(method), .seed = 1};
+    q.params.value[method_param(method, "epochs")] = 1;
+    measure_plan(arch_of(g), facts, N, 1, &whole);
+    must(method->plan(&q, 1, &train, &changed, &e), e);
+    plan_add(&whole, NEED_DELTAS, plan_times(3, changed));
+    plan_peak(&whole, &train);
+    begin_counting(g);
+    struct measure *before = measured(g, "the scores before", g->view, facts, N, NULL);
+    struct editor *ed = method->new(&q, &e);
+    must(ed, e);
+    to_the_end(method->step(ed, g->session, &e), e);
+    session_trim(g->session);
+    const struct delta *delta = method->outcome(ed)->delta;
+    struct view *candidate = view_with_delta(g->view, delta, &e);
+    struct buf bytes = {0};
+    must(candidate && delta_write(delta, g->model, &bytes, &e), e);
+    struct measure *after = measured(g, "the scores after", candidate, facts, N, before);
+    struct measure *base = measured(g, "the scores of the base", g->view, facts, N, NULL);
+    compare("an edit", &whole);
+    measure_free(base);
+    measure_free(after);
+    measure_free(before);
+    buf_release(&bytes);
+    view_drop(candidate);
+    method->free(ed);
+    free(ids);
+}
+
 /* A product of the usual size, and what it alone takes. */
 static void learn_of_blas(void)
 {
@@ -358,6 +428,7 @@ static void plans_hold(void **state)
         contributions(&g);
         measuring(&g);
         training(&g);
+        editing(&g);
         golden_close(&g);
     }
 }
