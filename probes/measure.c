@@ -437,15 +437,6 @@ static void finish(struct measure *m)
     share_locality(m);
 }
 
-/* At the end: scores and generations stay, rows and runs do not, for other measures and training follow. */
-static void finish(struct measure *m)
-{
-    drop_forced(m);
-    mem_drop(m->final);
-    m->final = NULL;
-    finish_shares(m);
-}
-
 /* What follows a finished phase. */
 static bool advance(struct measure *m, struct err *e)
 {

@@ -113,7 +113,8 @@ static bool says_all(const struct model *m, const struct buf *config, struct err
     bool ok = read && arch_from_config(read, &said, &family, e);
     const char *differs = ok ? arch_differs(&m->arch, &said) : NULL;
     arena_release(&memory);
-    if (differs) return err_set(e, ERR_UNSUPPORTED, "a config.json of %s cannot say this model's %s", m->family->name, differs);
+    if (differs)
+        return err_set(e, ERR_UNSUPPORTED, "a config.json of %s cannot say this model's %s", m->family->name, differs);
     return ok || err_while(e, "writing config.json");
 }
 
@@ -122,7 +123,7 @@ bool hub_config(const struct view *v, struct buf *out, struct err *e)
     const struct model *m = view_model(v);
     if (modelfile_config(m->file)) copy_config(m, dtype_word(v), out);
     else write_config(m, dtype_word(v), out);
-    return buf_ok(out, e) && (config || says_all(m, out, e));
+    return buf_ok(out, e) && says_all(m, out, e);
 }
 
 /* ---- generation ----------------------------------------------------------------------------- */
