@@ -326,8 +326,8 @@ def test_generation_says_what_it_wrote(daemon):
     assert generate(daemon, [])["writes"] == []
     g = generate(daemon, [{"site": "resid_pre1", "op": "scale", "weight": 1}, {"site": "blocks.*.hook_mlp_out", "pos": [0, 1], "op": "scale", "weight": 1}])
     rows = len(IDS) + len(g["ids"]) - 1  # the last token is not run
-    assert g["writes"] == [{"sites": ["blocks.1.hook_resid_pre"], "elements": rows * 32, "max_change": 0},
-                           {"sites": [f"blocks.{l}.hook_mlp_out" for l in range(3)], "elements": 3 * 2 * 32, "max_change": 0}]
+    assert g["writes"] == [{"sites": ["blocks.1.hook_resid_pre"], "elements": rows * 32, "max_change": 0, "generated": True},
+                           {"sites": [f"blocks.{l}.hook_mlp_out" for l in range(3)], "elements": 3 * 2 * 32, "max_change": 0, "generated": False}]
 
 
 def test_generation_with_logits_written(daemon):
