@@ -29,6 +29,8 @@ static bool print_number(struct run *r, const struct value *v, struct sink *out)
     return true;
 }
 
+enum { A_PIECE = 32 }; /* a number, a bracket, what stands between two values */
+
 /* An escape that stands for one byte of t, of that byte's origin. */
 static void put_escape(struct sink *out, const char *escape, unsigned char own)
 {
@@ -86,7 +88,7 @@ static bool print_dict(struct run *r, const struct dict *d, struct sink *out)
 
 static bool represent(struct run *r, const struct value *v, struct sink *out)
 {
-    if (!run_spend(r, 1) || !run_enter(r)) return false;
+    if (!run_spend_on(r, out, A_PIECE) || !run_enter(r)) return false;
     bool ok;
     switch (v->type) {
     case V_TEXT: ok = v->markup ? run_refuse(r, "printing a list with a string marked safe")
@@ -171,11 +173,15 @@ static bool json_string(struct run *r, struct text t, bool ascii, struct sink *o
 static bool json_any(struct run *r, const struct value *v, const struct json_style *style, unsigned level,
                      struct sink *out);
 
-static void json_line(const struct json_style *style, unsigned level, struct sink *out)
+/* An indent is as much text as any. */
+static bool json_line(struct run *r, const struct json_style *style, unsigned level, struct sink *out)
 {
-    if (style->indent < 0) return;
+    if (style->indent < 0) return true;
+    size_t spaces = (size_t)style->indent * level;
+    if (!run_spend_on(r, out, spaces + 1)) return false;
     sink_own(out, "\n");
-    for (int64_t i = 0; i < style->indent * level; i++) sink_own(out, " ");
+    for (size_t i = 0; i < spaces; i++) sink_own(out, " ");
+    return true;
 }
 
 static bool json_key(struct run *r, const struct value *key, const struct json_style *style, struct sink *out)
@@ -196,11 +202,11 @@ static bool json_members(struct run *r, const struct value *v, const struct json
     sink_own(out, dict ? "{" : "[");
     for (size_t i = 0; i < n; i++) {
         if (i) sink_own(out, style->indent < 0 ? ", " : ",");
-        json_line(style, level + 1, out);
+        if (!json_line(r, style, level + 1, out)) return false;
         if (dict && !json_key(r, &v->dict->pair[i].key, style, out)) return false;
         if (!json_any(r, dict ? &v->dict->pair[i].value : &v->list->item[i], style, level + 1, out)) return false;
     }
-    if (n) json_line(style, level, out);
+    if (n && !json_line(r, style, level, out)) return false;
     sink_own(out, dict ? "}" : "]");
     return true;
 }
@@ -208,7 +214,7 @@ static bool json_members(struct run *r, const struct value *v, const struct json
 static bool json_any(struct run *r, const struct value *v, const struct json_style *style, unsigned level,
                      struct sink *out)
 {
-    if (!run_spend(r, 1) || !run_enter(r)) return false;
+    if (!run_spend_on(r, out, A_PIECE) || !run_enter(r)) return false;
     bool ok = true;
     switch (v->type) {
     case V_NONE: sink_own(out, "null"); break;

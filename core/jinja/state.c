@@ -46,13 +46,23 @@ bool run_spend_bytes(struct run *r, size_t bytes)
     return run_spend(r, 1 + bytes / BYTES_A_STEP);
 }
 
+static bool too_much(struct run *r)
+{
+    return err_set(r->e, ERR_TOO_LARGE, "template, line %u: needs more than %zu MiB", r->line, r->arena.budget_bytes >> 20);
+}
+
+bool run_spend_on(struct run *r, const struct sink *s, size_t bytes)
+{
+    if (s->text.len + bytes > r->arena.budget_bytes / 2) return too_much(r); /* bytes and their origins */
+    return run_spend_bytes(r, bytes);
+}
+
 void *run_take(struct run *r, size_t count, size_t size)
 {
     size_t bytes, total;
     if (!size_mul(count, size, &bytes) || !size_add(bytes, r->arena.used_bytes, &total) ||
         total + 64 > r->arena.budget_bytes) {
-        (void)err_set(r->e, ERR_TOO_LARGE, "template, line %u: needs more than %zu MiB", r->line,
-                      r->arena.budget_bytes >> 20);
+        (void)too_much(r);
         return NULL;
     }
     return run_spend_bytes(r, bytes) ? arena_take(&r->arena, count, size, r->e) : NULL;

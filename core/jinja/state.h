@@ -42,6 +42,8 @@ bool run_refuse(struct run *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
 bool run_refuse_type(struct run *r, const char *what, const struct value *v); /* "what of a list" */
 bool run_spend(struct run *r, size_t steps) MUST_CHECK;
 bool run_spend_bytes(struct run *r, size_t bytes) MUST_CHECK;
+/* So many bytes more than are in s, if all of it could still be kept: for what is written piece by piece. */
+bool run_spend_on(struct run *r, const struct sink *s, size_t bytes) MUST_CHECK;
 void *run_take(struct run *r, size_t count, size_t size) MUST_CHECK;
 bool run_enter(struct run *r) MUST_CHECK; /* one level deeper; leave() on success */
 static inline void run_leave(struct run *r) { r->depth--; }

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -427,6 +428,37 @@ static void expect_bounded(const char *template)
     release(&r);
 }
 
+static size_t most_resident(void)
+{
+    struct rusage u;
+    assert_int_equal(getrusage(RUSAGE_SELF, &u), 0);
+    return (size_t)u.ru_maxrss * 1024;
+}
+
+/* Refused on the way, not when all of it stands there: indents, brackets and numbers are text too. Runs
+ * first, for the height is the process'. */
+static void hostile_printing_is_refused_on_the_way(void **state)
+{
+    (void)state;
+#ifdef ENGRAM_SANITIZED
+    return; /* their heap keeps what is freed */
+#endif
+    static const char *const loops[] = {
+        "{% set ns = namespace(x=range(20000) | list) %}{% for i in range(150) %}{% set ns.x = [ns.x] %}{% endfor %}"
+        "{{ ns.x | tojson(indent=64) | length }}",
+        "{% set ns = namespace(x=[123456789012345678]) %}{% for i in range(22) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
+        "{{ ns.x }}",
+        "{% set ns = namespace(x=[123456789012345678]) %}{% for i in range(22) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
+        "{{ ns.x | tojson }}",
+    };
+    size_t before = most_resident();
+    for (size_t i = 0; i < sizeof loops / sizeof *loops; i++) {
+        expect_bounded(loops[i]);
+        size_t grown = most_resident() - before;
+        if (grown > 2 * JINJA_MEMORY) fail_msg("%.40s…: %zu bytes", loops[i], grown);
+    }
+}
+
 static void hostile_templates_are_bounded(void **state)
 {
     (void)state;
@@ -511,6 +543,7 @@ static void templates_cut_short_do_no_harm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(hostile_printing_is_refused_on_the_way),
         cmocka_unit_test(every_familys_format_renders_as_in_jinja),
         cmocka_unit_test(every_construct_evaluates_as_in_jinja),
         cmocka_unit_test(random_expressions_are_never_wrong),
