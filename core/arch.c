@@ -10,8 +10,8 @@
 #include "core/file/gguf.h"
 
 static const struct family families[] = {
-#define FAMILY(id, gguf_name, config_name, config_class, prefix, other_prefix, holder)             \
-    {#id, gguf_name, config_name, config_class, prefix, other_prefix, holder, id##_from_gguf,      \
+#define FAMILY(id, gguf_name, gguf_reader, config_name, config_class, prefix, other_prefix, holder) \
+    {#id, gguf_name, config_name, config_class, prefix, other_prefix, holder, gguf_reader,         \
      id##_from_config, id##_names, &id##_words, id##_to_config},
 #include "arch.def"
 #undef FAMILY
@@ -22,9 +22,10 @@ const struct family *family_at(size_t i) { return i < N_FAMILIES ? &families[i] 
 
 static const struct family *find(const char *word, bool of_gguf)
 {
-    for (size_t i = 0; i < N_FAMILIES; i++)
-        if (strcmp(of_gguf ? families[i].gguf_name : families[i].config_name, word) == 0)
-            return &families[i];
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        const char *name = of_gguf ? families[i].gguf_name : families[i].config_name;
+        if (name && strcmp(name, word) == 0) return &families[i];
+    }
     return NULL;
 }
 

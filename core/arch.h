@@ -126,13 +126,13 @@ struct buf;          /* core/base/mem.h */
 struct config_words; /* core/family/read_config.h */
 struct family {
     const char *name;         /* our word for it */
-    const char *gguf_name;    /* general.architecture */
+    const char *gguf_name;    /* general.architecture; NULL: its models are written as another family's */
     const char *config_name;  /* config.json's model_type */
     const char *config_class; /* config.json's architectures, for those who load an export */
     const char *prefix;       /* of state-dict names, or "" */
     const char *other_prefix; /* what some checkpoints have in its place */
     const char *holder;       /* model_type of models that hold one of the family as text_config, or NULL */
-    bool (*from_gguf)(const struct modelfile *f, struct arch *out, struct err *e);
+    bool (*from_gguf)(const struct modelfile *f, struct arch *out, struct err *e); /* or NULL */
     bool (*from_config)(const struct json *config, struct arch *out, struct err *e);
     const struct tensor_name *names; /* ends with a NULL hub name */
     const struct config_words *words; /* what config.json calls the sizes */

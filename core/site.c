@@ -37,7 +37,7 @@ struct alias {
 
 static const struct alias words[] = {
     {"attn", "pattern"}, {"attn_logits", "attn_scores"}, {"query", "q"}, {"key", "k"}, {"value", "v"},
-    {"mlp_pre", "pre"}, {"mlp_mid", "mid"}, {"mlp_post", "post"},
+    {"mlp_pre", "pre"}, {"mlp_post", "post"},
 };
 static const struct alias modules[] = {
     {"a", "attn"}, {"attention", "attn"}, {"m", "mlp"}, {"b", ""}, {"block", ""}, {"blocks", ""},

@@ -1,7 +1,8 @@
 /* What each family's file defines, for the table in core/arch.c only.
  *
  *     <family>_from_gguf, <family>_from_config   fill a description that starts as the commonest
- *                                                decoder: Llama's block, without its sizes
+ *                                                decoder: Llama's block, without its sizes; the first
+ *                                                of families with a GGUF architecture of their own
  *     <family>_names, <family>_words             what the tensors and the sizes are called
  *     <family>_to_config                         what config.json must say besides the sizes
  */
@@ -11,7 +12,7 @@
 #include "core/arch.h"
 #include "read_config.h"
 
-#define FAMILY(id, gguf_name, config_name, config_class, prefix, other_prefix, holder)              \
+#define FAMILY(id, gguf_name, gguf_reader, config_name, config_class, prefix, other_prefix, holder) \
     bool id##_from_gguf(const struct modelfile *f, struct arch *a, struct err *e);                 \
     bool id##_from_config(const struct json *c, struct arch *a, struct err *e);                    \
     void id##_to_config(const struct arch *a, struct buf *out);                                    \

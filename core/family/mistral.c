@@ -1,24 +1,19 @@
-/* Mistral: Llama's block, in which every layer may see a window only. */
+/* Mistral: Llama's block, in which every layer may see a window only. As GGUF it is a file of the llama
+ * architecture, which has no window. */
 #include "families.h"
 #include "names.h"
-#include "read_gguf.h"
 #include "write_config.h"
 
 const struct config_words mistral_words = {CONFIG_WORDS, .eps_or = 1e-6, .activation = "hidden_act", .activation_or = "silu"};
 
 const struct tensor_name mistral_names[] = {
-    NAMES_EMBED(AS_IS), NAMES_PRE_NORMS, NAMES_Q_K_V(ROTARY_PAIRS), NAMES_O, NAMES_GATE_UP, NAMES_DOWN, NAMES_END,
+    NAMES_EMBED(AS_IS), NAMES_PRE_NORMS, NAMES_Q_K_V(AS_IS), NAMES_O, NAMES_GATE_UP, NAMES_DOWN, NAMES_END,
 };
 
 bool mistral_from_config(const struct json *c, struct arch *a, struct err *e)
 {
     return config_sizes(c, &mistral_words, a, e) && config_rotary(c, a, e) && config_rotary_whole(a, e) &&
            config_window(c, 4096, a, e);
-}
-
-bool mistral_from_gguf(const struct modelfile *f, struct arch *a, struct err *e)
-{
-    return meta_sizes(f, a, e) && meta_rotary(f, a, e) && meta_rotary_whole(a, e) && meta_windows(f, 0, 0, a, e);
 }
 
 void mistral_to_config(const struct arch *a, struct buf *out)

@@ -61,6 +61,11 @@ struct token_spec {
  * single characters, the higher score first. Fills s->merge. */
 bool token_spec_score_merges(struct token_spec *s, const float *score, struct err *e) MUST_CHECK;
 
+/* Added tokens, once the vocabulary's rows are there: those of tokenizer.json under their ids, then those of
+ * tokenizer_config.json, for which there is room. Either list may be NULL. */
+bool token_spec_added(struct token_spec *s, const struct json *vocab, const struct json *added,
+                      const struct json *decoder, struct err *e) MUST_CHECK;
+
 bool token_spec_from_gguf(struct token_spec *s, const struct gguf *g, struct err *e) MUST_CHECK;
 
 struct token_files { /* a hub directory's; all but the first may be NULL */

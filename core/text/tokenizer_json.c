@@ -51,9 +51,9 @@ static bool read_id(const struct json *v, uint32_t *id, struct err *e)
     return true;
 }
 
-/* Room for the highest id anywhere; the vocabulary's own rows are then filled in. */
+/* Room for the highest id anywhere, and `more`; the vocabulary's own rows are then filled in. */
 static bool read_vocabulary(struct token_spec *s, const struct json *vocab,
-                            const struct json *added, struct err *e)
+                            const struct json *added, size_t more, struct err *e)
 {
     uint32_t id = 0;
     if (!vocab || vocab->type != JSON_OBJECT)
@@ -67,7 +67,7 @@ static bool read_vocabulary(struct token_spec *s, const struct json *vocab,
         if (id >= s->n) s->n = (size_t)id + 1;
     }
     if (s->n == 0) return err_set(e, ERR_CORRUPT, "tokenizer.json has no tokens");
-    s->token = arena_take(&s->arena, s->n, sizeof *s->token, e);
+    s->token = arena_take(&s->arena, s->n + more, sizeof *s->token, e);
     if (!s->token) return false;
     for (const struct json *v = vocab->child; v; v = v->next) {
         struct token_row *t = &s->token[v->integer];
@@ -78,31 +78,6 @@ static bool read_vocabulary(struct token_spec *s, const struct json *vocab,
                                 .kind = v->key_len ? TOKEN_PLAIN : TOKEN_HOLE,
                                 .in_vocabulary = v->key_len > 0};
     }
-    return true;
-}
-
-/* One added token: where the vocabulary has its text, under the same id; else in a free row. */
-static bool read_added(struct token_spec *s, const struct json *vocab, const struct json *v,
-                       struct err *e)
-{
-    const struct json *content = json_get(v, "content");
-    if (!content || content->type != JSON_STRING || content->len == 0)
-        return err_set(e, ERR_CORRUPT, "an added token without content");
-    uint32_t id = (uint32_t)json_get(v, "id")->integer;
-    const struct json *same = json_get(vocab, content->text);
-    struct token_row *t = &s->token[id];
-    if (same ? same->integer != id : t->text != NULL)
-        return err_set(e, ERR_CORRUPT, "added token \"%.64s\" contradicts the vocabulary at id %u",
-                       content->text, id);
-    bool special = is_true(json_get(v, "special"));
-    const struct json *normalized = json_get(v, "normalized");
-    *t = (struct token_row){.text = content->text, .len = (uint32_t)content->len,
-                            .kind = special ? TOKEN_SPECIAL : TOKEN_ADDED,
-                            .in_vocabulary = same != NULL,
-                            .single_word = is_true(json_get(v, "single_word")),
-                            .lstrip = is_true(json_get(v, "lstrip")),
-                            .rstrip = is_true(json_get(v, "rstrip")),
-                            .normalized = normalized ? is_true(normalized) : !special};
     return true;
 }
 
@@ -287,16 +262,16 @@ static bool read_tokenizer(struct token_spec *s, const struct token_files *f, st
 {
     const struct json *t = f->tokenizer, *model = json_get(t, "model");
     const struct json *vocab = json_get(model, "vocab"), *added = json_get(t, "added_tokens");
+    const struct json *more = json_get(f->tokenizer_config, "added_tokens_decoder");
     if (!model || model->type != JSON_OBJECT)
         return err_set(e, ERR_CORRUPT, "tokenizer.json has no model");
     if (!check_model(model, e)) return false;
     if (!pretokenize_json(json_get(t, "pre_tokenizer"), &s->plan, e) ||
         !normal_plan_json(json_get(t, "normalizer"), &s->normal, e) ||
         !detokenize_json(json_get(t, "decoder"), s->plan.byte_level, &s->detokenize, e) ||
-        !read_vocabulary(s, vocab, added, e) || !read_merges(s, json_get(model, "merges"), e))
+        !read_vocabulary(s, vocab, added, more && more->type == JSON_OBJECT ? more->len : 0, e) ||
+        !read_merges(s, json_get(model, "merges"), e) || !token_spec_added(s, vocab, added, more, e))
         return false;
-    for (const struct json *v = is_array(added) ? added->child : NULL; v; v = v->next)
-        if (!read_added(s, vocab, v, e)) return false;
     s->plan.ignore_merges = is_true(json_get(model, "ignore_merges"));
     s->plan.nfc = normal_plan_has(&s->normal, NORMAL_NFC);
     s->byte_fallback = is_true(json_get(model, "byte_fallback"));

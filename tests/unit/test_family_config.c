@@ -385,6 +385,7 @@ static const struct {
     const char *says;
 } gguf_refused[] = {
     {"mamba", "", ERR_UNSUPPORTED, "unknown model family \"mamba\""},
+    {"mistral", "", ERR_UNSUPPORTED, "unknown model family \"mistral\""}, /* such files say llama */
     {"llama", "expert_count=8", ERR_UNSUPPORTED, "a mixture of 8 experts"},
     {"llama", "attention.causal=false", ERR_UNSUPPORTED, "not causal"},
     {"llama", "attention.clamp_kqv=8.0", ERR_UNSUPPORTED, "llama.attention.clamp_kqv is 8"},

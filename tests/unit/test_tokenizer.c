@@ -439,6 +439,51 @@ static void companion_files_name_the_special_ids(void **state)
     }
 }
 
+/* Letters a, b, c, then 3 "<", 4 ">", 5 a space, 6 "ab" in the vocabulary, and 7 "<c>" added; what transformers
+ * makes of the second list. */
+#define LATER(flags)                                                                                      \
+    "{" BYTE_LEVEL "\"added_tokens\":[{\"id\":7,\"content\":\"<c>\"," flags "}],\"model\":{\"merges\":[\"a b\"],"       \
+    "\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"<\":3,\">\":4,\"\u0120\":5,\"ab\":6}}}"
+#define PLAIN      "\"normalized\":false,\"special\":true"
+#define ADDS(list) "{\"added_tokens_decoder\":{" list "}}"
+
+static void tokens_that_only_the_companion_has_are_added(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *tokenizer, *config, *text, *ids, *without_special;
+    } rows[] = {
+        {LATER(PLAIN), "{}", "a <c> b<a>", "0 5 7 5 1 3 0 4", "a  b<a>"},
+        {LATER(PLAIN), ADDS("\"7\":{\"content\":\"<c>\"," PLAIN "}"), "a <c> b<a>", "0 5 7 5 1 3 0 4", "a  b<a>"},
+        {LATER(PLAIN), ADDS("\"20\":{\"content\":\"<a>\"," PLAIN "}"), "a <c> b<a>", "0 5 7 5 1 8", "a  b"},
+        {LATER(PLAIN), ADDS("\"7\":{\"content\":\"<a>\"," PLAIN "}"), "<c><a>", "7 8", ""},
+        {LATER(PLAIN), ADDS("\"20\":{\"content\":\"<a>\"," PLAIN "},\"9\":{\"content\":\"<b>\"," PLAIN "}"), "<a><b>", "9 8", ""},
+        {LATER(PLAIN), ADDS("\"9\":{\"content\":\"<a>\"}"), "<a>c", "8 2", "<a>c"},
+        {LATER(PLAIN), ADDS("\"7\":{\"content\":\"<c>\",\"rstrip\":true," PLAIN "}"), "a <c> b", "0 5 7 1", "a b"},
+        {LATER("\"lstrip\":true," PLAIN), ADDS("\"7\":{\"content\":\"<c>\"," PLAIN "}"), "a <c>", "0 5 7", "a "},
+        {LATER(PLAIN), ADDS("\"7\":{\"content\":\"<c>\",\"special\":false}"), "a<c>", "0 7", "a"},
+        {LATER("\"special\":false"), ADDS("\"7\":{\"content\":\"<c>\"," PLAIN "}"), "a<c>", "0 7", "a"},
+        {LATER(PLAIN), ADDS("\"6\":{\"content\":\"ab\"," PLAIN "}"), "cab", "2 6", "c"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct err e;
+        struct ids ids = {0};
+        struct buf text = {0}, got = {0};
+        struct token_files f = {.tokenizer = parsed(rows[i].tokenizer), .tokenizer_config = parsed(rows[i].config)};
+        struct tokenizer *t = from_files(&f, &e);
+        if (!t) fail_msg("row %zu: %s", i, e.text);
+        if (!tokenizer_encode(t, rows[i].text, strlen(rows[i].text), true, &ids, &e)) fail_msg("%s", e.text);
+        for (size_t k = 0; k < ids.n; k++) buf_printf(&got, "%s%u", k ? " " : "", ids.id[k]);
+        tokenizer_decode(t, ids.id, ids.n, false, &text);
+        expect_text(&got, rows[i].ids, strlen(rows[i].ids));
+        expect_text(&text, rows[i].without_special, strlen(rows[i].without_special));
+        buf_release(&got);
+        buf_release(&text);
+        ids_release(&ids);
+        tokenizer_free(t);
+    }
+}
+
 static void parts_of_characters_are_served_raw_and_shown_repaired(void **state)
 {
     (void)state;
@@ -641,6 +686,7 @@ int main(void)
         cmocka_unit_test(hostile_files_are_refused_in_a_sentence),
         cmocka_unit_test(hostile_metadata_is_refused_or_has_a_meaning),
         cmocka_unit_test(companion_files_name_the_special_ids),
+        cmocka_unit_test(tokens_that_only_the_companion_has_are_added),
         cmocka_unit_test(parts_of_characters_are_served_raw_and_shown_repaired),
         cmocka_unit_test(broken_characters_are_repaired_as_unicode_recommends),
         cmocka_unit_test(unknown_bytes_become_the_unknown_token),

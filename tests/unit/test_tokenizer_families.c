@@ -243,7 +243,7 @@ static void no_family_is_without_a_golden(void **state)
 {
     (void)state;
     static const char *const types[] = {
-#define FAMILY(name, gguf, model_type, ...) model_type,
+#define FAMILY(name, gguf, reader, model_type, ...) model_type,
 #include "core/arch.def"
 #undef FAMILY
     };
