@@ -1,4 +1,5 @@
 """What several test files say in the same words."""
+import concurrent.futures
 import contextlib
 
 import contract
@@ -62,3 +63,18 @@ def keeps(daemon, method, path, answer):
     wrong = list(contract.faults(doc, content["application/json"]["schema"], answer.json))
     assert not wrong, wrong
     return answer.json
+
+
+@contextlib.contextmanager
+def beside(*works):
+    """Each runs in a thread of its own while the body does; all must end, and none in an exception."""
+    with concurrent.futures.ThreadPoolExecutor(len(works)) as pool:
+        running = [pool.submit(w) for w in works]
+        yield
+    for r in running:
+        r.result()
+
+
+def at_once(*works):
+    with beside(*works):
+        pass

@@ -1,11 +1,11 @@
 """POST /v1/generate: the committed greedy ids, sampling, ends, streams, writes, many at once."""
 import json
-import threading
+from functools import partial
 
 import numpy as np
 import pytest
 from conftest import Daemon, scaled
-from helpers import committed, edit, keeps, nothing_moves, problem
+from helpers import at_once, committed, edit, keeps, nothing_moves, problem
 from reference import TINY, Model, expected, log_softmax, softmax
 
 SOURCES = ["gqa_tied", "gqa_tied/gqa_tied.f32.gguf", "gqa_tied/gqa_tied.f16.gguf", "gqa_untied_odd", "mha_bf16",
@@ -316,11 +316,7 @@ def test_many_at_once_say_what_each_says_alone(daemon):
                     got = daemon.post("/v1/generate", body).json
                 if got != alone[i]:
                     wrong.append((i, got))
-    threads = [threading.Thread(target=reader, args=(i,)) for i in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    at_once(*(partial(reader, i) for i in range(8)))
     assert not wrong
 
 

@@ -8,12 +8,11 @@ import re
 import signal
 import socket
 import subprocess
-import threading
 import time
 
 import pytest
 from conftest import ENGRAMD, MODEL, ROOT, SLOW, Daemon, parse_events, read_all, write_tokens
-from helpers import TOUCH, edit
+from helpers import TOUCH, at_once, beside, edit
 
 ROUTES = json.loads((ROOT / "schema" / "routes.json").read_text())
 LEVELS = ["reader", "prober", "editor", "admin"]
@@ -646,12 +645,7 @@ def test_concurrent_same_keys_run_one_job(daemon):
     key = {"Idempotency-Key": f"k{time.time_ns()}", "Prefer": "wait=0"}
     body, got = slow_body(), []
     before = [j["kind"] for j in daemon.get("/v1/jobs?limit=200").json["jobs"]].count("tuco")
-    threads = [threading.Thread(target=lambda: got.append(daemon.post("/v1/tuco", body, key)))
-               for _ in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    at_once(*[lambda: got.append(daemon.post("/v1/tuco", body, key))] * 8)
     told = {a.headers["location"] for a in got if a.status == 202}
     assert len(told) == 1
     daemon.finished(told.pop())
@@ -739,20 +733,16 @@ def test_terminate_answers_who_waits_and_exits_0(start):
     d = start()
     got = []
     body = slow_body()
-    waiters = [threading.Thread(target=lambda: got.append(d.post("/v1/tuco", body, {"Prefer": "wait=60"})))]
-    waiters += [threading.Thread(target=lambda: got.append(d.post("/v1/tuco", slow_body(), {"Prefer": "wait=60"})))
-                for _ in range(10)]
+    wait = {"Prefer": "wait=60"}
     kept = d.connect()
     assert d.get("/readyz", connection=kept).status == 200
-    for t in waiters:
-        t.start()
-    crowd(d)
-    d.process.send_signal(signal.SIGTERM)
-    time.sleep(0.1)
-    late = d.post("/v1/generate", {"prompt": "a"}, connection=kept)
-    assert late.status == 503 and late.headers["connection"] == "close"
-    for t in waiters:
-        t.join()
+    with beside(lambda: got.append(d.post("/v1/tuco", body, wait)),
+                *[lambda: got.append(d.post("/v1/tuco", slow_body(), wait))] * 10):
+        crowd(d)
+        d.process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        late = d.post("/v1/generate", {"prompt": "a"}, connection=kept)
+        assert late.status == 503 and late.headers["connection"] == "close"
     kept.close()
     d.wait()
     assert len(got) == 11

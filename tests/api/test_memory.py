@@ -2,12 +2,11 @@
 back. A tiny model and limits a few kilobytes above what it needs."""
 import re
 import subprocess
-import threading
 import time
 
 import pytest
 from conftest import ENGRAMD, MODEL, ROOT, SLOW, Daemon
-from helpers import LEARN, committed, edit, fact, problem
+from helpers import LEARN, at_once, committed, edit, fact, problem
 
 IDS = list(range(3, 60))
 PAIR = {"clean": {"ids": IDS}, "corrupt": {"ids": IDS[:20] + [99] + IDS[21:]},
@@ -223,18 +222,14 @@ def test_many_at_once_stay_within(tight):
     d = tight(512 << 10)
     statuses, over = [], []
 
-    def ask(i):
+    def ask():
         for verb in ("generate", "patch", "tuco", "trace"):
             path, body = VERBS[verb]
             statuses.append(d.post(path, {**body}, {"Cache-Control": "no-cache"}).status)
             m = memory(d)
             if m["program"] + m["models"] + m["views"] + m["answers"] + m["works"] > m["limit"]:
                 over.append(m)
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    at_once(*[ask] * 8)
     assert not over and set(statuses) <= {200, 413, 503} and 200 in statuses, (over[:1], statuses)
     idle(d)
 

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from conftest import ENGRAMD, MODEL, ROOT, SLOW, scaled
-from helpers import TOUCH, committed, edit, fact, keeps, problem
+from helpers import TOUCH, beside, committed, edit, fact, keeps, problem
 
 TINY = ROOT / "tests" / "golden" / "tiny"
 ONE, TWO, THREE = Path(MODEL).name, "two", "gguf_q"
@@ -303,13 +304,9 @@ def test_killed_while_both_are_edited_and_started_again(start):
                 answers[model] = edit(d, fact("Lyon", f"It is {number}"), TOUCH, model=model)
             except Exception:  # killed before it answered
                 pass
-        threads = [threading.Thread(target=write, args=(m,)) for m in (ONE, TWO)]
-        for t in threads:
-            t.start()
-        time.sleep(0.02 * number * SLOW)
-        d.kill()
-        for t in threads:
-            t.join()
+        with beside(partial(write, ONE), partial(write, TWO)):
+            time.sleep(0.02 * number * SLOW)
+            d.kill()
         d.start()
         for m in (ONE, TWO):
             if m in answers:
@@ -566,19 +563,14 @@ def test_loading_and_unloading_while_requests_run(open_daemon):
                 if a.status not in allowed:
                     wrong.append((path, a))
 
-    threads = [threading.Thread(target=ask, args=(ONE, (200,))), threading.Thread(target=ask, args=("two", (200, 404))),
-               threading.Thread(target=ask, args=("two", (200, 404))), threading.Thread(target=read)]
-    for t in threads:
-        t.start()
-    try:
-        for _ in range(scaled(12)):
-            loaded(d, "two")
-            time.sleep(0.05)
-            unload(d, "two")
-    finally:
-        over.set()
-        for t in threads:
-            t.join()
+    with beside(partial(ask, ONE, (200,)), partial(ask, "two", (200, 404)), partial(ask, "two", (200, 404)), read):
+        try:
+            for _ in range(scaled(12)):
+                loaded(d, "two")
+                time.sleep(0.05)
+                unload(d, "two")
+        finally:
+            over.set()
     assert not wrong, wrong[:3]
     assert len(loaded(d, "two") and history(d, "two")) == 1
 

@@ -1,13 +1,13 @@
 """OpenAI's protocol: completions and chats against /v1/generate and against logits worked out here,
 streams, log-probabilities as lm-evaluation-harness reads them, refusals in that protocol's words."""
 import json
-import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from conftest import SLOW
-from helpers import committed, edit, fact, keeps, nothing_moves
+from helpers import at_once, beside, committed, edit, fact, keeps, nothing_moves
 from reference import Model, expected, log_softmax
 
 GOLDEN = expected("gqa_tied")[0]
@@ -515,10 +515,8 @@ def test_a_cancelled_job_says_so(daemon):
             r = c.getresponse()
             got.update(status=r.status, body=r.read())
             c.close()
-        t = threading.Thread(target=ask)
-        t.start()
-        assert daemon.delete("/v1/jobs/" + job_of(daemon)).status in (200, 202)
-        t.join()
+        with beside(ask):
+            assert daemon.delete("/v1/jobs/" + job_of(daemon)).status in (200, 202)
         assert got["status"] == (200 if streaming else 409)
         last = got["body"].strip().split(b"\n\n")[-1].removeprefix(b"data: ")
         assert json.loads(last)["error"]["message"].startswith("cancelled")
@@ -563,9 +561,5 @@ def test_many_at_once(daemon):
                 texts[c["choices"][0]["index"]] += c["choices"][0]["text"]
             if texts != [c["text"] for c in want[i]]:
                 wrong.append(i)
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(6)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    at_once(*(partial(ask, i) for i in range(6)))
     assert not wrong

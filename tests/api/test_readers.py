@@ -1,9 +1,10 @@
 """Readers and one writer at the same time: nobody sees half an edit, nobody waits for a whole one."""
 import threading
+from functools import partial
 
 import pytest
 from conftest import scaled
-from helpers import LEARN, committed, edit, fact, say, state
+from helpers import LEARN, at_once, beside, committed, edit, fact, say, state
 
 PROMPT = "The capital of France is"
 LONG = {"lr": 1e-6, "epochs": 1000, "batch": 1, "loss_floor": 0}
@@ -26,15 +27,11 @@ def test_each_answer_is_that_of_one_revision(fresh_daemon):
                 answers.append(list(d.events("/v1/generate", streamed))[-1][2])
             else:
                 answers.append(say(d, PROMPT, n=12))
-    readers = [threading.Thread(target=reader, args=(k,)) for k in range(8)]
-    for t in readers:
-        t.start()
-    try:
-        edits = [committed(edit(d, fact(f"answer {'abcdefghijklmnopqrst'[i]}"), LEARN)) for i in range(scaled(20, 5))]
-    finally:
-        stop.set()
-        for t in readers:
-            t.join()
+    with beside(*(partial(reader, k) for k in range(8))):
+        try:
+            edits = [committed(edit(d, fact(f"answer {'abcdefghijklmnopqrst'[i]}"), LEARN)) for i in range(scaled(20, 5))]
+        finally:
+            stop.set()
     # Now nothing else runs: what each revision says, and no two the same.
     alone = {r["revision"]: say(d, PROMPT, r["revision"], n=12) for r in d.revisions()}
     said = [tuple(a["ids"]) for a in alone.values()]
@@ -72,13 +69,9 @@ def test_long_answers_do_not_wait_for_the_edit_either(fresh_daemon):
     job = long_edit(d)
     prompts = [{"ids": [10 + (i * 7 + k) % 200 for i in range(200)]} for k in range(30)]
     answers = []
-    together = [threading.Thread(target=lambda: answers.append(say(d, PROMPT, n=240))) for _ in range(2)]
-    for t in together:
-        t.start()
-    tuco = d.post("/v1/tuco", {"prompts": prompts, "positions": "all"})
-    assert tuco.status == 200 and len(tuco.json["scores"]) == 30
-    for t in together:
-        t.join()
+    with beside(*[lambda: answers.append(say(d, PROMPT, n=240))] * 2):
+        tuco = d.post("/v1/tuco", {"prompts": prompts, "positions": "all"})
+        assert tuco.status == 200 and len(tuco.json["scores"]) == 30
     assert d.job(job)["state"] == "running", "the edit was too short to tell"
     assert len(answers) == 2 and answers[0] == answers[1]
     assert d.delete(job).status in (200, 202)
@@ -89,12 +82,7 @@ def test_long_answers_do_not_wait_for_the_edit_either(fresh_daemon):
 @pytest.mark.tsan
 def test_writers_that_come_together_are_served_one_after_another(fresh_daemon):
     d, got = fresh_daemon, []
-    threads = [threading.Thread(target=lambda i=i: got.append(edit(d, fact(f"number {i}", f"It is {i}"), {"lr": 0.01, "epochs": 3})))
-               for i in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    at_once(*(lambda i=i: got.append(edit(d, fact(f"number {i}", f"It is {i}"), {"lr": 0.01, "epochs": 3})) for i in range(8)))
     done = sorted((committed(a) for a in got), key=lambda r: r["seq"])
     assert [r["seq"] for r in done] == list(range(2, 10))
     for one, next_ in zip(done, done[1:]):
@@ -112,13 +100,9 @@ def test_a_pinned_view_outlives_its_branch(fresh_daemon):
 
     def stream():
         results.append(list(d.events("/v1/generate", {"prompt": "It is", "max_tokens": 200, "stream": True}))[-1][2])
-    threads = [threading.Thread(target=stream) for _ in range(4)]
-    for t in threads:
-        t.start()
-    for to in ("base", r["revision"], "base"):
-        assert d.post("/v1/rollback", {"to": to}).status == 201
-    for t in threads:
-        t.join()
+    with beside(*[stream] * 4):
+        for to in ("base", r["revision"], "base"):
+            assert d.post("/v1/rollback", {"to": to}).status == 201
     other = say(d, "It is", n=200)
     for a in results:
         assert a["ids"] == (want if a["view"]["digest"] == want["view"]["digest"] else other)["ids"]
