@@ -116,7 +116,7 @@ static void test_reference_agrees_with_pytorch(void **state)
 static void check_together(const struct golden *g, const uint32_t *lengths, size_t n)
 {
     struct err e = {0};
-    struct run_input in[8];
+    struct run_input in[8] = {{0}};
     size_t d = g->model->arch.d_model;
     for (size_t i = 0; i < n; i++)
         in[i] = (struct run_input){.ids = some_ids(20 + i, lengths[i], g->model), .n = lengths[i], .seq = (uint32_t)i,
