@@ -251,7 +251,9 @@ def test_command_lines_that_cannot_be_served(tmp_path):
     assert "NAME=PATH" in refused("serve", "--model", f"={MODEL}", *data)
     assert "--models-dir" in refused("serve", "--model", MODEL, "--models-dir", tmp_path / "none", *data)
     assert "no directory" in refused("serve", "--model", MODEL, "--models-dir", THREE_PATH, *data)
-    assert "control characters" in refused("serve", "--model", f"a\tb={MODEL}", *data)
+    for name in ("a\tb", "a@main"):
+        assert "control characters, / or @" in refused("serve", "--model", f"{name}={MODEL}", *data)
+    assert "control characters, / or @" in refused("serve", "--model", MODEL, "--name", "a@main", *data)
     shutil.copytree(MODEL, tmp_path / "twin")
     said = refused("serve", "--model", MODEL, "--model", tmp_path / "twin", *data)
     assert f'served already, as "{ONE}"' in said and "twin" in said
@@ -434,7 +436,7 @@ def test_paths_that_are_not_allowed(open_daemon, models_dir, tmp_path):
     problem(load(d, "x" * 4000), 400, "invalid", "path")
     problem(load(d, "two\0/x"), 400, "invalid")
     problem(load(d, ""), 400, "invalid", "path")
-    for name in ("a/b", "", "a\nb", "x" * 128):
+    for name in ("a/b", "", "a\nb", "x" * 128, f"{ONE}@main", "@", "a@"):
         problem(load(d, "q.gguf", name=name), 400, "invalid", "name")
     assert names(d) == [ONE, "wide_head", "two"]
 
