@@ -42,7 +42,7 @@ struct budget *daemon_budget(struct daemon *d) { return d->budget; }
 int daemon_threads(struct daemon *d) { return d->threads; }
 
 const char *daemon_data(struct daemon *d) { return d->config->data; }
-const char *daemon_models_dir(struct daemon *d) { return d->config->models_dir; }
+const struct config *daemon_config(struct daemon *d) { return d->config; }
 struct models *daemon_models(struct daemon *d) { return d->models; }
 
 struct new_row {

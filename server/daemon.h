@@ -11,6 +11,7 @@
 
 #include "call.h"
 #include "budget.h"
+#include "config.h"
 #include "models.h"
 #include "work.h"
 
@@ -25,7 +26,7 @@ struct budget *daemon_budget(struct daemon *d);
 int daemon_threads(struct daemon *d); /* of computing */
 
 const char *daemon_data(struct daemon *d);       /* the ledger's directory */
-const char *daemon_models_dir(struct daemon *d); /* what may be loaded on request lies there; or NULL */
+const struct config *daemon_config(struct daemon *d); /* what it was started with */
 struct models *daemon_models(struct daemon *d);
 /* A base the ledger does not know yet: register it there (through the writer; may wait for it). */
 bool daemon_add_row(struct daemon *d, struct served *s, const char *author, bool verified,

@@ -61,7 +61,8 @@ bool api_models(struct call *c, struct reply *r, struct err *e)
  * stays in the ledger, for when the same base is loaded again. */
 bool api_model_unload(struct call *c, struct reply *r, struct err *e)
 {
-    if (!models_remove(daemon_models(c->daemon), c->param[0], e)) {
+    char first[NAME_TEXT];
+    if (!models_remove(daemon_models(c->daemon), c->param[0], first, e)) {
         (void)snprintf(e->field, sizeof e->field, "name");
         return false;
     }
@@ -69,5 +70,7 @@ bool api_model_unload(struct call *c, struct reply *r, struct err *e)
     jout_text(o, "id", c->param[0]);
     jout_text(o, "object", "model");
     jout_bool(o, "deleted", true);
+    if (first[0]) jout_text(o, "default", first);
+    else jout_null(o, "default");
     return answer_reply(r, o, e);
 }

@@ -84,8 +84,10 @@ def loaded(d, path, **more):
 
 
 def unload(d, name):
+    left = [m for m in names(d) if m != name] or [None]
     a = d.delete(f"/v1/models/{name}")
-    assert a.status == 200 and keeps(d, "DELETE", "/v1/models/{name}", a) == {"id": name, "object": "model", "deleted": True}
+    assert a.status == 200, a
+    assert keeps(d, "DELETE", "/v1/models/{name}", a) == {"id": name, "object": "model", "deleted": True, "default": left[0]}
 
 
 def verify(data, *paths):
@@ -453,9 +455,31 @@ def test_files_that_are_no_models(open_daemon, models_dir):
     assert names(d) == [ONE] and len(d.get("/v1/revisions?limit=200").json["revisions"]) == 1
 
 
-def test_without_the_option_nothing_is_loaded(d):
-    problem(load(d, TWO_PATH), 403, "forbidden", "path", "--models-dir")
+def test_without_the_option_only_what_was_given_is_loaded(start, tmp_path):
+    d = start(*OTHERS)
+    shutil.copytree(TWO_PATH, tmp_path / "twin")
+    for path in (TINY / "wide_head", tmp_path / "twin", TWO_PATH / "model.safetensors", TINY, tmp_path / "nothing"):
+        problem(load(d, path), 403, "forbidden", "path", "--models-dir")
+    problem(load(d, TWO_PATH), 409, "conflict", "path", f'as "{TWO}"')
+    first = committed(edit(d, params=TOUCH))
+    for gone, default in zip(ALL, (TWO, THREE)):
+        unload(d, gone)
+        assert d.post("/v1/generate", {"prompt": "x", "max_tokens": 1}).json["view"]["model"] == default
+    unload(d, THREE)
+    assert loaded(d, os.path.relpath(MODEL, ROOT))["head"]["revision"] == first["revision"]
+    loaded(d, TWO_PATH, name=TWO)
+    os.symlink(THREE_PATH, tmp_path / "another spelling")
+    loaded(d, tmp_path / "another spelling")
     assert names(d) == list(ALL)
+
+
+def test_what_was_given_may_lie_outside_the_directory(open_daemon):
+    d = open_daemon
+    loaded(d, "two")
+    unload(d, ONE)
+    problem(load(d, os.path.relpath(MODEL, ROOT)), 400, "invalid", "path", "No such file")  # from the directory
+    loaded(d, MODEL)
+    assert names(d) == ["two", ONE]
 
 
 def test_only_an_admin_loads_and_unloads(start, models_dir):
