@@ -130,7 +130,7 @@ static void a_name_is_one_segment_of_a_path(void **state)
     (void)state;
     memset(longest, 'x', sizeof longest);
     longest[NAME_TEXT] = '\0';
-    static const char *const bad[] = {"", "a/b", "/", "a\nb", "\x7f", "\xff", "caf\xc3"};
+    static const char *const bad[] = {"", "a/b", "/", "a\nb", "\x7f", "\xff", "caf\xc3", "a@main"};
     static const char *const good[] = {"a", "a b", "smollm2-135m.q4_1", "caf\xc3\xa9", "x:y=z"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_false(served_may_be_called(bad[i], &err));
