@@ -14,11 +14,30 @@
 
 /* ---- what requests ask of it ------------------------------------------------------------- */
 
+/* The ledger keeps the name under which a base was first served. */
+static void say_if_known(struct call *c, const char *name, struct err *e)
+{
+    struct model_row row;
+    struct err why = *e, ignored = {0};
+    if (why.code != ERR_NOT_FOUND || !ledger_named_model(c->reader, name, &row, &ignored)) return;
+    struct served *s = models_find_row(c->daemon->models, row.id);
+    (void)err_field(e, why.code, why.field, "the ledger knows \"%s\" (%s), but it is %s%s; %s", row.name, row.id,
+                    s ? "served as " : "not loaded", s ? s->name : "", why.text);
+    served_drop(s);
+}
+
+struct served *call_model(struct call *c, const char *name, struct err *e)
+{
+    if (c->served) return c->served;
+    c->served = models_find(c->daemon->models, name, e);
+    if (!c->served && name) say_if_known(c, name, e);
+    return c->served;
+}
+
 struct served *call_served(struct call *c, const struct json *request, struct err *e)
 {
     const struct json *name = json_get(request, "model");
-    if (!c->served) c->served = models_find(c->daemon->models, name ? name->text : NULL, e);
-    return c->served;
+    return call_model(c, name ? name->text : NULL, e);
 }
 
 bool daemon_lease(struct daemon *d, const struct plan *p, struct lease *out, struct err *e)

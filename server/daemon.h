@@ -16,8 +16,9 @@
 #include "work.h"
 
 /* The model that `model` of a request (body or query) names, or the first one. Borrowed from the
- * call; a work that outlives it must retain it. */
+ * call; a work that outlives it must retain it. A refusal says so where the ledger knows the name. */
 struct served *call_served(struct call *c, const struct json *request, struct err *e) MUST_CHECK;
+struct served *call_model(struct call *c, const char *name, struct err *e) MUST_CHECK; /* NULL: the first */
 
 /* Memory for a work, or the refusal. Revisions that are at hand only for speed make room first,
  * then the answers of ended jobs. */

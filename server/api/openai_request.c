@@ -19,8 +19,7 @@ static bool find_model(struct call *c, const char *model, const char **view, str
     const char *at = model ? strchr(model, '@') : NULL;
     const char *name = at ? arena_text(c->arena, model, (size_t)(at - model), e) : model;
     *view = at ? at + 1 : NULL;
-    if (name || !at) c->served = models_find(daemon_models(c->daemon), name, e);
-    return c->served != NULL;
+    return (name || !at) && call_model(c, name, e);
 }
 
 bool openai_view(struct call *c, const char *model, struct resolved *out, struct err *e)

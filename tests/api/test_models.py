@@ -332,12 +332,20 @@ def test_started_again_without_one_of_them(start):
     problem(d.get(f"/v1/revisions?model={TWO}"), 404, "not-found", "model")
     row = d.get(f"/v1/revisions/{a['revision']}")
     assert row.status == 200 and row.json["digest"] == a["digest"]["after"] and row.json["model"].startswith("model_")
+    for asked in (TWO, row.json["model"]):
+        known = (f"the ledger knows \"{TWO}\" ({row.json['model']})", "not loaded", ONE)
+        problem(d.get(f"/v1/revisions?model={asked}"), 404, "not-found", "model", known)
+        problem(d.get(f"/v1/models/{asked}/hooks"), 404, "not-found", "name", known)
+        said = d.post("/v1/completions", {"model": f"{asked}@main", "prompt": "x"})
+        assert said.status == 404 and known[0] in said.json["error"]["message"], said
+    assert "ledger" not in problem(d.get("/v1/revisions?model=three"), 404, "not-found", "model", ONE)["detail"]
     problem(d.post("/v1/generate", {"prompt": "x", "view": a["revision"]}), 400, "invalid", "view", "another model")
     assert d.get("/v1/audit/verify").json["ok"]
     d.stop()
     d.options = ("--model", f"renamed={TWO_PATH}")
     d.start()
     assert digest(d, "renamed") == a["digest"]["after"] and history(d, "renamed")[0]["model"] == "renamed"
+    problem(d.get(f"/v1/revisions?model={TWO}"), 404, "not-found", "model", (TWO, 'it is served as renamed'))
 
 
 # ---- loading ---------------------------------------------------------------------------------
