@@ -120,6 +120,7 @@ static bool start_engine(struct daemon *d, struct err *e)
 struct planned {
     const char *path;
     char name[NAME_TEXT];
+    bool named; /* by its option, not from its path */
 };
 static_assert((int)CONFIG_NAME == (int)NAME_TEXT, "an option's name is a served name");
 
@@ -129,11 +130,19 @@ static bool name_model(const struct config *c, const char *option, struct planne
     if (!out->path) return false;
     if (out->name[0] && c->name)
         return err_set(e, ERR_INVALID, "--name %s and --model %s both name the model", c->name, option);
-    char *name = out->name[0] ? mem_text(out->name) : c->name ? mem_text(c->name) : model_default_name(out->path);
+    out->named = out->name[0] != '\0';
+    char *name = out->named ? mem_text(out->name) : c->name ? mem_text(c->name) : model_default_name(out->path);
     bool ok = served_may_be_called(name, e) || err_while(e, "naming the model %s", out->path);
     if (ok) (void)snprintf(out->name, sizeof out->name, "%s", name);
     mem_drop(name);
     return ok;
+}
+
+static bool refuse_namesakes(const struct planned *a, const struct planned *b, struct err *e)
+{
+    if (a->named && b->named)
+        return err_set(e, ERR_INVALID, "two models are called %s: %s and %s", a->name, a->path, b->path);
+    return err_set(e, ERR_INVALID, "%s and %s would both be called %s; write --model NAME=PATH", a->path, b->path, a->name);
 }
 
 /* Names are settled before anything is read, so that a clash costs no time. */
@@ -143,9 +152,7 @@ static bool plan_models(const struct config *c, struct planned *out, struct err 
     for (size_t i = 0; i < c->models.n; i++) {
         if (!name_model(c, c->models.value[i], &out[i], e)) return false;
         for (size_t k = 0; k < i; k++)
-            if (strcmp(out[k].name, out[i].name) == 0)
-                return err_set(e, ERR_INVALID, "%s and %s would both be called %s; write --model NAME=PATH",
-                               out[k].path, out[i].path, out[i].name);
+            if (strcmp(out[k].name, out[i].name) == 0) return refuse_namesakes(&out[k], &out[i], e);
     }
     return true;
 }

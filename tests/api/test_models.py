@@ -211,13 +211,17 @@ def test_two_models_are_edited_independently(start):
 
     all_of_them, one = d.get("/v1/audit/verify").json, d.get(f"/v1/audit/verify?model={ONE}").json
     assert all_of_them["ok"] and one["ok"] and one["seq"] == all_of_them["seq"] == 9
+    assert all_of_them["replayed"] == list(ALL) and one["replayed"] == [ONE]
     page = d.get("/metrics").body.decode()
     assert "engramd_models 3\n" in page
     assert f'engramd_model_bytes{{model="{THREE}"}} {models(d)[THREE]["bytes"]}\n' in page
     assert f'engramd_head_seq{{model="{ONE}"}} 5\n' in page and f'engramd_head_seq{{model="{TWO}"}} 9\n' in page
     digests = {m: digest(d, m) for m in ALL}
     d.stop()
-    assert verify(d.data, MODEL, TWO_PATH, THREE_PATH)["seq"] == 9
+    done = verify(d.data, MODEL, f"{TWO}={TWO_PATH}", THREE_PATH)
+    assert done["seq"] == 9 and done["replayed"] == list(ALL) and "hint" not in done
+    assert verify(d.data, TWO_PATH)["replayed"] == [TWO_PATH.name]
+    assert verify(d.data)["replayed"] == [] and "--model" in verify(d.data)["hint"]
     d.start()
     assert {m: digest(d, m) for m in ALL} == digests
 
@@ -247,7 +251,10 @@ def test_a_key_belongs_to_the_daemon_not_to_a_model(start):
 
 def test_command_lines_that_cannot_be_served(tmp_path):
     data = ("--data", tmp_path / "d", "--listen", "127.0.0.1:0")
-    assert "both be called two" in sum_up(refused("serve", "--model", f"two={MODEL}", "--model", f"two={TWO_PATH}", *data))
+    assert "two models are called two: " in refused("serve", "--model", f"two={MODEL}", "--model", f"two={TWO_PATH}", *data)
+    for pair in ((f"{ONE}={TWO_PATH}", MODEL), (MODEL, f"{ONE}={TWO_PATH}"), (MODEL, MODEL)):
+        said = refused("serve", "--model", pair[0], "--model", pair[1], *data)
+        assert f"both be called {ONE}; write --model NAME=PATH" in said
     assert "NAME=PATH" in refused("serve", "--model", MODEL, "--model", TWO_PATH, "--name", "x", *data)
     assert "both name" in refused("serve", "--model", f"a={MODEL}", "--name", "x", *data)
     assert "NAME=PATH" in refused("serve", "--model", f"={MODEL}", *data)
@@ -260,10 +267,6 @@ def test_command_lines_that_cannot_be_served(tmp_path):
     said = refused("serve", "--model", MODEL, "--model", tmp_path / "twin", *data)
     assert f'served already, as "{ONE}"' in said and "twin" in said
     assert "/nonexistent" in refused("serve", "--model", MODEL, "--model", "/nonexistent", *data)
-
-
-def sum_up(text):
-    return " ".join(text.split())
 
 
 def test_a_path_may_hold_an_equals_sign(start, tmp_path):
