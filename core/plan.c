@@ -45,7 +45,7 @@ const char *bytes_text(size_t bytes, char out[BYTES_TEXT])
     double x = (double)bytes;
     size_t u = 0;
     while (x >= 1024 && u + 1 < sizeof units / sizeof *units) x /= 1024, u++;
-    (void)snprintf(out, BYTES_TEXT, u ? "%.2f %s" : "%.0f %s", x, units[u]);
+    (void)snprintf(out, BYTES_TEXT, u ? "%.2f %s" : "%.0f %s", x, bytes == 1 ? "byte" : units[u]);
     return out;
 }
 

@@ -183,15 +183,23 @@ bool ledger_checkpoint(struct ledger *l, struct err *e)
 
 /* ---- readers --------------------------------------------------------------------------------- */
 
+bool store_open_reader(struct store *s, const char *dir, struct err *e)
+{
+    char *path = path_in(dir, "ledger.db");
+    s->dir = mem_text(dir);
+    if (access(path, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR))
+        (void)err_set(e, ERR_IO, "there is no ledger in %s", dir);
+    else if (!(s->db = db_open(path, DB_READER, e))) (void)err_while(e, "reading the ledger in %s", dir);
+    mem_drop(path);
+    return s->db != NULL;
+}
+
 struct ledger_reader *ledger_reader_open(const char *dir, struct err *e)
 {
     struct ledger_reader *r = mem_new(sizeof *r);
-    char *path = path_in(dir, "ledger.db");
-    r->s.dir = mem_text(dir);
-    r->s.db = db_open(path, DB_READER, e);
-    mem_drop(path);
-    if (r->s.db && migrate_check(r->s.db, migrations, n_migrations, e)) return r;
-    (void)err_while(e, "reading the ledger in %s", dir);
+    bool open = store_open_reader(&r->s, dir, e);
+    if (open && migrate_check(r->s.db, migrations, n_migrations, e)) return r;
+    if (open) (void)err_while(e, "reading the ledger in %s", dir);
     ledger_reader_close(r);
     return NULL;
 }

@@ -49,6 +49,9 @@ struct model_row {
 /* The row of that base; ERR_NOT_FOUND when the ledger does not know it. */
 bool ledger_find_model(struct ledger_reader *r, const char *base_digest, struct model_row *out,
                        struct err *e) MUST_CHECK;
+/* By the name under which it was first served, or by id; the newest of namesakes. */
+bool ledger_named_model(struct ledger_reader *r, const char *name, struct model_row *out,
+                        struct err *e) MUST_CHECK;
 /* How many models the ledger knows. */
 bool ledger_count_models(struct ledger_reader *r, int64_t *out, struct err *e) MUST_CHECK;
 /* Register a base; writes its model entry and its first revision (kind base, branch main). The

@@ -18,16 +18,12 @@ bool ledger_count_models(struct ledger_reader *r, int64_t *out, struct err *e)
     return db_int(r->s.db, e, out, "SELECT count(*) FROM model", NULL, 0);
 }
 
-static bool find(struct store *s, const char *base_digest, struct model_row *out, struct err *e)
+#define ROW \
+    "SELECT id, name, base_digest, source_sha256, pretrained_parent, " \
+    "(SELECT id FROM revision WHERE model = m.entry AND kind = 'base') FROM model m "
+
+static void read_row(struct stmt *row, struct model_row *out)
 {
-    struct stmt *row;
-    if (!DB_ONE(s->db, e, &row,
-                "SELECT id, name, base_digest, source_sha256, pretrained_parent, (SELECT id FROM "
-                "revision "
-                "WHERE model = m.entry AND kind = 'base') FROM model m WHERE base_digest = ?",
-                a_text(base_digest)))
-        return false;
-    if (!row) return err_set(e, ERR_NOT_FOUND, "the ledger does not know the base %s", base_digest);
     col_copy(row, 0, out->id, sizeof out->id);
     col_copy(row, 1, out->name, sizeof out->name);
     col_copy(row, 2, out->base_digest, sizeof out->base_digest);
@@ -35,6 +31,14 @@ static bool find(struct store *s, const char *base_digest, struct model_row *out
     col_copy(row, 4, out->pretrained_parent, sizeof out->pretrained_parent);
     col_copy(row, 5, out->base_revision, sizeof out->base_revision);
     stmt_done(row);
+}
+
+static bool find(struct store *s, const char *base_digest, struct model_row *out, struct err *e)
+{
+    struct stmt *row;
+    if (!DB_ONE(s->db, e, &row, ROW "WHERE base_digest = ?", a_text(base_digest))) return false;
+    if (!row) return err_set(e, ERR_NOT_FOUND, "the ledger does not know the base %s", base_digest);
+    read_row(row, out);
     return true;
 }
 
@@ -42,6 +46,16 @@ bool ledger_find_model(struct ledger_reader *r, const char *base_digest, struct 
                        struct err *e)
 {
     return find(&r->s, base_digest, out, e);
+}
+
+bool ledger_named_model(struct ledger_reader *r, const char *name, struct model_row *out, struct err *e)
+{
+    struct stmt *row;
+    if (!DB_ONE(r->s.db, e, &row, ROW "WHERE name = ?1 OR id = ?1 ORDER BY entry DESC LIMIT 1", a_text(name)))
+        return false;
+    if (!row) return err_set(e, ERR_NOT_FOUND, "the ledger knows no model %s", name);
+    read_row(row, out);
+    return true;
 }
 
 /* ---- adding ---------------------------------------------------------------------------------- */

@@ -17,6 +17,9 @@ struct store {
     struct db *db;
     char *dir;
 };
+/* For reading, beside a writer or alone. Releasing s is the caller's, whether or not it succeeds. */
+bool store_open_reader(struct store *s, const char *dir, struct err *e) MUST_CHECK;
+
 struct ledger {
     struct store s; /* DB_WRITER */
     int lock_fd;

@@ -356,16 +356,10 @@ struct verifier *verifier_open(const char *dir, const struct verify_base *bases,
                                struct err *e)
 {
     struct verifier *v = mem_new(sizeof *v);
-    struct buf path = {0};
-    buf_printf(&path, "%s/ledger.db", dir);
-    v->s.dir = mem_text(dir);
     v->bases = mem_new((n + 1) * sizeof *v->bases);
     for (size_t i = 0; i < n; i++)
         v->bases[v->n_bases++] = (struct verify_base){model_retain(bases[i].model), bases[i].digests};
-    if (buf_ok(&path, e)) v->s.db = db_open(path.data, DB_READER, e);
-    buf_release(&path);
-    if (v->s.db) return v;
-    (void)err_while(e, "verifying the ledger in %s", dir);
+    if (store_open_reader(&v->s, dir, e)) return v;
     verifier_close(v);
     return NULL;
 }

@@ -160,6 +160,7 @@ static bool parse_arguments(struct parse *p, int argc, char **argv, struct err *
     for (int i = 2; i < argc; i++) {
         const char *arg = argv[i];
         if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
+            p->c->about = p->c->command;
             p->c->command = COMMAND_HELP;
             return true;
         }
@@ -291,14 +292,20 @@ static void help_option(const struct option *o, struct buf *out)
     buf_text(out, "\n");
 }
 
-void config_help(struct buf *out)
+static void help_command(size_t k, struct buf *out)
 {
-    buf_text(out, "engramd keeps a language model in memory and versions its weights.\n");
+    buf_printf(out, "  engramd %s: %s\n", commands[k].word, commands[k].does);
+    for (size_t i = 0; i < N_OPTIONS; i++)
+        if (options[i].commands & (1u << commands[k].command)) help_option(&options[i], out);
+}
+
+void config_help(enum command about, struct buf *out)
+{
+    if (!about) buf_text(out, "engramd keeps language models in memory and versions their weights.\n\n");
     for (size_t k = 0; k < sizeof commands / sizeof *commands; k++) {
-        if (!commands[k].does) continue;
-        buf_printf(out, "\n  engramd %s: %s\n", commands[k].word, commands[k].does);
-        for (size_t i = 0; i < N_OPTIONS; i++)
-            if (options[i].commands & (1u << commands[k].command)) help_option(&options[i], out);
+        if (!commands[k].does || (about && about != commands[k].command)) continue;
+        help_command(k, out);
+        if (!about) buf_text(out, "\n");
     }
-    buf_text(out, "\n  engramd --version | --help\n");
+    if (!about) buf_text(out, "  engramd --version | --help\n");
 }

@@ -25,6 +25,7 @@ struct config_list { /* in the order given */
 
 struct config {
     enum command command;
+    enum command about; /* of COMMAND_HELP: the one that is asked about, or COMMAND_NONE for all */
 #define TEXT(field, name, def, commands, arg, help) char *field;
 #define LIST(field, name, commands, arg, help) struct config_list field;
 #define NUMBER(field, name, def, least, most, commands, unit, help) int64_t field;
@@ -40,7 +41,7 @@ struct config {
 
 bool config_parse(struct config *c, int argc, char **argv, struct err *e) MUST_CHECK;
 void config_release(struct config *c);
-void config_help(struct buf *out);
+void config_help(enum command about, struct buf *out);
 
 /* A --model is PATH, or NAME=PATH when what stands before its first `=` holds no `/` (so ./a=b is a
  * path). Returns the path, inside the option; the name is "" where none is given. */

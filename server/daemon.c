@@ -14,11 +14,30 @@
 
 /* ---- what requests ask of it ------------------------------------------------------------- */
 
+/* The ledger keeps the name under which a base was first served. */
+static void say_if_known(struct call *c, const char *name, struct err *e)
+{
+    struct model_row row;
+    struct err why = *e, ignored = {0};
+    if (why.code != ERR_NOT_FOUND || !ledger_named_model(c->reader, name, &row, &ignored)) return;
+    struct served *s = models_find_row(c->daemon->models, row.id);
+    (void)err_field(e, why.code, why.field, "the ledger knows \"%s\" (%s), but it is %s%s; %s", row.name, row.id,
+                    s ? "served as " : "not loaded", s ? s->name : "", why.text);
+    served_drop(s);
+}
+
+struct served *call_model(struct call *c, const char *name, struct err *e)
+{
+    if (c->served) return c->served;
+    c->served = models_find(c->daemon->models, name, e);
+    if (!c->served && name) say_if_known(c, name, e);
+    return c->served;
+}
+
 struct served *call_served(struct call *c, const struct json *request, struct err *e)
 {
     const struct json *name = json_get(request, "model");
-    if (!c->served) c->served = models_find(c->daemon->models, name ? name->text : NULL, e);
-    return c->served;
+    return call_model(c, name ? name->text : NULL, e);
 }
 
 bool daemon_lease(struct daemon *d, const struct plan *p, struct lease *out, struct err *e)
@@ -42,7 +61,7 @@ struct budget *daemon_budget(struct daemon *d) { return d->budget; }
 int daemon_threads(struct daemon *d) { return d->threads; }
 
 const char *daemon_data(struct daemon *d) { return d->config->data; }
-const char *daemon_models_dir(struct daemon *d) { return d->config->models_dir; }
+const struct config *daemon_config(struct daemon *d) { return d->config; }
 struct models *daemon_models(struct daemon *d) { return d->models; }
 
 struct new_row {
@@ -101,6 +120,7 @@ static bool start_engine(struct daemon *d, struct err *e)
 struct planned {
     const char *path;
     char name[NAME_TEXT];
+    bool named; /* by its option, not from its path */
 };
 static_assert((int)CONFIG_NAME == (int)NAME_TEXT, "an option's name is a served name");
 
@@ -110,11 +130,19 @@ static bool name_model(const struct config *c, const char *option, struct planne
     if (!out->path) return false;
     if (out->name[0] && c->name)
         return err_set(e, ERR_INVALID, "--name %s and --model %s both name the model", c->name, option);
-    char *name = out->name[0] ? mem_text(out->name) : c->name ? mem_text(c->name) : model_default_name(out->path);
+    out->named = out->name[0] != '\0';
+    char *name = out->named ? mem_text(out->name) : c->name ? mem_text(c->name) : model_default_name(out->path);
     bool ok = served_may_be_called(name, e) || err_while(e, "naming the model %s", out->path);
     if (ok) (void)snprintf(out->name, sizeof out->name, "%s", name);
     mem_drop(name);
     return ok;
+}
+
+static bool refuse_namesakes(const struct planned *a, const struct planned *b, struct err *e)
+{
+    if (a->named && b->named)
+        return err_set(e, ERR_INVALID, "two models are called %s: %s and %s", a->name, a->path, b->path);
+    return err_set(e, ERR_INVALID, "%s and %s would both be called %s; write --model NAME=PATH", a->path, b->path, a->name);
 }
 
 /* Names are settled before anything is read, so that a clash costs no time. */
@@ -124,9 +152,7 @@ static bool plan_models(const struct config *c, struct planned *out, struct err 
     for (size_t i = 0; i < c->models.n; i++) {
         if (!name_model(c, c->models.value[i], &out[i], e)) return false;
         for (size_t k = 0; k < i; k++)
-            if (strcmp(out[k].name, out[i].name) == 0)
-                return err_set(e, ERR_INVALID, "%s and %s would both be called %s; write --model NAME=PATH",
-                               out[k].path, out[i].path, out[i].name);
+            if (strcmp(out[k].name, out[i].name) == 0) return refuse_namesakes(&out[k], &out[i], e);
     }
     return true;
 }

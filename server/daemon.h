@@ -11,12 +11,14 @@
 
 #include "call.h"
 #include "budget.h"
+#include "config.h"
 #include "models.h"
 #include "work.h"
 
 /* The model that `model` of a request (body or query) names, or the first one. Borrowed from the
- * call; a work that outlives it must retain it. */
+ * call; a work that outlives it must retain it. A refusal says so where the ledger knows the name. */
 struct served *call_served(struct call *c, const struct json *request, struct err *e) MUST_CHECK;
+struct served *call_model(struct call *c, const char *name, struct err *e) MUST_CHECK; /* NULL: the first */
 
 /* Memory for a work, or the refusal. Revisions that are at hand only for speed make room first,
  * then the answers of ended jobs. */
@@ -25,7 +27,7 @@ struct budget *daemon_budget(struct daemon *d);
 int daemon_threads(struct daemon *d); /* of computing */
 
 const char *daemon_data(struct daemon *d);       /* the ledger's directory */
-const char *daemon_models_dir(struct daemon *d); /* what may be loaded on request lies there; or NULL */
+const struct config *daemon_config(struct daemon *d); /* what it was started with */
 struct models *daemon_models(struct daemon *d);
 /* A base the ledger does not know yet: register it there (through the writer; may wait for it). */
 bool daemon_add_row(struct daemon *d, struct served *s, const char *author, bool verified,

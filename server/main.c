@@ -16,8 +16,7 @@ static int version_main(const struct config *c)
 static int help_main(const struct config *c)
 {
     struct buf b = {0};
-    (void)c;
-    config_help(&b);
+    config_help(c->about, &b);
     int rc = b.failed || fputs(b.data, stdout) < 0;
     buf_release(&b);
     return rc;

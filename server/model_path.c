@@ -16,7 +16,26 @@ static bool lies_under(const char *path, const char *dir)
 
 static bool refuse_outside(struct err *e)
 {
-    return err_field(e, ERR_FORBIDDEN, "path", "only models under --models-dir can be loaded");
+    return err_field(e, ERR_FORBIDDEN, "path",
+                     "only models under --models-dir, or that --model named at the start, can be loaded");
+}
+
+static bool refuse_all(struct err *e)
+{
+    return err_field(e, ERR_FORBIDDEN, "path",
+                     "only models that --model named at the start can be loaded: there is no --models-dir");
+}
+
+static bool was_given(const struct config *c, const char *real)
+{
+    bool found = false;
+    for (size_t i = 0; i < c->models.n && !found; i++) {
+        char name[CONFIG_NAME], given[PATH_MAX];
+        struct err ignored = {0};
+        const char *path = config_model(c->models.value[i], name, &ignored);
+        found = path && realpath(path, given) && strcmp(given, real) == 0;
+    }
+    return found;
 }
 
 static bool entries_inside(const char *path, const char *dir, struct err *e)
@@ -45,27 +64,27 @@ static bool refuse_missing(const char *asked, const char *dir, const char *root,
     return err_field(e, ERR_INVALID, "path", "cannot be opened: %s", strerror(why));
 }
 
-static bool resolve(const char *dir, const char *path, char real[PATH_MAX], struct err *e)
+static bool resolve(const struct config *c, const char *path, char real[PATH_MAX], struct err *e)
 {
     char root[PATH_MAX];
-    if (!realpath(dir, root)) return err_set(e, ERR_IO, "--models-dir %s: %s", dir, strerror(errno));
+    const char *dir = c->models_dir;
+    if (dir && !realpath(dir, root)) return err_set(e, ERR_IO, "--models-dir %s: %s", dir, strerror(errno));
     struct buf full = {0};
-    if (path[0] == '/') buf_text(&full, path);
+    if (!dir || path[0] == '/') buf_text(&full, path);
     else buf_printf(&full, "%s/%s", root, path);
-    bool ok = buf_ok(&full, e);
-    if (ok && !realpath(full.data, real)) ok = refuse_missing(full.data, dir, root, errno, e);
-    else if (ok) ok = (lies_under(real, root) || refuse_outside(e)) && entries_inside(real, root, e);
+    bool ok = buf_ok(&full, e), there = ok && realpath(full.data, real);
+    int why = errno;
+    if (ok && !(there && was_given(c, real))) {
+        if (!dir) ok = refuse_all(e);
+        else if (!there) ok = refuse_missing(full.data, dir, root, why, e);
+        else ok = (lies_under(real, root) || refuse_outside(e)) && entries_inside(real, root, e);
+    }
     buf_release(&full);
     return ok;
 }
 
-char *model_path(const char *dir, const char *path, struct err *e)
+char *model_path(const struct config *c, const char *path, struct err *e)
 {
     char real[PATH_MAX];
-    if (!dir) {
-        (void)err_field(e, ERR_FORBIDDEN, "path",
-                        "this daemon loads no models on request; it was started without --models-dir");
-        return NULL;
-    }
-    return resolve(dir, path, real, e) ? mem_text(real) : NULL;
+    return resolve(c, path, real, e) ? mem_text(real) : NULL;
 }

@@ -1,6 +1,7 @@
 #include "models.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 struct models {
@@ -99,7 +100,7 @@ bool models_add(struct models *m, struct served *s, struct err *e)
     return ok;
 }
 
-bool models_remove(struct models *m, const char *name, struct err *e)
+bool models_remove(struct models *m, const char *name, char first[NAME_TEXT], struct err *e)
 {
     lock(m);
     struct served *s = find(m, name, e);
@@ -109,6 +110,7 @@ bool models_remove(struct models *m, const char *name, struct err *e)
         m->n--;
         memmove(&m->served[i], &m->served[i + 1], (m->n - i) * sizeof *m->served);
     }
+    (void)snprintf(first, NAME_TEXT, "%s", m->n ? m->served[0]->name : "");
     unlock(m);
     served_drop(s); /* may free a large model: not under the lock */
     return s != NULL;

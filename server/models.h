@@ -28,7 +28,8 @@ void models_free(struct models *m);
  * asks beforehand; base_digest NULL while only the name is known. */
 bool models_may_add(struct models *m, const char *name, const char *base_digest, struct err *e) MUST_CHECK;
 bool models_add(struct models *m, struct served *s, struct err *e) MUST_CHECK;
-bool models_remove(struct models *m, const char *name, struct err *e) MUST_CHECK;
+/* first: what a request that names none means from now on; "" when no model is left. */
+bool models_remove(struct models *m, const char *name, char first[NAME_TEXT], struct err *e) MUST_CHECK;
 
 /* A served name or the ledger's id; NULL: the first. NULL and an error that lists the names. */
 struct served *models_find(struct models *m, const char *name, struct err *e) MUST_CHECK;

@@ -40,9 +40,9 @@ bool served_may_be_called(const char *name, struct err *e)
 {
     size_t n = strlen(name), bad;
     bool ok = n > 0 && n < NAME_TEXT && utf8_valid(name, n, &bad);
-    for (const char *p = name; ok && *p; p++) ok = (unsigned char)*p >= 0x20 && *p != 0x7f && *p != '/';
+    for (const char *p = name; ok && *p; p++) ok = (unsigned char)*p >= 0x20 && *p != 0x7f && *p != '/' && *p != '@';
     return ok || err_field(e, ERR_INVALID, "name",
-                           "a model's name is 1 to %d bytes of UTF-8 without control characters or /",
+                           "a model's name is 1 to %d bytes of UTF-8 without control characters, / or @",
                            NAME_TEXT - 1);
 }
 

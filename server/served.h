@@ -34,8 +34,8 @@ struct served {
     _Atomic size_t references;
 };
 
-/* What a model may be called: 1 to NAME_TEXT - 1 bytes of UTF-8 without control characters or `/`,
- * so that a name is one segment of a path. */
+/* What a model may be called: 1 to NAME_TEXT - 1 bytes of UTF-8 without control characters, without
+ * `/`, so that a name is one segment of a path, and without `@`, so that NAME@VIEW has one meaning. */
 bool served_may_be_called(const char *name, struct err *e) MUST_CHECK;
 
 /* Read the model at path and take its hashes, through the cache in `data`. Weights are taken from the

@@ -32,13 +32,31 @@ static bool check_all(struct verifier *v, struct err *e)
     return true;
 }
 
-static bool print_report(const struct verify_report *r, struct err *e)
+struct loaded {
+    struct model *model;
+    struct base_digests digests;
+    char name[CONFIG_NAME];
+};
+
+static void put_replayed(struct buf *b, const struct loaded *l, size_t n)
+{
+    buf_text(b, ",\"replayed\":[");
+    for (size_t i = 0; i < n; i++) {
+        if (i) buf_text(b, ",");
+        quote(b, l[i].name[0] ? l[i].name : l[i].model->name);
+    }
+    buf_text(b, "]");
+    if (!n) buf_text(b, ",\"hint\":\"no revision was rebuilt from its model; --model PATH replays those of one\"");
+}
+
+static bool print_report(const struct verify_report *r, const struct loaded *l, size_t n, struct err *e)
 {
     struct buf b = {0};
     buf_printf(&b, "{\"ok\":%s,\"seq\":%" PRId64 ",\"rows\":%" PRId64 ",\"head\":\"%s\",",
                r->ok ? "true" : "false", r->seq, r->rows, r->head);
     buf_printf(&b, "\"checked\":{\"chain\":%" PRId64 ",\"objects\":%" PRId64 ",\"digests\":%" PRId64
                "},\"pruned\":%" PRId64, r->chain, r->objects, r->digests, r->pruned);
+    put_replayed(&b, l, n);
     if (!r->ok) {
         buf_text(&b, ",\"problem\":");
         quote(&b, r->problem);
@@ -50,15 +68,9 @@ static bool print_report(const struct verify_report *r, struct err *e)
     return ok;
 }
 
-struct loaded {
-    struct model *model;
-    struct base_digests digests;
-};
-
 static bool load(struct loaded *l, const char *option, struct err *e)
 {
-    char name[CONFIG_NAME];
-    const char *path = config_model(option, name, e);
+    const char *path = config_model(option, l->name, e);
     l->model = path ? model_open(path, NULL, NULL, NULL, e) : NULL;
     return l->model && base_digests_init(&l->digests, l->model, NULL, e);
 }
@@ -83,7 +95,7 @@ int verify_main(const struct config *c)
     struct loaded *l = mem_new((n + 1) * sizeof *l);
     bool ok = !n || blas_start(config_threads(c), &e);
     for (size_t i = 0; ok && i < n; i++) ok = load(&l[i], c->models.value[i], &e);
-    ok = ok && verify(c->data, l, n, &r, &e) && print_report(&r, &e);
+    ok = ok && verify(c->data, l, n, &r, &e) && print_report(&r, l, n, &e);
     for (size_t i = 0; i < n; i++) {
         base_digests_release(&l[i].digests);
         model_drop(l[i].model);

@@ -81,8 +81,7 @@ static bool put_hooks(const struct arch *a, struct reply *r, struct err *e)
 
 bool api_hooks(struct call *c, struct reply *r, struct err *e)
 {
-    c->served = models_find(daemon_models(c->daemon), c->param[0], e);
-    if (c->served) return put_hooks(&c->served->model->arch, r, e);
+    if (call_model(c, c->param[0], e)) return put_hooks(&c->served->model->arch, r, e);
     (void)snprintf(e->field, sizeof e->field, "name");
     return false;
 }

@@ -145,7 +145,7 @@ struct work *api_model_load(struct call *c, struct err *e)
     struct load_work *l = mem_new(sizeof *l);
     l->work.ops = &ops;
     l->work.daemon = c->daemon;
-    l->path = model_path(daemon_models_dir(c->daemon), json_get(c->body, "path")->text, e);
+    l->path = model_path(daemon_config(c->daemon), json_get(c->body, "path")->text, e);
     if (l->path && read_name(l, json_get(c->body, "name"), e) && not_served_yet(c, l->path, e) &&
         models_may_add(daemon_models(c->daemon), l->name, NULL, e))
         return &l->work;

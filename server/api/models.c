@@ -1,5 +1,6 @@
 #include "answer.h"
 #include "handlers.h"
+#include "openai.h"
 
 #include <stdio.h>
 
@@ -32,11 +33,16 @@ bool answer_model(jout *o, struct served *s, struct err *e)
     return true;
 }
 
-static bool list_model(struct served *s, jout *data, jout *models, struct err *e)
+/* Twice: as OpenAI's clients know a model, and as it is. */
+static bool list_model(struct call *c, struct served *s, jout *data, jout *models, struct err *e)
 {
-    jout *id = jout_put_object(data, NULL);
-    jout_text(id, "id", s->name);
-    jout_text(id, "object", "model");
+    struct resolved head;
+    struct revision rev;
+    bool ok = served_view(s, NULL, "main", &head, e) && ledger_revision(c->reader, head.revision, &rev, e);
+    resolved_release(&head);
+    if (!ok) return false;
+    openai_put_model(jout_put_object(data, NULL), s->name, &rev);
+    revision_release(&rev);
     return answer_model(jout_put_object(models, NULL), s, e);
 }
 
@@ -49,7 +55,7 @@ bool api_models(struct call *c, struct reply *r, struct err *e)
     jout *data = jout_put_array(o, "data"), *models = jout_put_array(o, "models");
     bool ok = true;
     for (size_t i = 0; i < n; i++) {
-        ok = ok && list_model(served[i], data, models, e);
+        ok = ok && list_model(c, served[i], data, models, e);
         served_drop(served[i]);
     }
     if (ok) return answer_reply(r, o, e);
@@ -61,7 +67,8 @@ bool api_models(struct call *c, struct reply *r, struct err *e)
  * stays in the ledger, for when the same base is loaded again. */
 bool api_model_unload(struct call *c, struct reply *r, struct err *e)
 {
-    if (!models_remove(daemon_models(c->daemon), c->param[0], e)) {
+    char first[NAME_TEXT];
+    if (!models_remove(daemon_models(c->daemon), c->param[0], first, e)) {
         (void)snprintf(e->field, sizeof e->field, "name");
         return false;
     }
@@ -69,5 +76,7 @@ bool api_model_unload(struct call *c, struct reply *r, struct err *e)
     jout_text(o, "id", c->param[0]);
     jout_text(o, "object", "model");
     jout_bool(o, "deleted", true);
+    if (first[0]) jout_text(o, "default", first);
+    else jout_null(o, "default");
     return answer_reply(r, o, e);
 }

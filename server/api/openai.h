@@ -11,6 +11,7 @@
  *     openai_chat.c         messages in, chat.completion out
  *     openai_logprobs.c     log-probabilities in both shapes
  *     openai_answer.c       steps, parts, envelopes
+ *     openai_model.c        what a model is called
  *
  * Ownership: a struct openai is the work of its job and owns prompts, view and requests. Prepared
  * by an HTTP thread, then the compute thread's. What goes wrong is an ordinary error; the route's
@@ -81,12 +82,17 @@ bool openai_view(struct call *c, const char *model, struct resolved *out, struct
 bool openai_offered(const struct json *request, struct err *e) MUST_CHECK;
 const struct model *openai_model(const struct openai *o);
 
+/* ---- openai_model.c */
+
+/* A model object's members; rev is what it stands at. */
+void openai_put_model(jout *o, const char *id, const struct revision *rev);
+
 /* ---- openai_answer.c */
 
 enum step openai_step(struct work *w, struct session *s, struct err *e);
 bool openai_finish(struct work *w, struct outcome *out, struct err *e);
-/* One event of a stream. choice: a JSON object. */
-void openai_chunk(struct openai *o, const char *choice);
+/* One event of a stream. choice: a JSON object; ends: it is that choice's last, and says the view. */
+void openai_chunk(struct openai *o, const char *choice, bool ends);
 static inline const struct decode_result *openai_result(const struct openai *o, size_t choice)
 {
     return generation_result(&o->generation, choice);

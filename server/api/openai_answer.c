@@ -88,12 +88,13 @@ static void emit(struct openai *o, jout *root)
     buf_release(&data);
 }
 
-void openai_chunk(struct openai *o, const char *choice)
+void openai_chunk(struct openai *o, const char *choice, bool ends)
 {
     struct buf list = {0};
     buf_printf(&list, "[%s]", choice);
     jout *root = envelope(o, o->form->chunk_object, list.failed ? "[]" : list.data);
     if (o->usage) jout_null(root, "usage");
+    if (ends) answer_view(root, "view", &o->view);
     emit(o, root);
     buf_release(&list);
 }

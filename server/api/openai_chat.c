@@ -32,7 +32,7 @@ static void chunk(struct openai *o, const struct openai_part *p, const struct bu
     else buf_text(&choice, ",\"logprobs\":null");
     if (finish) buf_printf(&choice, ",\"finish_reason\":\"%s\"}", finish);
     else buf_text(&choice, ",\"finish_reason\":null}");
-    if (!choice.failed && !delta->failed) openai_chunk(o, choice.data);
+    if (!choice.failed && !delta->failed) openai_chunk(o, choice.data, finish);
     buf_release(&choice);
 }
 

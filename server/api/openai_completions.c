@@ -30,7 +30,7 @@ static void tell(struct openai *o, const struct openai_part *p)
     buf_printf(&choice, "{\"index\":%zu,", p->choice);
     put_members(o, p, &choice);
     buf_text(&choice, "}");
-    if (!choice.failed) openai_chunk(o, choice.data);
+    if (!choice.failed) openai_chunk(o, choice.data, p->last);
     buf_release(&choice);
 }
 

@@ -13,18 +13,13 @@ static bool blame_model(const char *model, struct err *e)
     return err_field(e, ERR_NOT_FOUND, "model", "\"%.100s\" is not served: %s", model, why.text);
 }
 
-/* A name may itself hold an @; what is served under the whole of it comes first. */
+/* No name holds an @. */
 static bool find_model(struct call *c, const char *model, const char **view, struct err *e)
 {
-    const char *at = model ? strrchr(model, '@') : NULL;
-    struct models *m = daemon_models(c->daemon);
-    *view = NULL;
-    c->served = models_find(m, model, e);
-    if (c->served || !at) return c->served != NULL;
-    const char *name = arena_text(c->arena, model, (size_t)(at - model), e);
-    *view = at + 1;
-    if (name) c->served = models_find(m, name, e);
-    return c->served != NULL;
+    const char *at = model ? strchr(model, '@') : NULL;
+    const char *name = at ? arena_text(c->arena, model, (size_t)(at - model), e) : model;
+    *view = at ? at + 1 : NULL;
+    return (name || !at) && call_model(c, name, e);
 }
 
 bool openai_view(struct call *c, const char *model, struct resolved *out, struct err *e)

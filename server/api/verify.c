@@ -58,6 +58,8 @@ static bool verify_finish(struct work *w, struct outcome *o, struct err *e)
     jout_int(checked, "objects", r.objects);
     jout_int(checked, "digests", r.digests);
     jout_int(root, "pruned", r.pruned);
+    jout *replayed = jout_put_array(root, "replayed");
+    for (size_t i = 0; i < of(w)->n; i++) jout_text(replayed, NULL, of(w)->served[i]->name);
     if (!r.ok) jout_text(root, "problem", r.problem);
     o->status = 200;
     o->record = RECORD_NOTHING;

@@ -813,6 +813,10 @@ def test_version_and_help():
     for word in ("serve", "verify", "export", "--model", "--data", "--listen", "--token-file", "--threads",
                  "--add-model", "--config", "--out"):
         assert word in text.stdout
+    for command, own, other in (("serve", "--listen", "--view"), ("verify", "--data", "--listen"), ("export", "--out", "--listen")):
+        part = run(command, "--help")
+        assert part.returncode == 0 and part.stdout in text.stdout and part.stdout.startswith(f"  engramd {command}: ")
+        assert own in part.stdout and other not in part.stdout and part.stdout.count("engramd ") == 1
 
 
 def test_bad_command_lines_are_one_sentence(tmp_path):
@@ -861,7 +865,14 @@ def test_verify_reports_and_exits_0(start):
         r = run("verify", "--data", d.data, *extra)
         assert r.returncode == 0, r.stderr
         assert json.loads(r.stdout)["ok"] is True
-    assert run("verify", "--data", d.data + "-absent").returncode == 2
+
+
+def test_a_directory_without_a_ledger(tmp_path):
+    for data in (tmp_path, tmp_path / "absent"):
+        said = f"engramd: there is no ledger in {data}\n"
+        assert refused("verify", "--data", str(data)) == said
+        assert refused("export", "--data", str(data), "--model", MODEL, "--out", str(tmp_path / "out")) == said
+        assert run("verify", "--data", str(data)).returncode == 2
 
 
 def test_metrics_are_prometheus_text(daemon):

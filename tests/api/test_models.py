@@ -84,8 +84,10 @@ def loaded(d, path, **more):
 
 
 def unload(d, name):
+    left = [m for m in names(d) if m != name] or [None]
     a = d.delete(f"/v1/models/{name}")
-    assert a.status == 200 and keeps(d, "DELETE", "/v1/models/{name}", a) == {"id": name, "object": "model", "deleted": True}
+    assert a.status == 200, a
+    assert keeps(d, "DELETE", "/v1/models/{name}", a) == {"id": name, "object": "model", "deleted": True, "default": left[0]}
 
 
 def verify(data, *paths):
@@ -209,13 +211,17 @@ def test_two_models_are_edited_independently(start):
 
     all_of_them, one = d.get("/v1/audit/verify").json, d.get(f"/v1/audit/verify?model={ONE}").json
     assert all_of_them["ok"] and one["ok"] and one["seq"] == all_of_them["seq"] == 9
+    assert all_of_them["replayed"] == list(ALL) and one["replayed"] == [ONE]
     page = d.get("/metrics").body.decode()
     assert "engramd_models 3\n" in page
     assert f'engramd_model_bytes{{model="{THREE}"}} {models(d)[THREE]["bytes"]}\n' in page
     assert f'engramd_head_seq{{model="{ONE}"}} 5\n' in page and f'engramd_head_seq{{model="{TWO}"}} 9\n' in page
     digests = {m: digest(d, m) for m in ALL}
     d.stop()
-    assert verify(d.data, MODEL, TWO_PATH, THREE_PATH)["seq"] == 9
+    done = verify(d.data, MODEL, f"{TWO}={TWO_PATH}", THREE_PATH)
+    assert done["seq"] == 9 and done["replayed"] == list(ALL) and "hint" not in done
+    assert verify(d.data, TWO_PATH)["replayed"] == [TWO_PATH.name]
+    assert verify(d.data)["replayed"] == [] and "--model" in verify(d.data)["hint"]
     d.start()
     assert {m: digest(d, m) for m in ALL} == digests
 
@@ -245,21 +251,22 @@ def test_a_key_belongs_to_the_daemon_not_to_a_model(start):
 
 def test_command_lines_that_cannot_be_served(tmp_path):
     data = ("--data", tmp_path / "d", "--listen", "127.0.0.1:0")
-    assert "both be called two" in sum_up(refused("serve", "--model", f"two={MODEL}", "--model", f"two={TWO_PATH}", *data))
+    assert "two models are called two: " in refused("serve", "--model", f"two={MODEL}", "--model", f"two={TWO_PATH}", *data)
+    for pair in ((f"{ONE}={TWO_PATH}", MODEL), (MODEL, f"{ONE}={TWO_PATH}"), (MODEL, MODEL)):
+        said = refused("serve", "--model", pair[0], "--model", pair[1], *data)
+        assert f"both be called {ONE}; write --model NAME=PATH" in said
     assert "NAME=PATH" in refused("serve", "--model", MODEL, "--model", TWO_PATH, "--name", "x", *data)
     assert "both name" in refused("serve", "--model", f"a={MODEL}", "--name", "x", *data)
     assert "NAME=PATH" in refused("serve", "--model", f"={MODEL}", *data)
     assert "--models-dir" in refused("serve", "--model", MODEL, "--models-dir", tmp_path / "none", *data)
     assert "no directory" in refused("serve", "--model", MODEL, "--models-dir", THREE_PATH, *data)
-    assert "control characters" in refused("serve", "--model", f"a\tb={MODEL}", *data)
+    for name in ("a\tb", "a@main"):
+        assert "control characters, / or @" in refused("serve", "--model", f"{name}={MODEL}", *data)
+    assert "control characters, / or @" in refused("serve", "--model", MODEL, "--name", "a@main", *data)
     shutil.copytree(MODEL, tmp_path / "twin")
     said = refused("serve", "--model", MODEL, "--model", tmp_path / "twin", *data)
     assert f'served already, as "{ONE}"' in said and "twin" in said
     assert "/nonexistent" in refused("serve", "--model", MODEL, "--model", "/nonexistent", *data)
-
-
-def sum_up(text):
-    return " ".join(text.split())
 
 
 def test_a_path_may_hold_an_equals_sign(start, tmp_path):
@@ -328,12 +335,20 @@ def test_started_again_without_one_of_them(start):
     problem(d.get(f"/v1/revisions?model={TWO}"), 404, "not-found", "model")
     row = d.get(f"/v1/revisions/{a['revision']}")
     assert row.status == 200 and row.json["digest"] == a["digest"]["after"] and row.json["model"].startswith("model_")
+    for asked in (TWO, row.json["model"]):
+        known = (f"the ledger knows \"{TWO}\" ({row.json['model']})", "not loaded", ONE)
+        problem(d.get(f"/v1/revisions?model={asked}"), 404, "not-found", "model", known)
+        problem(d.get(f"/v1/models/{asked}/hooks"), 404, "not-found", "name", known)
+        said = d.post("/v1/completions", {"model": f"{asked}@main", "prompt": "x"})
+        assert said.status == 404 and known[0] in said.json["error"]["message"], said
+    assert "ledger" not in problem(d.get("/v1/revisions?model=three"), 404, "not-found", "model", ONE)["detail"]
     problem(d.post("/v1/generate", {"prompt": "x", "view": a["revision"]}), 400, "invalid", "view", "another model")
     assert d.get("/v1/audit/verify").json["ok"]
     d.stop()
     d.options = ("--model", f"renamed={TWO_PATH}")
     d.start()
     assert digest(d, "renamed") == a["digest"]["after"] and history(d, "renamed")[0]["model"] == "renamed"
+    problem(d.get(f"/v1/revisions?model={TWO}"), 404, "not-found", "model", (TWO, 'it is served as renamed'))
 
 
 # ---- loading ---------------------------------------------------------------------------------
@@ -434,7 +449,7 @@ def test_paths_that_are_not_allowed(open_daemon, models_dir, tmp_path):
     problem(load(d, "x" * 4000), 400, "invalid", "path")
     problem(load(d, "two\0/x"), 400, "invalid")
     problem(load(d, ""), 400, "invalid", "path")
-    for name in ("a/b", "", "a\nb", "x" * 128):
+    for name in ("a/b", "", "a\nb", "x" * 128, f"{ONE}@main", "@", "a@"):
         problem(load(d, "q.gguf", name=name), 400, "invalid", "name")
     assert names(d) == [ONE, "wide_head", "two"]
 
@@ -451,9 +466,31 @@ def test_files_that_are_no_models(open_daemon, models_dir):
     assert names(d) == [ONE] and len(d.get("/v1/revisions?limit=200").json["revisions"]) == 1
 
 
-def test_without_the_option_nothing_is_loaded(d):
-    problem(load(d, TWO_PATH), 403, "forbidden", "path", "--models-dir")
+def test_without_the_option_only_what_was_given_is_loaded(start, tmp_path):
+    d = start(*OTHERS)
+    shutil.copytree(TWO_PATH, tmp_path / "twin")
+    for path in (TINY / "wide_head", tmp_path / "twin", TWO_PATH / "model.safetensors", TINY, tmp_path / "nothing"):
+        problem(load(d, path), 403, "forbidden", "path", "--models-dir")
+    problem(load(d, TWO_PATH), 409, "conflict", "path", f'as "{TWO}"')
+    first = committed(edit(d, params=TOUCH))
+    for gone, default in zip(ALL, (TWO, THREE)):
+        unload(d, gone)
+        assert d.post("/v1/generate", {"prompt": "x", "max_tokens": 1}).json["view"]["model"] == default
+    unload(d, THREE)
+    assert loaded(d, os.path.relpath(MODEL, ROOT))["head"]["revision"] == first["revision"]
+    loaded(d, TWO_PATH, name=TWO)
+    os.symlink(THREE_PATH, tmp_path / "another spelling")
+    loaded(d, tmp_path / "another spelling")
     assert names(d) == list(ALL)
+
+
+def test_what_was_given_may_lie_outside_the_directory(open_daemon):
+    d = open_daemon
+    loaded(d, "two")
+    unload(d, ONE)
+    problem(load(d, os.path.relpath(MODEL, ROOT)), 400, "invalid", "path", "No such file")  # from the directory
+    loaded(d, MODEL)
+    assert names(d) == ["two", ONE]
 
 
 def test_only_an_admin_loads_and_unloads(start, models_dir):

@@ -304,6 +304,8 @@ def test_a_streamed_completion_adds_up(daemon):
             assert [c["finish_reason"] for c in mine[:-1]] == [None] * (len(mine) - 1)
             assert mine[-1]["finish_reason"] == want["finish_reason"]
             seen += len(mine)
+        assert [c["view"] for c in chunks if c["choices"][0]["finish_reason"]] == [whole["view"]] * 4
+        assert sum("view" in c for c in chunks) == 4
         assert len({c["id"] for c in chunks}) == 1 and all(c["object"] == "text_completion" for c in chunks)
     assert seen > 100
 
@@ -315,6 +317,8 @@ def test_a_streamed_chat_adds_up(daemon):
     usage = chunks.pop()
     assert usage["choices"] == [] and usage["usage"] == whole["usage"]
     assert all(c["usage"] is None and c["object"] == "chat.completion.chunk" for c in chunks)
+    assert [c["view"] for c in chunks if c["choices"][0]["finish_reason"]] == [whole["view"]] * 2
+    assert sum("view" in c for c in chunks) == 2
     for want in whole["choices"]:
         mine = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == want["index"]]
         assert mine[0]["delta"]["role"] == "assistant" and not mine[0]["delta"]["content"]
@@ -351,6 +355,9 @@ def test_any_revision_by_name(start):
         a = d.get("/v1/models/" + which)
         assert a.status == 200 and a.json["id"] == which and a.json["object"] == "model", a
         keeps(d, "GET", "/v1/models/{name}", a)
+    listed, alone = keeps(d, "GET", "/v1/models", d.get("/v1/models"))["data"], d.get("/v1/models/" + d.name).json
+    assert listed == [{k: v for k, v in alone.items() if k != "view"}] and listed[0]["owned_by"] == "engramd"
+    assert abs(listed[0]["created"] - time.time()) < 100
     for which in ("nobody", d.name + "@nowhere", d.name + "@", "@main", "nobody@main", d.name + "@rev_" + "0" * 24):
         error(d.get("/v1/models/" + which), 404, "model_not_found", "model", which)
         for path, body in ((COMPLETIONS, {"prompt": "x"}), (CHATS, {"messages": HELLO})):

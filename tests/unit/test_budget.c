@@ -228,6 +228,7 @@ static void bytes_are_shown(void **state)
     (void)state;
     char text[BYTES_TEXT];
     assert_string_equal(bytes_text(0, text), "0 bytes");
+    assert_string_equal(bytes_text(1, text), "1 byte");
     assert_string_equal(bytes_text(1023, text), "1023 bytes");
     assert_string_equal(bytes_text(1536, text), "1.50 KiB");
     assert_string_equal(bytes_text((size_t)13 << 30, text), "13.00 GiB");

@@ -79,9 +79,10 @@ static void the_first_is_the_default(void **state)
     assert_string_equal(found(m, "z", name, &err), "");
     assert_string_equal(err.field, "model");
     assert_true(strstr(err.text, "\"z\"") && strstr(err.text, "\"a\", \"b\""));
-    must(models_remove(m, "a", &err));
+    must(models_remove(m, "a", name, &err));
+    assert_string_equal(name, "b");
     assert_string_equal(found(m, NULL, name, &err), "b");
-    assert_false(models_remove(m, "a", &err));
+    assert_false(models_remove(m, "a", name, &err));
     must(models_add(m, a, &err)); /* back, and behind the other now */
     assert_string_equal(found(m, NULL, name, &err), "b");
     struct served *all[MODELS_MOST];
@@ -98,12 +99,14 @@ static void the_first_is_the_default(void **state)
 static void what_was_taken_out_lives_on_and_knows_its_successor(void **state)
 {
     struct err err = {0};
+    char name[NAME_TEXT];
     struct models *m = models_new();
     struct served *a = open_tiny("gqa_tied", "a"), *anew = open_tiny("gqa_tied", "anew");
     (void)state;
     must(models_add(m, a, &err));
     assert_true(models_is_current(m, a));
-    must(models_remove(m, "a", &err));
+    must(models_remove(m, "a", name, &err));
+    assert_string_equal(name, "");
     assert_true(models_is_current(m, a)); /* nobody else commits to this base */
     assert_int_equal(atomic_load(&a->references), 1);
     assert_true(a->model->n_parameters > 0);
@@ -127,7 +130,7 @@ static void a_name_is_one_segment_of_a_path(void **state)
     (void)state;
     memset(longest, 'x', sizeof longest);
     longest[NAME_TEXT] = '\0';
-    static const char *const bad[] = {"", "a/b", "/", "a\nb", "\x7f", "\xff", "caf\xc3"};
+    static const char *const bad[] = {"", "a/b", "/", "a\nb", "\x7f", "\xff", "caf\xc3", "a@main"};
     static const char *const good[] = {"a", "a b", "smollm2-135m.q4_1", "caf\xc3\xa9", "x:y=z"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_false(served_may_be_called(bad[i], &err));
