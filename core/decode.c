@@ -48,6 +48,12 @@ static size_t scores_bytes(const struct decode_request *q, size_t places)
     return plan_times(3 * places, sizeof(double) + q->n_top * sizeof(struct logprob));
 }
 
+uint32_t decode_most(const struct arch *a, const struct decode_request *q)
+{
+    uint32_t room = q->n_prompt < a->context ? a->context - q->n_prompt : 1;
+    return q->max_tokens < room ? q->max_tokens : room;
+}
+
 /* Caches of all, unless DECODE_ROWS and DECODE_POSITIONS let only some of them live at a time. */
 static size_t caches_bytes(const struct arch *a, const struct decode_request *q, size_t n)
 {
@@ -262,8 +268,7 @@ static bool take_token(struct decoder *d, struct session *s, size_t i, const flo
     if (!buf_ok(&r->text, e) || !ids_push(&r->ends, (uint32_t)r->text.len, e)) return false;
     if (tokenizer_ends_generation(m->tokenizer, id)) r->finish = FINISH_END_TOKEN;
     else if (find_stop(q, r, old)) r->finish = FINISH_STOP_STRING;
-    else if (r->ids.n >= q->max_tokens || q->n_prompt + r->ids.n >= m->arch.context)
-        r->finish = FINISH_LENGTH;
+    else if (r->ids.n >= decode_most(&m->arch, q)) r->finish = FINISH_LENGTH;
     return true;
 }
 

@@ -53,6 +53,9 @@ struct decode_result {
     struct kv *kv;           /* while it goes on */
 };
 
+/* Tokens it may generate at most: max_tokens, or what the context has room for; of a prompt that fills it, one. */
+uint32_t decode_most(const struct arch *a, const struct decode_request *q);
+
 /* Caches and logits of the sequences that live at a time, and their runs. */
 void decoder_plan(const struct arch *a, const struct decode_request *q, size_t n, int threads, struct plan *p);
 

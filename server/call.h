@@ -67,8 +67,7 @@ struct shape; /* generated validator table, server/validate.h */
  *
  *             a refusal                    an event of a stream         not done in time
  *     OWN     application/problem+json     id, event, data; ids count   202 and the job's address
- *     OPENAI  {"error": {…}}               data alone; [DONE] ends      no such thing: the caller waits,
- *                                                                       and who leaves takes the job along */
+ *     OPENAI  {"error": {…}}               data alone; [DONE] ends      no such thing: the caller waits */
 enum dialect { DIALECT_OWN, DIALECT_OPENAI };
 
 enum route_serves { SERVES_SYNC, SERVES_WORK, SERVES_EVENTS, SERVES_LATER /* 501 */ };

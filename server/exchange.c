@@ -26,6 +26,7 @@ struct exchange *exchange_new(struct daemon *d, const char *target)
     x->reply.status = 200;
     x->reply.content_type = "application/json";
     atomic_init(&x->released, false);
+    atomic_init(&x->left, false);
     return x;
 }
 

@@ -10,6 +10,10 @@
  * handler prepared. While an exchange WAITs or STREAMs its connection sleeps; exchange_ready tells
  * the main thread when to wake it.
  *
+ * A client that leaves while it waits takes its work along: its id was told to nobody. Not where
+ * somebody may come back for it (with an Idempotency-Key, or to see what a change came to), nor where
+ * others get the same answer. Who shuts down the sending side has left.
+ *
  * Commit invariant at this end: a job that changes the ledger is accepted durably before it runs,
  * and no 202 leaves before the job it names is durable (a look whose acceptance cannot be written
  * is named all the same: it lives in memory).
@@ -69,7 +73,8 @@ struct exchange {
     bool joined;                      /* …or one that finds out the same */
     int64_t wait_until_us;
     bool accepting;                   /* waiting for the job's acceptance to be durable */
-    atomic_bool released;             /* stop waiting: the client left, or the daemon stops */
+    atomic_bool released;             /* stop waiting: the client left, too many wait, or the daemon stops */
+    atomic_bool left;                 /* …the first of these */
 
     enum audience audience;           /* STREAM */
     int64_t after;                    /* id of the last event sent */
@@ -85,6 +90,8 @@ void exchange_body(struct exchange *x, const char *bytes, size_t n);
 enum next exchange_run(struct exchange *x, struct ledger_reader *reader);
 enum next exchange_again(struct exchange *x);
 bool exchange_ready(struct exchange *x, int64_t now_us);
+/* Is the job of use to nobody but who waits here? Then it goes when they leave. */
+bool exchange_alone(const struct exchange *x);
 
 /* The finished reply's bytes, in parts; they lie where they are until exchange_free. */
 enum { REPLY_PARTS = 3 };

@@ -282,10 +282,22 @@ enum next exchange_run_work(struct exchange *x)
     return NEXT_WAIT;
 }
 
-/* Nothing more is waited for: the daemon stops, or who does not wait for the answer has no use for less. */
+bool exchange_alone(const struct exchange *x)
+{
+    return x->job && !x->accepting && !x->joined && !x->call.key.key[0] && !x->call.route->writes &&
+           !x->job->ops->common;
+}
+
+/* Released, these have no use for less than the answer: who cannot be told of a job, and who left. */
+static bool wants_all(const struct exchange *x)
+{
+    return x->dialect == DIALECT_OPENAI || (atomic_load(&x->left) && exchange_alone(x));
+}
+
+/* Nothing more is waited for. */
 static bool is_over(const struct exchange *x)
 {
-    return atomic_load(&x->released) && (x->dialect == DIALECT_OPENAI || atomic_load(&x->daemon->draining));
+    return atomic_load(&x->released) && (wants_all(x) || atomic_load(&x->daemon->draining));
 }
 
 /* Released or in time, a job is told of when that is durable. */
@@ -296,11 +308,13 @@ bool exchange_ready(struct exchange *x, int64_t now_us)
            (x->accepting || atomic_load(&x->released) || now_us >= x->wait_until_us);
 }
 
-/* Nobody can ask for this answer later: its work has no other purpose. */
+/* Where nobody can ask for this answer later, its work has no other purpose. */
 static enum next give_up(struct exchange *x)
 {
-    if (!x->replay && !x->joined) (void)worker_cancel(x->daemon->worker, x->job);
+    if (exchange_alone(x)) (void)worker_cancel(x->daemon->worker, x->job);
     if (atomic_load(&x->daemon->draining)) exchange_refuse(x, PROBLEM_DRAINING, "the daemon stops");
+    else if (atomic_load(&x->left))
+        exchange_refuse(x, PROBLEM_JOB_CANCELLED, "the client closed its side of the connection");
     else exchange_refuse(x, PROBLEM_BUSY, "too many requests wait for their answers");
     return NEXT_REPLY;
 }
@@ -309,7 +323,7 @@ enum next exchange_again(struct exchange *x)
 {
     if (job_ended(x->job)) return reply_end(x);
     bool over = is_over(x);
-    if (over && x->dialect == DIALECT_OPENAI) return give_up(x);
+    if (over && wants_all(x)) return give_up(x);
     enum accept a = job_accept(x->job);
     if (over) {
         if (a == ACCEPT_KEPT) return reply_job(x);

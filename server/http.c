@@ -193,14 +193,17 @@ static bool has_left(const struct visit *v)
     return p.fd >= 0 && poll(&p, 1, 0) == 1 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
-/* A client that left no longer waits; its job goes on where it can be asked for. Streams find out by writing. */
+/* A client that left no longer waits; its job goes on where somebody may come back for it. Streams find
+ * out by writing. */
 static void look_after_sleepers(struct http *h, int64_t now)
 {
     lock(h);
     for (struct visit *v = h->sleepers; v; v = v->next) {
         bool left = has_left(v);
         if (!v->streaming) {
-            if (left) atomic_store(&v->x->released, true);
+            if (!left) continue;
+            atomic_store(&v->x->left, true);
+            atomic_store(&v->x->released, true);
         } else if (now - v->wrote_us >= (left ? DYING_HEARTBEAT_US : HEARTBEAT_US)) {
             atomic_store(&v->heartbeat, true);
         }
@@ -439,12 +442,12 @@ static void *on_target(void *cls, const char *target, struct MHD_Connection *mhd
 }
 
 /* The connection is gone. A work whose answer nobody can read any more has no other purpose: that of
- * a stream, and of a protocol without job addresses. (The library may close a sleeper whose client
- * left without waking it first.) */
+ * a stream, and one that was waited for. (The library may close a sleeper whose client left without
+ * waking it first.) */
 static void stop_unread(struct visit *v)
 {
     struct exchange *x = v->x;
-    bool unread = v->streaming ? x->audience != AUDIENCE_JOB : x->dialect == DIALECT_OPENAI && !x->replay;
+    bool unread = v->streaming ? x->audience != AUDIENCE_JOB : v->stage == STAGE_SLEEPING && exchange_alone(x);
     if (unread && x->job && !job_ended(x->job)) (void)worker_cancel(x->daemon->worker, x->job);
     if (v->streaming) atomic_fetch_sub(&x->daemon->subscribers, 1);
 }

@@ -53,6 +53,7 @@ struct work_ops {
     const char *kind;   /* "trace", "edit"…: the job's and the run's kind */
     const char *unit;   /* of progress: "cells", "steps", "tokens" */
     bool brief;         /* may run between the steps of longer work */
+    bool common;        /* its answer is given to others too, so it goes on when who asked has left */
     bool of_this_life;  /* what it did ends with the daemon: its answer is kept under no key beyond that */
     /* Before the first step, on the loader's thread (server/loader.h): what takes long and needs no
      * session, such as reading a model file. NULL: nothing. */

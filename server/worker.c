@@ -151,19 +151,27 @@ static void take_turns(struct worker *w)
     w->owed_us = owed < OWED_MOST_US ? owed : OWED_MOST_US;
 }
 
-/* Between two steps. A brief work that takes long lets others through like a long one; served
- * inside a long one (nested) it steps back after a slice and goes on when the others have had
- * theirs, so that it ends long before the long one does. True when it stepped back. */
+/* Back among the brief works, unless it has the thread and no long work waits for that. */
+static bool step_back(struct worker *w, struct job *j, bool nested)
+{
+    lock(w);
+    bool back = nested || (j->ops->brief && w->slow.n > 0);
+    if (back) push(&w->brief, j);
+    unlock(w);
+    return back;
+}
+
+/* Between two steps. A brief work that takes long lets others through like a long one. When a long
+ * one waits it steps back for that to begin; served inside a long one (nested) it steps back after
+ * a slice and goes on when the others have had theirs: so both go on, and a brief work ends long
+ * before a long one does. True when it stepped back. */
 static bool give_way(struct worker *w, struct job *j, bool nested, int64_t since)
 {
-    int64_t took = monotonic_us() - since;
-    if (took > (nested ? SLICE_US : BRIEF_US)) j->brief = false;
+    bool used_up = monotonic_us() - since > (nested ? SLICE_US : BRIEF_US);
+    if (used_up) j->brief = false;
+    if (used_up && step_back(w, j, nested)) return true;
     if (!nested && !j->brief) take_turns(w);
-    if (!nested || took <= SLICE_US) return false;
-    lock(w);
-    push(&w->brief, j);
-    unlock(w);
-    return true;
+    return false;
 }
 
 static void run(struct worker *w, struct job *j, bool nested)

@@ -5,7 +5,8 @@
  * so a short question waits for a step, not for a batch; while they keep coming, the long work gets
  * a fifth of the time. There too the cancel flag and the deadline are looked at and progress is
  * published. A brief work that takes longer than brief works may (a trace of a thousand inputs, say)
- * lets others through from then on; inside a long work it is served by slices.
+ * lets others through from then on: brief ones between its steps, and a waiting long one begins;
+ * inside a long work it is served by slices.
  *
  * When a work is done its outcome is recorded through the writer (server/record.h) and only then
  * the job ends, which is what the waiting request sees.

@@ -8,7 +8,7 @@ enum step generation_step(struct generation *g, struct work *w, struct view *v, 
     if (!g->decoder) {
         g->decoder = decoder_new(v, g->q, g->n, taps, e);
         if (!g->decoder) return STEP_FAIL;
-        for (size_t i = 0; i < g->n; i++) w->total += g->q[i].max_tokens;
+        for (size_t i = 0; i < g->n; i++) w->total += decode_most(&view_model(v)->arch, &g->q[i]);
     }
     enum step step = decoder_step(g->decoder, s, e);
     w->done = (int64_t)decoder_tokens(g->decoder);

@@ -69,7 +69,7 @@ static bool verify_finish(struct work *w, struct outcome *o, struct err *e)
 }
 
 static const struct work_ops ops = {
-    .kind = "verify", .unit = "entries",
+    .kind = "verify", .unit = "entries", .common = true,
     .step = verify_step, .finish = verify_finish, .free = verify_free,
 };
 

@@ -83,6 +83,13 @@ def test_a_full_context_ends_the_text(daemon):
     problem(daemon.post("/v1/generate", {"prompt": {"ids": [5] * 257}}), 400, field="prompt.ids", said="256")
 
 
+def test_progress_counts_what_can_be_generated(daemon):
+    for n, most in ((1000000, 6), (4, 4)):
+        ask(daemon, {"ids": [5 + i % 200 for i in range(250)]}, n)
+        job = daemon.get("/v1/jobs?limit=1").json["jobs"][0]
+        assert job["progress"] == {"done": most, "total": most, "unit": "tokens"}
+
+
 # ---- sampling --------------------------------------------------------------------------------
 
 def test_a_seed_repeats(daemon):

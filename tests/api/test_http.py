@@ -520,10 +520,13 @@ def test_a_full_queue_says_when_to_come_back(start):
         d.delete(job)
 
 
+LENGTHY = {"method": "locft", "facts": [{"prompt": f"The sky is {i}", "target_new": "green"} for i in range(40)],
+           "mode": "dry_run", "params": {"epochs": 1000, "batch": 1, "loss_floor": 0, "lr": 1e-6}}
+
+
 def lengthy(d):
     """A long job that runs for seconds, or until it is cancelled."""
-    a = d.post("/v1/edits", {"method": "locft", "facts": [{"prompt": "The sky is", "target_new": "green"}], "mode": "dry_run",
-                             "params": {"epochs": 1000, "loss_floor": 0, "lr": 1e-6}}, {"Prefer": "wait=0"})
+    a = d.post("/v1/edits", LENGTHY, {"Prefer": "wait=0"})
     assert a.status == 202, a
     return a.headers["location"]
 
@@ -595,14 +598,82 @@ def test_who_is_told_early_is_told_of_a_durable_job(start):
     assert job["state"] == "failed" and job["error"]["type"] == "interrupted"
 
 
+def ask_slowly(d, s, path, body, key=None):
+    """A request whose answer is waited for on the socket; its job's address, once it runs or waits."""
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    before = {j["id"] for j in d.get("/v1/jobs?limit=200").json["jobs"]}
+    head = [f"POST {path} HTTP/1.1", f"Host: {d.authority}", "Content-Type: application/json", f"Content-Length: {len(body)}",
+            "Prefer: wait=60"] + [f"Idempotency-Key: {key}"] * bool(key)
+    s.sendall("".join(line + "\r\n" for line in [*head, ""]).encode() + body)
+    until = time.monotonic() + 20 * SLOW
+    while time.monotonic() < until:
+        if new := [j for j in d.get("/v1/jobs?limit=200").json["jobs"] if j["id"] not in before]:
+            return "/v1/jobs/" + new[0]["id"]
+        time.sleep(0.01)
+    raise AssertionError("no job began")
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_who_leaves_takes_a_look_along(daemon, behind):
+    """Nobody was told of the job: running or waiting, it goes."""
+    first = lengthy(daemon) if behind else None
+    path, body = ("/v1/patch", PATCH) if behind else ("/v1/tuco", slow_body())
+    with daemon.socket() as s:
+        job = ask_slowly(daemon, s, path, body)
+    left = time.monotonic()
+    ended = daemon.finished(job)
+    assert time.monotonic() - left < 1 * SLOW
+    assert ended["state"] == "cancelled" and ended["error"]["type"] == "cancelled"
+    if first:
+        daemon.delete(first)
+
+
+@pytest.mark.parametrize("path", ["/v1/tuco", "/v1/completions"])
+def test_who_leaves_with_a_key_may_come_back(daemon, path):
+    key = f"back-{next(_unique)}"
+    body = slow_body() if path == "/v1/tuco" else {"prompt": [[5 + i] for i in range(250)], "max_tokens": 250}
+    with daemon.socket() as s:
+        job = ask_slowly(daemon, s, path, body, key)
+    done = daemon.finished(job)
+    assert done["state"] == "done"
+    again = daemon.post(path, body, {"Idempotency-Key": key})
+    assert again.headers["Idempotency-Replayed"] == "true" and again.json == done["result"]
+
+
+def test_who_leaves_an_edit_finds_it_done(daemon):
+    with daemon.socket() as s:
+        job = ask_slowly(daemon, s, "/v1/edits", LENGTHY)
+    time.sleep(1)  # the daemon looks four times a second
+    assert daemon.job(job)["state"] == "running"
+    daemon.delete(job)
+    daemon.finished(job)
+
+
+def test_a_check_goes_on_for_the_others(start):
+    """Who finds it under way waits for the same."""
+    d, got = start(), []
+    path = f"/v1/audit/verify?model={d.name}"
+    job = lengthy(d)
+    with d.socket() as s:
+        s.sendall(f"GET {path} HTTP/1.1\r\nHost: {d.authority}\r\n\r\n".encode())
+        crowd(d, 2)
+    with beside(lambda: got.append(d.get(path, {"Prefer": "wait=60"}))):
+        time.sleep(1)
+        d.delete(job)
+    assert got[0].status == 200 and got[0].json["ok"], got
+
+
 def test_half_a_close_is_told_of_a_durable_job(start):
+    """Where its client may come back for it; others have left."""
     d = start()
     lengthy(d)
-    body = json.dumps(PATCH).encode()
     with d.socket() as s:
-        s.sendall(f"POST /v1/patch HTTP/1.1\r\nHost: {d.authority}\r\nContent-Type: application/json\r\n"
-                  f"Content-Length: {len(body)}\r\nPrefer: wait=60\r\n\r\n".encode() + body)
-        crowd(d, 2)
+        job = ask_slowly(d, s, "/v1/patch", PATCH)
+        s.shutdown(socket.SHUT_WR)
+        assert read_all(s).startswith(b"HTTP/1.1 409 ")
+    assert d.finished(job)["state"] == "cancelled"
+    with d.socket() as s:
+        ask_slowly(d, s, "/v1/patch", PATCH, "mine")
         s.shutdown(socket.SHUT_WR)
         said = read_all(s)
     d.kill()

@@ -48,6 +48,27 @@ static const struct work_ops slow = {.kind = "long", .unit = "steps", .step = lo
 static const struct work_ops brief = {.kind = "brief", .unit = "steps", .brief = true, .step = brief_step, .finish = finish,
                                       .free = free_work};
 
+static int start(void **state)
+{
+    static struct daemon d;
+    static _Atomic size_t answers;
+    struct err e = {0};
+    d = (struct daemon){.threads = 1, .jobs = jobs_new(wake, NULL, &answers), .metrics = metrics_new(routes, n_routes)};
+    d.worker = worker_start(&d, &e);
+    assert_non_null(d.worker);
+    *state = &d;
+    return 0;
+}
+
+static int stop(void **state)
+{
+    struct daemon *d = *state;
+    worker_stop(d->worker);
+    jobs_free(d->jobs);
+    metrics_free(d->metrics);
+    return 0;
+}
+
 static struct job *submit(struct daemon *d, const struct work_ops *ops)
 {
     static const struct idempotency none;
@@ -72,29 +93,65 @@ static void await(struct job *j)
 /* Plans count the scratch of one work at a time: none finds another's, or its own of an earlier turn. */
 static void scratch_does_not_outlive_a_turn(void **state)
 {
-    (void)state;
-    _Atomic size_t answers = 0;
-    struct err e = {0};
-    struct daemon d = {.threads = 1, .jobs = jobs_new(wake, NULL, &answers), .metrics = metrics_new(routes, n_routes)};
-    d.worker = worker_start(&d, &e);
-    assert_non_null(d.worker);
-    struct job *a = submit(&d, &slow);
+    struct daemon *d = *state;
+    struct job *a = submit(d, &slow);
     while (!atomic_load(&long_runs)) (void)usleep(1000);
-    struct job *b = submit(&d, &brief);
+    struct job *b = submit(d, &brief);
     atomic_store(&brief_comes, true);
     await(b);
     await(a);
     assert_int_equal(brief_found, 0);
     assert_int_equal(long_found, 0);
-    worker_stop(d.worker);
-    jobs_free(d.jobs);
-    metrics_free(d.metrics);
+}
+
+enum { ENDLESS_STEPS = 1000, LONG_STEPS = 5, STEP_US = 5000 };
+
+static atomic_bool enough;
+static _Atomic int64_t endless_done, endless_seen[LONG_STEPS];
+
+/* Gives up after some seconds, so that the test fails instead of hanging. */
+static enum step endless_step(struct work *w, struct session *s, struct err *e)
+{
+    (void)s, (void)e;
+    (void)usleep(STEP_US);
+    atomic_store(&endless_done, ++w->done);
+    return atomic_load(&enough) || w->done == ENDLESS_STEPS ? STEP_DONE : STEP_MORE;
+}
+
+static enum step looking_step(struct work *w, struct session *s, struct err *e)
+{
+    (void)s, (void)e;
+    (void)usleep(STEP_US);
+    atomic_store(&endless_seen[w->done++], atomic_load(&endless_done));
+    return w->done < LONG_STEPS ? STEP_MORE : STEP_DONE;
+}
+
+static const struct work_ops endless = {.kind = "endless", .unit = "steps", .brief = true, .step = endless_step,
+                                        .finish = finish, .free = free_work};
+static const struct work_ops looking = {.kind = "looking", .unit = "steps", .step = looking_step, .finish = finish,
+                                        .free = free_work};
+
+/* A brief work that has turned out long has the thread; a long one comes: both go on. */
+static void a_long_work_begins_beside_an_endless_brief_one(void **state)
+{
+    struct daemon *d = *state;
+    struct job *a = submit(d, &endless);
+    while (atomic_load(&endless_done) < 2) (void)usleep(1000);
+    struct job *b = submit(d, &looking), *c = submit(d, &looking);
+    await(b);
+    await(c);
+    assert_int_equal(job_state(a), JOB_RUNNING);
+    assert_true(atomic_load(&endless_seen[LONG_STEPS - 1]) > atomic_load(&endless_seen[0]));
+    atomic_store(&enough, true);
+    await(a);
+    assert_true(atomic_load(&endless_done) < ENDLESS_STEPS);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(scratch_does_not_outlive_a_turn),
+        cmocka_unit_test_setup_teardown(scratch_does_not_outlive_a_turn, start, stop),
+        cmocka_unit_test_setup_teardown(a_long_work_begins_beside_an_endless_brief_one, start, stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
