@@ -58,9 +58,10 @@ def idle(d):
 
 
 def hold(d, body=None):
-    """A long job that holds memory: its id."""
+    """A long job that holds memory: its id. Its fact is one that no other edit here has made true."""
     path, usual = VERBS["edits"]
-    a = d.post(path, body or {**usual, "params": {"epochs": 1000, "loss_floor": 0, "lr": 1e-6}}, {"Prefer": "wait=0"})
+    a = d.post(path, body or {**usual, "facts": [fact("Bonn")], "params": {"epochs": 1000, "loss_floor": 0, "lr": 1e-6}},
+               {"Prefer": "wait=0"})
     assert a.status == 202, a
     return a.json["id"]
 
