@@ -38,6 +38,7 @@ bool pair_read(struct pair *p, struct look *l, struct err *e)
         return err_field(e, ERR_INVALID, "corrupt", "clean has %zu tokens and corrupt %zu; they must be equal",
                          p->clean.n, p->corrupt.n);
     p->denoise = strcmp(json_get(q, "direction")->text, "denoise") == 0;
+    p->one = (struct patch_pair){p->clean.ids, p->corrupt.ids, (uint32_t)p->clean.n, &p->metric};
     return read_metric(p, l, json_get(q, "metric"), e);
 }
 
@@ -49,8 +50,7 @@ void pair_release(struct pair *p)
 
 struct patch_request pair_request(const struct pair *p, const struct look *l)
 {
-    return (struct patch_request){.view = l->view.view, .clean = p->clean.ids, .corrupt = p->corrupt.ids,
-                                  .n = (uint32_t)p->clean.n, .denoise = p->denoise, .metric = p->metric};
+    return (struct patch_request){.view = l->view.view, .pair = &p->one, .n_pairs = 1, .n_metrics = 1, .denoise = p->denoise};
 }
 
 /* Of prompts that are messages: what the chat template made of them, and which template. */
@@ -73,8 +73,8 @@ void pair_echo(const struct pair *p, const struct look *l, const struct patch_gr
 {
     const struct model *m = look_model(l);
     jout *baseline = jout_put_object(o, "baseline"), *tokens = jout_put_object(o, "tokens");
-    jout_f64(baseline, "clean", g->clean);
-    jout_f64(baseline, "corrupt", g->corrupt);
+    jout_f64(baseline, "clean", g->scores->clean);
+    jout_f64(baseline, "corrupt", g->scores->corrupt);
     input_tokens(tokens, "clean", m, p->clean.ids, p->clean.n);
     input_tokens(tokens, "corrupt", m, p->corrupt.ids, p->corrupt.n);
     echo_rendered(p, o);

@@ -10,6 +10,7 @@ struct pair {
     struct input clean, corrupt;
     bool denoise;
     struct metric metric;    /* lists in the look's arena */
+    struct patch_pair one;   /* the same, as probes take it */
 };
 
 /* Fill from the look's request; refuses what is served later (pairs, metrics, multi "sequence"). */
