@@ -119,6 +119,23 @@ static bool none_is_left(const struct model *m, struct err *e)
                                 first[left].name);
 }
 
+/* A directory may hold anything beside its model, as in transformers, but no weights of the model that its
+ * config.json leaves out: further layers, biases. An unembedding beside a tied one is left alone. */
+static bool none_is_left_out(const struct model *m, struct err *e)
+{
+    const uint32_t L = m->arch.n_layers;
+    char name[TENSOR_NAME_BYTES];
+    for (const struct tensor_name *n = m->family->names; n->hub; n++)
+        for (uint32_t l = 0; n->role != ROLE_HEAD && l <= (roles[n->role].per_layer ? L : 0); l++) {
+            struct tensor t = {.name = tensor_spelled(n->hub, l, name), .role = n->role, .layer = l};
+            bool listed = arch_has(&m->arch, n->role) && (l < L || !roles[n->role].per_layer);
+            const struct file_tensor *f = listed ? NULL : locate(m, &t);
+            if (f && !f->other)
+                return err_set(e, ERR_UNSUPPORTED, "%s: config.json leaves out tensor %s", modelfile_path(m->file), f->name);
+        }
+    return true;
+}
+
 static enum relayout layout_of(const struct model *m, const struct tensor *t)
 {
     return modelfile_gguf(m->file) ? name_of(m, t->role)->gguf_layout : AS_IS;
@@ -198,7 +215,7 @@ static bool lay_out(struct counted *c, const struct model_loading *how, struct e
     size_t bytes;
     for (size_t i = 0; i < c->m.n_tensors; i++)
         if (!plan_tensor(&c->m, &c->tensors[i], e)) return false;
-    if (modelfile_gguf(c->m.file) && !none_is_left(&c->m, e)) return false;
+    if (!(modelfile_gguf(c->m.file) ? none_is_left(&c->m, e) : none_is_left_out(&c->m, e))) return false;
     return place_all(c, false, &bytes, e) && (!how->afford || how->afford(how->ctx, bytes, e)) &&
            place_all(c, true, &bytes, e);
 }

@@ -134,8 +134,8 @@ def tell_grid(daemon):
         f'"{OLD}" over "{NEW}" returns: blank is none of it, {SHADES[-1]} all. {cost["cells"]} cells, one sweep:')
     print()
     draw_grid(grid)
-    print(dim(f"\n  {cost['cells_run']} cells run in {cost['seconds']:.2f} s; patched with itself it is off by "
-              f"{grid['checks']['identity']:.1e}, fully patched by {grid['checks']['full']:.1e}"))
+    print(dim(f"\n  {cost['cells_run']} cells run in {cost['seconds']:.2f} s (the others stand before the prompts differ); patched\n"
+              f"  with itself it is off by {grid['checks']['identity']:.1e}, fully patched by {grid['checks']['full']:.1e}"))
 
 
 def tell_heads(daemon):

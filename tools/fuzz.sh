@@ -6,7 +6,8 @@
 # The readers are compiled anew by clang, instrumented, into build/fuzz/. It starts from the files the
 # tests have anyway (tests/golden), from what earlier runs found worth keeping (tests/fuzz/corpus-NAME)
 # and from build/fuzz/corpus-NAME/, where new finds collect; a crash is left as
-# build/fuzz/crash-NAME-*. MERGE=1 runs nothing but folds new finds into tests/fuzz/corpus-NAME.
+# build/fuzz/crash-NAME-*. MERGE=1 runs nothing but makes tests/fuzz/corpus-NAME anew: the fewest short
+# inputs that reach what all finds reach.
 set -eu
 
 name=${1:-} seconds=${2:-60}
@@ -69,7 +70,11 @@ for file in $files; do
 done
 
 if [ -n "${MERGE:-}" ]; then
-    exec "$out/fuzz_$name" -merge=1 -timeout=10 -max_len=4096 "$kept" "$corpus"
+    rm -rf "$out/kept"
+    mkdir "$out/kept"
+    "$out/fuzz_$name" -set_cover_merge=1 -timeout=10 -max_len=2048 "$out/kept" "$kept" "$corpus"
+    rm -rf "$kept"
+    exec mv "$out/kept" "$kept"
 fi
 "$out/fuzz_$name" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=4096 -print_final_stats=1 \
     -artifact_prefix="$out/crash-$name-" "$corpus" "$seeds" "$kept"

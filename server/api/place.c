@@ -148,7 +148,9 @@ bool place_sites(const struct json *site, const struct arch *arch, bool written,
     bool pattern = place_is_pattern(site);
     size_t n = pattern ? site_glob(arch, site->text, written, NULL, 0) : 1;
     if (!n)
-        return err_field(e, ERR_INVALID, field, "no site%s of this model matches \"%.64s\"; they are listed at /v1/models/{name}/hooks",
+        return err_field(e, ERR_INVALID, field,
+                         "no site of this model%s matches \"%.64s\"; a pattern is held against full names, as in "
+                         "\"blocks.*.attn.hook_z\", which /v1/models/{name}/hooks lists",
                          written ? " that can be written" : "", site->text);
     struct site *at = arena_take(a, n, sizeof *at, e);
     if (!at) return false;

@@ -241,6 +241,7 @@ HUBS = {
     "an unknown family": ({"config.json": config(model_type="mamba", architectures=["MambaForCausalLM"])}, ["hub", "mamba"]),
     "no layers": ({"config.json": config(num_hidden_layers=0)}, ["hub", "layers", "1..1024"]),
     "more layers than there are": ({"config.json": config(num_hidden_layers=4)}, ["model.layers.3."]),
+    "fewer layers than there are": ({"config.json": config(num_hidden_layers=2)}, ["config.json leaves out tensor model.layers.2."]),
     "another width": ({"config.json": config(hidden_size=64)}, ["hub", "model.embed_tokens.weight", "[300,32]", "[300,64]"]),
     "heads that do not divide": ({"config.json": config(num_key_value_heads=3)}, ["heads"]),
     "width as text": ({"config.json": config(hidden_size="32")}, ["hidden_size"]),
@@ -271,6 +272,13 @@ HUBS = {
 def test_a_hub_directory_that_lies(hub, tmp_path, name):
     changes, words = HUBS[name]
     refused(hub(changes), tmp_path / "data", *words)
+
+
+def test_biases_that_config_json_leaves_out(tmp_path):
+    shutil.copytree(ROOT / "tests" / "golden" / "families" / "llama", tmp_path / "llama")
+    described = json.loads((tmp_path / "llama" / "config.json").read_text())
+    (tmp_path / "llama" / "config.json").write_text(json.dumps({**described, "attention_bias": False}))
+    refused(tmp_path / "llama", tmp_path / "data", "config.json leaves out tensor model.layers.0.self_attn.q_proj.bias")
 
 
 @pytest.mark.parametrize("name, changes, words", [
