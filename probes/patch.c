@@ -305,6 +305,9 @@ static void finish(struct patch *p)
             double *span = p->span + 2 * (i * p->q.n_metrics + m);
             span[0] = s->corrupt;
             span[1] = s->clean;
+            bool ratio = metric->kind == METRIC_NORM_LOGIT_DIFF;
+            s->span = ratio ? s->clean - s->corrupt : 1;
+            s->shown = ratio || metric->kind == METRIC_LOGIT_DIFF ? s->clean : (double)NAN;
             for (size_t k = 0; k < cells_of_pair(&p->grid); k++) s->values[k] = normalised(metric, span, s->values[k]);
             s->clean = normalised(metric, span, s->clean);
             s->corrupt = normalised(metric, span, s->corrupt);

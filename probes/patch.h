@@ -55,8 +55,11 @@ struct patch_request {
 };
 
 struct patch_scores { /* of one pair by one metric */
-    double *values;         /* [n_layers][n_heads][n_pos], an axis that is absent being 1 */
+    double *values;         /* [n_layers][n_heads][n_pos], an axis that is absent being 1; of pairs and metrics
+                             * one after the other */
     double clean, corrupt;  /* the metric of both runs */
+    double span;            /* norm_logit_diff: LD_clean − LD_corrupt, by which its values are divided; else 1 */
+    double shown;           /* metrics of answer and foil in logits: LD_clean; else NaN */
 };
 
 struct patch_grid {

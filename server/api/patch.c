@@ -1,17 +1,11 @@
-/* POST /v1/patch: one grid, in one sweep. */
-#include <stdio.h>
+/* POST /v1/patch: a grid of every pair by every metric, in one sweep. */
 #include <string.h>
 
 #include "handlers.h"
+#include "patch_answer.h"
 #include "server/clock.h"
-#include "pair.h"
 
-/* What a grid can go by, behind "layer". */
-static const struct axes {
-    const char *word[2];
-    bool head, pos;
-    enum patch_axis axis;
-} axes_known[] = {
+static const struct patch_axes axes_known[] = {
     {{NULL, NULL}, false, false, PATCH_LAYER},
     {{"pos", NULL}, false, true, PATCH_LAYER_POS},
     {{"head", NULL}, true, false, PATCH_LAYER_HEAD},
@@ -20,69 +14,47 @@ static const struct axes {
 
 struct patch_work {
     struct look look;
-    struct pair pair;
+    struct pairs pairs;
+    uint32_t *group;              /* [n] of each pair */
+    struct patch_request request;
     struct patch *patch;
-    const struct axes *axes;
-    enum hook site;
+    struct patch_stats *stats;
+    const struct patch_axes *axes;
 };
-
-static bool same_words(const char *const a[2], const char *const b[2])
-{
-    for (int i = 0; i < 2; i++)
-        if (!a[i] != !b[i] || (a[i] && strcmp(a[i], b[i]) != 0)) return false;
-    return true;
-}
 
 static struct patch_work *of(struct work *w) { return (struct patch_work *)w; }
 
 static void patch_work_free(struct work *w)
 {
+    patch_stats_free(of(w)->stats);
     patch_free(of(w)->patch);
-    pair_release(&of(w)->pair);
+    pairs_release(&of(w)->pairs);
     look_release(&of(w)->look);
     mem_drop(w);
+}
+
+/* ---- steps --------------------------------------------------------------------------------------- */
+
+static struct patch_stats *begin_stats(const struct patch_work *p, struct err *e)
+{
+    const struct patch_stats_request q = {.patch = &p->request, .grid = patch_result(p->patch), .group = p->group,
+                                          .n_groups = p->pairs.n_groups, .seed = (uint64_t)p->look.seed, .level = 0.95};
+    return patch_stats_new(&q, e);
 }
 
 static enum step patch_work_step(struct work *w, struct session *s, struct err *e)
 {
     struct patch_work *p = of(w);
-    if (look_cached(&p->look)) return STEP_DONE;
-    enum step step = patch_step(p->patch, s, e);
     size_t done, total;
+    if (look_cached(&p->look)) return STEP_DONE;
+    if (p->stats) return patch_stats_step(p->stats, e);
+    enum step step = patch_step(p->patch, s, e);
     patch_progress(p->patch, &done, &total);
     w->done = (int64_t)done;
     w->total = (int64_t)total;
-    return step;
-}
-
-static void put_range(jout *o, const char *key, uint32_t n)
-{
-    jout *list = jout_put_array(o, key);
-    for (uint32_t i = 0; i < n; i++) jout_int(list, NULL, i);
-}
-
-/* Positions whose cells were not run: before the prompts first differ, and after the metric's. */
-static void put_skipped(const struct patch_work *p, const struct patch_grid *g, jout *root)
-{
-    jout *list = jout_put_array(jout_put_object(root, "skipped"), "pos");
-    for (uint32_t i = 0; g->n_pos > 1 && i < g->n_pos; i++)
-        if (i < *g->first_difference || i > p->pair.metric.pos) jout_int(list, NULL, i);
-}
-
-/* Nested by the axes there are. */
-static void put_values(const struct patch_grid *g, const struct axes *has, jout *root)
-{
-    const double *at = g->scores->values;
-    jout *layers = jout_put_array(root, "values");
-    if (!has->head && !has->pos) {
-        for (uint32_t l = 0; l < g->n_layers; l++) jout_f64(layers, NULL, at[l]);
-        return;
-    }
-    for (uint32_t l = 0; l < g->n_layers; l++) {
-        jout *heads = has->head && has->pos ? jout_put_array(layers, NULL) : layers;
-        uint32_t rows = has->pos ? g->n_heads : 1, width = has->pos ? g->n_pos : g->n_heads;
-        for (uint32_t h = 0; h < rows; h++, at += width) jout_f64s(heads, NULL, at, width);
-    }
+    if (step != STEP_DONE || !p->pairs.listed) return step;
+    p->stats = begin_stats(p, e);
+    return p->stats ? STEP_MORE : STEP_FAIL;
 }
 
 static void put_cost(const struct patch_work *p, const struct patch_grid *g, jout *root)
@@ -99,21 +71,10 @@ static bool patch_work_finish(struct work *w, struct outcome *o, struct err *e)
 {
     struct patch_work *p = of(w);
     if (look_cached(&p->look)) return look_answer_cached(&p->look, o, e);
-    const struct patch_grid *g = patch_result(p->patch);
-    jout *root = look_open(&p->look), *axes = jout_put_object(root, "axes");
-    put_range(axes, "layer", g->n_layers);
-    const struct axes *has = p->axes;
-    if (has->head) put_range(axes, "head", g->n_heads);
-    if (has->pos) put_range(axes, "pos", g->n_pos);
-    put_values(g, has, root);
-    pair_echo(&p->pair, &p->look, g, root);
-    put_skipped(p, g, root);
-    jout *checks = jout_put_object(root, "checks");
-    jout_f64(checks, "identity", g->check_identity);
-    jout_f64(checks, "full", g->check_full);
-    put_cost(p, g, root);
-    if (*g->first_difference == p->pair.clean.n)
-        look_warn(&p->look, "same-prompts", "clean and corrupt are the same tokens: no cell can differ");
+    const struct patch_told told = {&p->pairs, p->axes, patch_result(p->patch), p->stats};
+    jout *root = look_open(&p->look);
+    patch_answer(&told, &p->look, root);
+    put_cost(p, told.grid, root);
     return look_close(&p->look, root, o, e);
 }
 
@@ -122,7 +83,9 @@ static const struct work_ops ops = {
     .step = patch_work_step, .finish = patch_work_finish, .free = patch_work_free,
 };
 
-/* Sites in the order of a block, as they are spelled behind "blocks.{l}.". */
+/* ---- the request --------------------------------------------------------------------------------- */
+
+/* As hooks of a layer are spelled behind "blocks.{l}.". */
 static bool choose_site(struct patch_work *p, const struct json *q, struct err *e)
 {
     const char *word = json_get(q, "site")->text, *why;
@@ -130,46 +93,72 @@ static bool choose_site(struct patch_work *p, const struct json *q, struct err *
     for (unsigned h = 0; h < HOOK_COUNT; h++) {
         const struct hook_info *i = hook_info((enum hook)h);
         if (i->scope != SCOPE_LAYER || strcmp(i->spelling, word) != 0) continue;
-        p->site = (enum hook)h;
-        why = hook_absent(a, p->site);
+        p->request.site = (enum hook)h;
+        why = hook_absent(a, p->request.site);
         return !why || err_field(e, ERR_INVALID, "site", "%s has no %s: %s", a->family, word, why);
     }
     return err_field(e, ERR_INVALID, "site", "\"%s\" is no site of a layer", word);
 }
 
+static bool same_words(const struct patch_axes *a, const struct json *second)
+{
+    for (int i = 0; i < 2; i++, second = second ? second->next : NULL)
+        if (!a->word[i] != !second || (second && strcmp(a->word[i], second->text) != 0)) return false;
+    return true;
+}
+
 static bool choose_axes(struct patch_work *p, const struct json *q, struct err *e)
 {
     const struct json *axes = json_get(q, "axes");
-    bool heads = hook_info(p->site)->axis != AXIS_PLAIN;
-    if (strcmp(axes->child->text, "layer") != 0) return err_field(e, ERR_INVALID, "axes", "the first axis is \"layer\"");
+    const struct hook_info *site = hook_info(p->request.site);
     for (const struct json *a = axes->child; a; a = a->next)
         for (const struct json *b = a->next; b; b = b->next)
             if (strcmp(a->text, b->text) == 0) return err_field(e, ERR_INVALID, "axes", "\"%s\" is named twice", a->text);
-    for (size_t i = 0; i < sizeof axes_known / sizeof *axes_known; i++) {
-        const struct json *second = axes->child->next, *third = second ? second->next : NULL;
-        const char *words[2] = {second ? second->text : NULL, third ? third->text : NULL};
-        if (same_words(axes_known[i].word, words)) p->axes = &axes_known[i];
-    }
-    if (!p->axes)
-        return err_field(e, ERR_INVALID, "axes", "the axes are [\"layer\"], [\"layer\",\"pos\"], [\"layer\",\"head\"] or "
-                         "[\"layer\",\"head\",\"pos\"]");
-    return !p->axes->head || heads ||
-           err_field(e, ERR_INVALID, "axes", "%s has no heads; its axes are [\"layer\",\"pos\"]", hook_info(p->site)->spelling);
+    if (strcmp(axes->child->text, "layer") != 0) return err_field(e, ERR_INVALID, "axes", "the first axis is \"layer\"");
+    for (size_t i = 0; i < sizeof axes_known / sizeof *axes_known; i++)
+        if (same_words(&axes_known[i], axes->child->next)) p->axes = &axes_known[i];
+    if (!p->axes) return err_field(e, ERR_INVALID, "axes", "behind \"layer\" come \"pos\", \"head\", or \"head\" and \"pos\"");
+    p->request.axis = p->axes->axis;
+    return !p->axes->head || site->axis != AXIS_PLAIN ||
+           err_field(e, ERR_INVALID, "axes", "%s has no heads; its axes are [\"layer\",\"pos\"]", site->spelling);
+}
+
+/* Values by position stand in one table: all pairs must have them. And all must fit an answer. */
+static bool bounded(const struct patch_work *p, struct err *e)
+{
+    enum { MOST_VALUES = 8388608 };
+    uint32_t heads, pos;
+    const struct pairs *q = &p->pairs;
+    patch_columns(&p->request, &heads, &pos);
+    for (size_t i = 1; p->axes->pos && i < q->n; i++)
+        if (q->asked[i].n != q->asked->n)
+            return err_field(e, ERR_INVALID, "pairs", "pair %zu has %u tokens and the first %u; with an axis of positions all "
+                             "have the same", i, q->asked[i].n, q->asked->n);
+    size_t cells = plan_times(plan_times(heads, pos), look_model(&p->look)->arch.n_layers);
+    size_t values = plan_times(plan_times(cells, q->n_metrics), q->n + (q->listed ? 6 : 0));
+    return values <= MOST_VALUES || err_field(e, ERR_TOO_LARGE, "pairs", "%zu values would be answered, at most %d", values, MOST_VALUES);
 }
 
 static bool prepare(struct patch_work *p, struct call *c, struct err *e)
 {
     struct look *l = &p->look;
-    if (!look_begin(l, c, &ops, e) || !choose_site(p, l->request, e) || !choose_axes(p, l->request, e) || !pair_read(&p->pair, l, e) ||
-        !look_find(l, c, e))
-        return false;
-    if (look_cached(l)) return true;
-    struct patch_request q = pair_request(&p->pair, l);
-    q.site = p->site;
-    q.axis = p->axes->axis;
     struct plan plan = {0};
-    patch_plan(&q, daemon_threads(c->daemon), &plan);
-    p->patch = look_lease(l, &plan, e) ? patch_new(&q, e) : NULL;
+    if (!look_begin(l, c, &ops, e)) return false;
+    const struct json *seed = json_get(l->request, "seed");
+    if (json_get(l->request, "pairs") || json_get(l->request, "metrics")) l->seed = seed ? seed->integer : 0;
+    if (!choose_site(p, l->request, e) || !choose_axes(p, l->request, e) || !pairs_read(&p->pairs, l, e)) return false;
+    struct patch_request q = pairs_request(&p->pairs, l);
+    q.site = p->request.site;
+    q.axis = p->request.axis;
+    p->request = q;
+    if (!bounded(p, e) || !look_find(l, c, e)) return false;
+    if (look_cached(l)) return true;
+    p->group = arena_take(&l->arena, p->pairs.n, sizeof *p->group, e);
+    if (!p->group) return false;
+    for (size_t i = 0; i < p->pairs.n; i++) p->group[i] = p->pairs.pair[i].group;
+    patch_plan(&p->request, daemon_threads(c->daemon), &plan);
+    if (p->pairs.listed) patch_stats_plan(&p->request, p->pairs.n_groups, &plan);
+    p->patch = look_lease(l, &plan, e) ? patch_new(&p->request, e) : NULL;
     return p->patch != NULL;
 }
 
