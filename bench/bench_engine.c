@@ -139,13 +139,11 @@ static double time_prefill(struct bench *b, uint32_t n)
     return median(t, b->repeats);
 }
 
-static struct patch_request grid_request(struct bench *b, uint32_t P, uint32_t first, const uint32_t *answer)
+static struct patch_pair grid_pair(struct bench *b, uint32_t P, uint32_t first, const struct metric *metric)
 {
     memcpy(b->other, b->ids, sizeof b->other);
     for (uint32_t i = first; i < P; i++) b->other[i] = b->ids[i] + 1;
-    return (struct patch_request){.view = b->v, .clean = b->ids, .corrupt = b->other, .n = P, .denoise = true,
-                                  .site = HOOK_RESID_PRE, .axis = PATCH_LAYER_POS,
-                                  .metric = {METRIC_LOGIT_DIFF, answer, answer + 1, 1, 1, P - 1}};
+    return (struct patch_pair){b->ids, b->other, P, metric};
 }
 
 static double time_grid(struct bench *b, const struct patch_request *q, struct patch_grid *out)
@@ -158,7 +156,6 @@ static double time_grid(struct bench *b, const struct patch_request *q, struct p
         if (!p || !STEP_ALL(patch_step(p, b->s, &b->e))) die(&b->e);
         t[r] = now() - start;
         *out = *patch_result(p);
-        out->values = NULL;
         patch_free(p);
     }
     return median(t, n);
@@ -174,11 +171,11 @@ static double time_naive(struct bench *b, const struct patch_request *q, int cel
     memset(src, 0, a->d_model * sizeof *src);
     double start = now();
     for (int c = 0; c < cells; c++) {
-        uint32_t pos = (uint32_t)c % q->n, want = q->n - 1;
+        uint32_t pos = (uint32_t)c % q->pair->n, want = q->pair->n - 1;
         struct tap tap = {.site = {HOOK_RESID_PRE, (uint32_t)c % a->n_layers}, .op = TAP_SET, .pos = &pos, .n_pos = 1,
                           .weight = 1, .src = src, .n_src_pos = 1};
         struct taps taps = {&tap, 1};
-        struct run_input in = {.ids = b->other, .n = q->n, .want = &want, .n_want = 1};
+        struct run_input in = {.ids = b->other, .n = q->pair->n, .want = &want, .n_want = 1};
         struct run *run = run_new(b->v, &in, 1, &taps, &b->e);
         if (!run || !STEP_ALL(run_step(run, b->s, &b->e)) || !unembed(b->s, b->v, run_final(run, 0), 1, NULL, logits, &b->e))
             die(&b->e);
@@ -187,7 +184,7 @@ static double time_naive(struct bench *b, const struct patch_request *q, int cel
     double each = (now() - start) / cells;
     mem_drop(src);
     mem_drop(logits);
-    return each * a->n_layers * q->n;
+    return each * a->n_layers * q->pair->n;
 }
 
 static void report_grid(struct bench *b, uint32_t first)
@@ -195,7 +192,10 @@ static void report_grid(struct bench *b, uint32_t first)
     enum { P = 20, SAMPLE = 40 };
     const uint32_t answer[2] = {500, 600};
     struct patch_grid g = {0};
-    struct patch_request q = grid_request(b, P, first, answer);
+    const struct metric metric = {METRIC_LOGIT_DIFF, answer, answer + 1, 1, 1, P - 1};
+    const struct patch_pair pair = grid_pair(b, P, first, &metric);
+    const struct patch_request q = {.view = b->v, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .denoise = true,
+                                    .site = HOOK_RESID_PRE, .axis = PATCH_LAYER_POS};
     double sweep = time_grid(b, &q, &g), naive = time_naive(b, &q, SAMPLE);
     double rate = gemm_rate(b, 768), bound = g.flops / rate;
     size_t d = b->m->arch.d_model, m = b->m->arch.d_mlp, z = (size_t)b->m->arch.n_heads * b->m->arch.d_head,

@@ -296,6 +296,10 @@ bool block_project(struct block *b, struct err *e)
     return true;
 }
 
+void block_given_z(struct block *b) { block_fire(b, HOOK_Z, b->rows.z, block_widths(block_arch(b)).z); }
+
+void block_given_mid(struct block *b) { block_fire(b, HOOK_RESID_MID, b->x, block_widths(block_arch(b)).d); }
+
 /* rows.out ← what the MLP adds, given its neurons. */
 static bool add_of_neurons(struct block *b, const struct layer_weights *w, const float *post, struct err *e)
 {

@@ -53,6 +53,10 @@ struct block {
 bool block_attention(struct block *b, struct err *e) MUST_CHECK;
 bool block_project(struct block *b, struct err *e) MUST_CHECK;
 bool block_mlp(struct block *b, struct err *e) MUST_CHECK;
+/* In place of the first, or of the first two, for rows whose z (rows.z) or whose stream after attention (x;
+ * serial models) are given: what listens there hears them. */
+void block_given_z(struct block *b);
+void block_given_mid(struct block *b);
 bool block_forward(struct block *b, struct err *e) MUST_CHECK; /* all three */
 /* rows.out ← what the MLP adds, given its neurons post [R][m], with `down` in place of the view's
  * down-projection and laid out as it is (a candidate in training). */

@@ -67,6 +67,7 @@ struct tap {
     float weight;
     const float *src;      /* SET, ADD; NULL: zeros */
     size_t n_src_pos;      /* positions in src: as many as are written, or 1 for all */
+    bool src_whole;        /* src is what a read of every position and head gave: of it, those that are written */
     float *dst;            /* READ */
     size_t elements;       /* written so far */
     float max_change;      /* largest |after − before| so far */

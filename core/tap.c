@@ -74,9 +74,9 @@ static void touch(struct tap *t, float *x, uint32_t n, size_t read_at, size_t wr
 
 /* ---- plain, query and kv hooks -------------------------------------------------------------------- */
 
-/* Rows of one head, which is number `slot` of the `count` heads the tap's data hold. */
+/* Rows of one head of a hook of `heads`, which is number `slot` of the `count` heads the tap's data hold. */
 struct rows {
-    uint32_t first_pos, n, width;
+    uint32_t first_pos, n, width, head, heads;
     size_t slot, count, stride;
     float *data;
 };
@@ -86,8 +86,8 @@ static void fire_row(struct tap *t, const struct rows *r, size_t at, uint32_t ro
 {
     size_t src_at = t->n_src_pos <= 1 ? 0 : at;
     if (t->n_src_pos > 1 && src_at >= t->n_src_pos) return;
-    touch(t, r->data + row * r->stride, r->width, (at * r->count + r->slot) * r->width,
-          (src_at * r->count + r->slot) * r->width);
+    size_t write_at = t->src_whole ? ((size_t)r->first_pos + row) * r->heads + r->head : src_at * r->count + r->slot;
+    touch(t, r->data + row * r->stride, r->width, (at * r->count + r->slot) * r->width, write_at * r->width);
 }
 
 static void fire_rows(struct tap *t, const struct rows *r)
@@ -120,10 +120,11 @@ void taps_fire(const struct taps *taps, struct site s, uint32_t seq, uint32_t fi
     for (size_t i = 0; taps && i < taps->n; i++) {
         struct tap *t = &taps->tap[i];
         if (!listens(t, s, seq)) continue;
-        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .count = heads_of(t, n_heads),
-                         .stride = stride};
+        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .heads = n_heads,
+                         .count = heads_of(t, n_heads), .stride = stride};
         for (; r.slot < r.count; r.slot++) {
-            r.data = data + head_at(t, r.slot) * width;
+            r.head = (uint32_t)head_at(t, r.slot);
+            r.data = data + (size_t)r.head * width;
             fire_rows(t, &r);
         }
     }
@@ -135,8 +136,8 @@ void taps_fire_head(const struct taps *taps, struct site s, uint32_t seq, uint32
     for (size_t i = 0; taps && i < taps->n; i++) {
         struct tap *t = &taps->tap[i];
         if (!listens(t, s, seq)) continue;
-        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .count = heads_of(t, n_heads),
-                         .stride = stride, .data = data};
+        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .head = head, .heads = n_heads,
+                         .count = heads_of(t, n_heads), .stride = stride, .data = data};
         for (; r.slot < r.count; r.slot++)
             if (head_at(t, r.slot) == head) fire_rows(t, &r);
     }
@@ -162,9 +163,10 @@ void taps_fire_source(const struct taps *taps, struct site s, uint32_t seq, uint
         if (at >= n_pos || (t->head && slot == t->n_head)) continue;
         uint32_t n = n_key < t->n_source ? n_key : t->n_source;
         size_t src_n = t->n_src_pos <= 1 ? 1 : n_pos, src_at = t->n_src_pos <= 1 ? 0 : at;
+        size_t write_at = t->src_whole ? (size_t)head * t->n_source + pos : slot * src_n + src_at;
         if (t->op == TAP_READ)
             read_source(t, t->dst + (slot * n_pos + at) * t->n_source, row, first_key, n, masked);
         else if (first_key < n)
-            touch(t, row + first_key, n - first_key, 0, (slot * src_n + src_at) * t->n_source + first_key);
+            touch(t, row + first_key, n - first_key, 0, write_at * t->n_source + first_key);
     }
 }

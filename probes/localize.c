@@ -26,7 +26,7 @@ static const struct arch *arch_of(const struct localize *l) { return &view_model
 void localize_plan(const struct localize_request *q, int threads, struct plan *p)
 {
     const struct arch *a = &view_model(q->patch.view)->arch;
-    size_t n = q->patch.metric.pos + (size_t)1, sets = 1 + (size_t)q->n_control, heads = (size_t)a->n_layers * a->n_heads,
+    size_t n = q->patch.pair->metric->pos + (size_t)1, sets = 1 + (size_t)q->n_control, heads = (size_t)a->n_layers * a->n_heads,
            each = q->patch.axis == PATCH_LAYER ? a->n_heads : 1, units = heads / each, k = q->k < units ? q->k : units;
     struct plan joint = {0};
     struct run_size runs = {0};
@@ -75,15 +75,15 @@ static int by_score(const void *x, const void *y)
 
 static double base_metric(const struct localize *l)
 {
-    const struct patch_grid *g = patch_result(l->patch);
-    return l->q.patch.denoise ? g->corrupt : g->clean;
+    const struct patch_scores *s = patch_result(l->patch)->scores;
+    return l->q.patch.denoise ? s->corrupt : s->clean;
 }
 
 /* Moving towards the source counts as positive, whichever way that is. */
 static double towards_source(const struct localize *l, double value)
 {
-    const struct patch_grid *g = patch_result(l->patch);
-    double source = l->q.patch.denoise ? g->clean : g->corrupt, base = base_metric(l);
+    const struct patch_scores *s = patch_result(l->patch)->scores;
+    double source = l->q.patch.denoise ? s->clean : s->corrupt, base = base_metric(l);
     return (value - base) * (source >= base ? 1 : -1);
 }
 
@@ -97,8 +97,8 @@ static bool rank(struct localize *l, struct err *e)
     r->ranking = mem_take(r->n_units, sizeof *r->ranking, e);
     if (!r->ranking) return false;
     for (size_t i = 0; i < r->n_units; i++)
-        r->ranking[i] = (struct unit){(uint32_t)(i / g->n_columns), (uint32_t)(i % g->n_columns),
-                                      towards_source(l, g->values[i])};
+        r->ranking[i] = (struct unit){(uint32_t)(i / g->n_heads), (uint32_t)(i % g->n_heads),
+                                      towards_source(l, g->scores->values[i])};
     qsort(r->ranking, r->n_units, sizeof *r->ranking, by_score);
     return true;
 }
@@ -110,7 +110,7 @@ static size_t n_sets(const struct localize *l) { return 1 + (size_t)l->result.n_
 static void set_tap(struct localize *l, uint32_t seq, const struct unit *u)
 {
     const struct arch *a = arch_of(l);
-    size_t n = l->q.patch.metric.pos + 1u, width = (size_t)a->n_heads * a->d_head;
+    size_t n = l->q.patch.pair->metric->pos + 1u, width = (size_t)a->n_heads * a->d_head;
     bool whole = l->q.patch.axis == PATCH_LAYER;
     uint32_t heads = whole ? a->n_heads : 1;
     for (uint32_t h = 0; h < heads; h++) {
@@ -136,7 +136,7 @@ static void draw_set(struct localize *l, struct random *random, size_t *order, u
 static void capture_source(struct localize *l)
 {
     const struct arch *a = arch_of(l);
-    size_t n = l->q.patch.metric.pos + 1u, width = (size_t)a->n_heads * a->d_head;
+    size_t n = l->q.patch.pair->metric->pos + 1u, width = (size_t)a->n_heads * a->d_head;
     for (uint32_t layer = 0; layer < a->n_layers; layer++)
         for (uint32_t h = 0; h < a->n_heads; h++) {
             uint32_t *head = &l->heads[l->taps.n];
@@ -151,7 +151,7 @@ static bool plan_joint(struct localize *l, struct err *e)
 {
     const struct arch *a = arch_of(l);
     const struct patch_request *p = &l->q.patch;
-    size_t n = p->metric.pos + 1u, width = (size_t)a->n_heads * a->d_head;
+    size_t n = p->pair->metric->pos + 1u, width = (size_t)a->n_heads * a->d_head;
     size_t per_unit = p->axis == PATCH_LAYER ? a->n_heads : 1;
     bool enough = l->result.n_units - l->result.k >= l->result.k;
     l->result.n_control = enough ? l->q.n_control : 0;
@@ -169,10 +169,10 @@ static bool plan_joint(struct localize *l, struct err *e)
         capture_source(l);
         for (uint32_t i = 0; i < l->result.k; i++) set_tap(l, 1, &l->result.ranking[i]);
         for (uint32_t s = 0; s < l->result.n_control; s++) draw_set(l, &random, order, s + 2);
-        const uint32_t *base = p->denoise ? p->corrupt : p->clean, *source = p->denoise ? p->clean : p->corrupt;
+        const uint32_t *base = p->denoise ? p->pair->corrupt : p->pair->clean, *source = p->denoise ? p->pair->clean : p->pair->corrupt;
         for (uint32_t s = 0; s <= n_sets(l); s++)
             l->input[s] = (struct run_input){.ids = s ? base : source, .n = (uint32_t)n, .seq = s,
-                                             .want = &p->metric.pos, .n_want = 1};
+                                             .want = &p->pair->metric->pos, .n_want = 1};
     }
     mem_drop(order);
     return ok;

@@ -4,171 +4,194 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/head.h"
+#include "panel.h"
+#include "patch_runs.h"
 #include "sweep.h"
 
 enum kind { CELL_GRID, CELL_IDENTITY, CELL_FULL };
-enum { CHECK_LAYERS = 3, DEFAULT_MEMORY = 512u << 20, METRIC_ROWS = 64 };
-
-/* The activations of one of the two runs, for all layers: stream and, where needed, z. */
-struct capture {
-    float *pre; /* [L][n][d] */
-    float *z;   /* [L][n][H·e] */
-};
+enum { DEFAULT_MEMORY = 512u << 20 };
 
 struct patch {
     struct patch_request q;
     struct patch_grid grid;
-    struct run *run;         /* of base and source together */
-    struct capture base, source;
-    struct kv *kv;           /* the base's */
-    struct taps taps;
-    struct cell *cell;       /* grid cells by group and layer, checks with the first group */
+    struct patch_texts *texts;   /* [n_pairs] */
+    struct patch_runs *runs;
+    bool ran;
+    struct patch_scores *scores; /* the grid's */
+    double *values;              /* all of them */
+    double *span;                /* of each scores: corrupt and clean before they are normalised */
+    uint32_t *first_difference;
+    double *reference;           /* [n_pairs][V] log-probabilities of the sources, for kl; or NULL */
+    struct cell *cell;           /* grid cells by group and layer, checks with the first group */
     size_t n_cells;
     size_t *group, n_groups, next_group; /* group[g]: first cell; group[n_groups] the end */
-    struct sweep_base sweep_base;
+    struct sweep_base *base;     /* [n_pairs] */
+    struct cell_maker maker;
     struct sweep *sweep;
-    bool swept;              /* the group's cells are through the layers, their metrics are due */
-    size_t n_evaluated;
-    double *reference;       /* kl: log-probabilities of the source at the metric's position */
-    double ld_clean, ld_corrupt;
-    uint32_t n_used;         /* rows that matter: metric.pos + 1 */
-    size_t done;
+    bool swept;                  /* the group's cells are through the layers, their metrics are due */
+    size_t n_evaluated, done;
 };
 
+static struct view *source_view(const struct patch_request *q) { return q->source ? q->source : q->view; }
 static const struct arch *arch_of(const struct patch *p) { return &view_model(p->q.view)->arch; }
-static bool uses_z(const struct patch *p) { return p->q.site == HOOK_Z; }
-static size_t z_width(const struct patch *p) { return (size_t)arch_of(p)->n_heads * arch_of(p)->d_head; }
+static uint32_t n_used(const struct patch_pair *pair) { return pair->metric->pos + 1; }
 
-/* ---- the two runs ------------------------------------------------------------------------------ */
+static bool by_pos(enum patch_axis a) { return a == PATCH_LAYER_POS || a == PATCH_LAYER_HEAD_POS; }
+static bool by_head(enum patch_axis a) { return a == PATCH_LAYER_HEAD || a == PATCH_LAYER_HEAD_POS; }
 
-static bool capture_taps(struct patch *p, struct capture *c, uint32_t seq, struct err *e)
+void patch_columns(const struct patch_request *q, uint32_t *heads, uint32_t *pos)
 {
-    const struct arch *a = arch_of(p);
-    size_t n = p->n_used, d = a->d_model;
-    c->pre = mem_floats(a->n_layers * n * d, e);
-    c->z = uses_z(p) ? mem_floats(a->n_layers * n * z_width(p), e) : NULL;
-    if (!c->pre || (uses_z(p) && !c->z)) return false;
-    for (uint32_t l = 0; l < a->n_layers; l++) {
-        p->taps.tap[p->taps.n++] = (struct tap){.site = {HOOK_RESID_PRE, l}, .seq = seq,
-                                                .every_pos = true, .dst = c->pre + l * n * d};
-        if (uses_z(p))
-            p->taps.tap[p->taps.n++] = (struct tap){.site = {HOOK_Z, l}, .seq = seq, .every_pos = true,
-                                                    .dst = c->z + l * n * z_width(p)};
-    }
-    return true;
+    *heads = by_head(q->axis) ? hook_heads(&view_model(q->view)->arch, q->site) : 1;
+    *pos = by_pos(q->axis) ? q->pair->n : 1;
 }
 
-static bool begin_runs(struct patch *p, struct err *e)
+static size_t cells_of_pair(const struct patch_grid *g) { return (size_t)g->n_layers * g->n_heads * g->n_pos; }
+
+/* ---- the runs ---------------------------------------------------------------------------------- */
+
+static bool has_full_check(const struct patch_request *q)
 {
-    const uint32_t *base = p->q.denoise ? p->q.corrupt : p->q.clean;
-    const uint32_t *source = p->q.denoise ? p->q.clean : p->q.corrupt;
-    p->taps.tap = mem_take(4 * (size_t)arch_of(p)->n_layers, sizeof(struct tap), e);
-    p->kv = kv_new(arch_of(p));
-    if (!p->taps.tap || !capture_taps(p, &p->base, 0, e) || !capture_taps(p, &p->source, 1, e))
-        return false;
-    const struct run_input in[2] = {
-        {.ids = base, .n = p->n_used, .kv = p->kv, .seq = 0, .want = &p->q.metric.pos, .n_want = 1},
-        {.ids = source, .n = p->n_used, .seq = 1, .want = &p->q.metric.pos, .n_want = 1}};
-    p->run = run_new(p->q.view, in, 2, &p->taps, e);
-    return p->run != NULL;
+    return q->from == PATCH_FROM_OTHER && source_view(q) == q->view;
+}
+
+static void keep(struct patch_runs_request *r, enum patch_role role, enum hook hook, bool every_layer)
+{
+    for (size_t i = 0; i < r->n_keep; i++)
+        if (r->keep[i].role == role && r->keep[i].hook == hook) {
+            r->keep[i].every_layer |= every_layer;
+            return;
+        }
+    r->keep[r->n_keep++] = (struct patch_keep){role, hook, every_layer};
+}
+
+/* The hook whose rows a cell enters with, beside the stream itself for ENTER_Z. */
+static enum hook entry_hook(enum cell_entry at)
+{
+    static const enum hook hooks[] = {[ENTER_PRE] = HOOK_RESID_PRE, [ENTER_Z] = HOOK_Z, [ENTER_MID] = HOOK_RESID_MID};
+    return hooks[at];
+}
+
+static struct patch_runs_request runs_of(const struct patch_request *q, const struct patch_texts *texts)
+{
+    enum cell_entry at = sweep_entry(&view_model(q->view)->arch, q->site);
+    struct patch_runs_request r = {.view = {[PATCH_BASE] = q->view, [PATCH_SOURCE] = source_view(q)}, .pair = texts,
+                                   .n_pairs = q->n_pairs};
+    keep(&r, PATCH_BASE, q->site, false);
+    keep(&r, PATCH_BASE, entry_hook(at), true);
+    if (at == ENTER_Z) keep(&r, PATCH_BASE, HOOK_RESID_PRE, true);
+    if (q->from == PATCH_FROM_OTHER) keep(&r, PATCH_SOURCE, q->site, true);
+    if (!has_full_check(q)) return r;
+    keep(&r, PATCH_SOURCE, entry_hook(at), false);
+    if (at == ENTER_Z) keep(&r, PATCH_SOURCE, HOOK_RESID_PRE, false);
+    return r;
+}
+
+static struct patch_texts *texts_of(const struct patch_request *q, struct err *e)
+{
+    struct patch_texts *t = mem_take(q->n_pairs, sizeof *t, e);
+    for (size_t i = 0; t && i < q->n_pairs; i++) {
+        const struct patch_pair *pair = &q->pair[i];
+        t[i] = (struct patch_texts){.ids = {[PATCH_BASE] = q->denoise ? pair->corrupt : pair->clean,
+                                            [PATCH_SOURCE] = q->denoise ? pair->clean : pair->corrupt},
+                                    .n = n_used(pair)};
+    }
+    return t;
 }
 
 /* ---- metrics ----------------------------------------------------------------------------------- */
 
-/* Metric of final rows x [n][d] into out; norm_logit_diff is left as the difference. */
-static bool evaluate(struct patch *p, struct session *s, const float *x, size_t n, double *out, struct err *e)
+static bool has_kl(const struct patch_request *q)
 {
-    const struct metric *m = &p->q.metric;
-    const uint32_t V = arch_of(p)->d_vocab;
-    bool vocab = metric_needs_vocab(m->kind);
-    size_t width = vocab ? V : m->n_answer + m->n_foil, d = arch_of(p)->d_model;
-    uint32_t *ids = mem_take(m->n_answer + m->n_foil, sizeof *ids, e);
-    float *logits = ids ? mem_floats(METRIC_ROWS * width, e) : NULL;
-    bool ok = logits != NULL;
-    if (ok) {
-        if (m->n_answer) memcpy(ids, m->answer, m->n_answer * sizeof *ids);
-        if (m->n_foil) memcpy(ids + m->n_answer, m->foil, m->n_foil * sizeof *ids);
-    }
-    for (size_t at = 0; ok && at < n; at += METRIC_ROWS) {
-        size_t k = n - at < METRIC_ROWS ? n - at : METRIC_ROWS;
-        ok = vocab ? unembed(s, p->q.view, x + at * d, k, NULL, logits, e)
-                   : unembed_ids(s, p->q.view, x + at * d, k, ids, width, logits, e);
-        for (size_t i = 0; ok && i < k; i++)
-            out[at + i] = vocab ? metric_of_logits(m, logits + i * width, V, p->reference)
-                                : logit_diff(logits + i * width, m->n_answer, metric_needs_foil(m->kind) ? m->n_foil : 0);
-    }
-    mem_drop(ids);
-    mem_drop(logits);
-    return ok;
+    for (size_t i = 0; i < q->n_metrics; i++)
+        if (q->pair->metric[i].kind == METRIC_KL) return true;
+    return false;
 }
 
-static double normalised(const struct patch *p, double value)
+static struct panel panel_of(const struct patch *p, size_t pair)
 {
-    return p->q.metric.kind == METRIC_NORM_LOGIT_DIFF
-               ? (value - p->ld_corrupt) / (p->ld_clean - p->ld_corrupt)
-               : value;
+    return (struct panel){.view = p->q.view, .metric = p->q.pair[pair].metric, .n_metrics = p->q.n_metrics,
+                          .reference = p->reference ? p->reference + pair * arch_of(p)->d_vocab : NULL};
 }
 
-static bool keep_reference(struct patch *p, struct session *s, struct err *e)
+static struct patch_scores *scores_of(const struct patch *p, size_t pair, size_t metric)
 {
-    uint32_t V = arch_of(p)->d_vocab;
-    float *logits = mem_floats(V, e);
-    p->reference = logits ? mem_take(V, sizeof(double), e) : NULL;
-    bool ok = p->reference && unembed(s, p->q.view, run_final(p->run, 1), 1, NULL, logits, e);
-    if (ok) log_softmax(logits, V, p->reference);
-    mem_drop(logits);
+    return &p->scores[pair * p->q.n_metrics + metric];
+}
+
+/* norm_logit_diff of a difference; other metrics are what they are. */
+static double normalised(const struct metric *m, const double *span, double value)
+{
+    return m->kind == METRIC_NORM_LOGIT_DIFF ? (value - span[0]) / (span[1] - span[0]) : value;
+}
+
+/* The metrics of both runs; scores keep them as differences until the end (finish). */
+static bool baselines(struct patch *p, struct session *s, size_t pair, struct err *e)
+{
+    const size_t M = p->q.n_metrics;
+    struct panel panel = panel_of(p, pair);
+    double *read = mem_take(2 * M, sizeof *read, e);
+    bool ok = read != NULL;
+    if (ok && panel.reference)
+        ok = panel_reference(source_view(&p->q), s, patch_runs_final(p->runs, pair, PATCH_SOURCE),
+                             p->reference + pair * arch_of(p)->d_vocab, e);
+    for (int role = 0; ok && role < PATCH_ROLES; role++) {
+        panel.view = role == PATCH_SOURCE ? source_view(&p->q) : p->q.view;
+        ok = panel_read(&panel, s, patch_runs_final(p->runs, pair, (enum patch_role)role), 1, read + (size_t)role * M, e);
+    }
+    for (size_t m = 0; ok && m < M; m++) {
+        struct patch_scores *out = scores_of(p, pair, m);
+        double base = read[m], source = read[M + m];
+        out->clean = p->q.denoise ? source : base;
+        out->corrupt = p->q.denoise ? base : source;
+        for (size_t i = 0; i < cells_of_pair(&p->grid); i++) out->values[i] = base;
+        if (p->q.pair[pair].metric[m].kind == METRIC_NORM_LOGIT_DIFF && !(fabs(out->clean - out->corrupt) >= 1e-3))
+            ok = err_field(e, ERR_UNPROCESSABLE, "metric.kind",
+                           "the logit differences of clean (%g) and corrupt (%g) are closer than 0.001: "
+                           "nothing to normalise by", out->clean, out->corrupt);
+    }
+    mem_drop(read);
     return ok;
 }
 
 static bool end_runs(struct patch *p, struct session *s, struct err *e)
 {
-    double base, source;
-    if (p->q.metric.kind == METRIC_KL && !keep_reference(p, s, e)) return false;
-    if (!evaluate(p, s, run_final(p->run, 0), 1, &base, e) ||
-        !evaluate(p, s, run_final(p->run, 1), 1, &source, e))
-        return false;
-    p->ld_clean = p->q.denoise ? source : base;
-    p->ld_corrupt = p->q.denoise ? base : source;
-    if (p->q.metric.kind == METRIC_NORM_LOGIT_DIFF && !(fabs(p->ld_clean - p->ld_corrupt) >= 1e-3))
-        return err_field(e, ERR_UNPROCESSABLE, "metric.kind",
-                         "the logit differences of clean (%g) and corrupt (%g) are closer than 0.001: "
-                         "nothing to normalise by", p->ld_clean, p->ld_corrupt);
-    p->grid.clean = normalised(p, p->ld_clean);
-    p->grid.corrupt = normalised(p, p->ld_corrupt);
-    double unpatched = p->q.denoise ? p->grid.corrupt : p->grid.clean;
-    for (size_t i = 0; i < p->grid.cells; i++) p->grid.values[i] = unpatched;
-    run_free(p->run);
-    p->run = NULL;
+    for (size_t i = 0; i < p->q.n_pairs; i++) {
+        if (!baselines(p, s, i, e)) return false;
+        p->base[i] = (struct sweep_base){n_used(&p->q.pair[i]), patch_runs_kv(p->runs, i)};
+    }
+    p->ran = true;
     return true;
 }
 
 /* ---- cells ------------------------------------------------------------------------------------- */
 
-/* First position a column's cells differ from the base at; n_used when they cannot matter. */
-static uint32_t column_first(const struct patch *p, uint32_t column)
+/* First position a column's cells differ from the base at; n when they cannot matter. */
+static uint32_t column_first(const struct patch *p, size_t pair, uint32_t pos)
 {
-    uint32_t p0 = p->grid.first_difference;
-    if (p->q.axis != PATCH_LAYER_POS) return p0 < p->n_used ? p0 : p->n_used;
-    return column >= p0 && column < p->n_used ? column : p->n_used;
+    uint32_t p0 = p->first_difference[pair], n = n_used(&p->q.pair[pair]);
+    if (!by_pos(p->q.axis)) return p0 < n ? p0 : n;
+    return pos >= p0 && pos < n ? pos : n;
 }
 
-static void add_cell(struct patch *p, uint32_t layer, uint32_t first, uint32_t column, enum kind kind)
+static void add_cell(struct patch *p, size_t pair, uint32_t layer, uint32_t first, uint32_t head, uint32_t pos,
+                     enum kind kind)
 {
-    p->cell[p->n_cells++] = (struct cell){.layer = layer, .first = first, .column = column, .kind = kind,
-                                          .entry = uses_z(p) ? ENTER_Z : ENTER_PRE,
-                                          .out = (size_t)layer * p->grid.n_columns + column};
+    const struct patch_grid *g = &p->grid;
+    uint32_t L = g->n_layers, up = L - 1 - layer;
+    bool grid = kind == CELL_GRID; /* checks are of one layer */
+    uint32_t from = grid ? layer - (layer < p->q.before ? layer : p->q.before) : layer;
+    p->cell[p->n_cells++] = (struct cell){
+        .base = (uint32_t)pair, .layer = from, .first = first, .head = head, .pos = pos, .kind = kind,
+        .last = grid ? layer + (up < p->q.after ? up : p->q.after) : layer,
+        .entry = sweep_entry(arch_of(p), p->q.site), .out = ((size_t)layer * g->n_heads + head) * g->n_pos + pos};
 }
 
-/* A few cells whose answer is known, at the bottom, in the middle and at the top. Everything
- * patched at z is the source run only where the stream below is patched too. */
 static void add_checks(struct patch *p)
 {
-    uint32_t L = arch_of(p)->n_layers, layers[CHECK_LAYERS] = {0, L / 2, L - 1};
-    for (int i = 0; i < CHECK_LAYERS; i++) {
-        if (i && layers[i] == layers[i - 1]) continue;
-        add_cell(p, layers[i], 0, 0, CELL_IDENTITY);
-        add_cell(p, layers[i], 0, 0, CELL_FULL);
+    uint32_t layers[CHECK_LAYERS], n = patch_check_layers(arch_of(p), layers);
+    for (uint32_t i = 0; i < n; i++) {
+        add_cell(p, 0, layers[i], 0, 0, 0, CELL_IDENTITY);
+        if (has_full_check(&p->q)) add_cell(p, 0, layers[i], 0, 0, 0, CELL_FULL);
     }
 }
 
@@ -176,67 +199,88 @@ static int by_layer(const void *x, const void *y)
 {
     const struct cell *a = x, *b = y;
     if (a->layer != b->layer) return a->layer < b->layer ? -1 : 1;
+    if (a->base != b->base) return a->base < b->base ? -1 : 1;
     if (a->kind != b->kind) return a->kind < b->kind ? -1 : 1;
-    return (a->column > b->column) - (a->column < b->column);
+    return (a->out > b->out) - (a->out < b->out);
+}
+
+/* A column's cells of all layers, in the group in hand or, if its rows are too many there, in the next. */
+static void add_column(struct patch *p, size_t pair, uint32_t head, uint32_t pos, size_t most, size_t *rows)
+{
+    uint32_t L = p->grid.n_layers, n = n_used(&p->q.pair[pair]), first = column_first(p, pair, pos);
+    size_t column = (size_t)L * (n - first);
+    if (!column) return;
+    if (*rows && *rows + column > most) {
+        p->group[++p->n_groups] = p->n_cells;
+        *rows = 0;
+    }
+    *rows += column;
+    for (uint32_t l = 0; l < L; l++) add_cell(p, pair, l, first, head, pos, CELL_GRID);
+    p->grid.cells_run += L;
 }
 
 /* Columns in turns, each turn's rows within the budget; the first turn carries the checks. */
 static bool plan_cells(struct patch *p, struct err *e)
 {
     const struct arch *a = arch_of(p);
-    size_t budget = p->q.memory_bytes ? p->q.memory_bytes : DEFAULT_MEMORY;
-    size_t most = budget / (a->d_model * sizeof(float)), rows = 0;
+    size_t budget = p->q.memory_bytes ? p->q.memory_bytes : DEFAULT_MEMORY, rows = 0;
+    size_t most = budget / (a->d_model * sizeof(float)), columns = (size_t)p->grid.n_heads * p->grid.n_pos;
     p->cell = mem_take(p->grid.cells + 2 * CHECK_LAYERS, sizeof *p->cell, e);
-    p->group = mem_take((size_t)p->grid.n_columns + 2, sizeof *p->group, e);
+    p->group = mem_take(columns * p->q.n_pairs + 2, sizeof *p->group, e);
     if (!p->cell || !p->group) return false;
     add_checks(p);
-    for (uint32_t c = 0; c < p->grid.n_columns; c++) {
-        uint32_t first = column_first(p, c);
-        size_t column_rows = (size_t)a->n_layers * (p->n_used - first);
-        if (!column_rows) continue;
-        if (rows && rows + column_rows > most) {
-            p->group[++p->n_groups] = p->n_cells;
-            rows = 0;
-        }
-        rows += column_rows;
-        for (uint32_t l = 0; l < a->n_layers; l++) add_cell(p, l, first, c, CELL_GRID);
-        p->grid.cells_run += a->n_layers;
-    }
+    for (size_t i = 0; i < p->q.n_pairs; i++)
+        for (uint32_t h = 0; h < p->grid.n_heads; h++)
+            for (uint32_t pos = 0; pos < p->grid.n_pos; pos++) add_column(p, i, h, pos, most, &rows);
     p->group[++p->n_groups] = p->n_cells;
     for (size_t g = 0; g < p->n_groups; g++)
         qsort(p->cell + p->group[g], p->group[g + 1] - p->group[g], sizeof *p->cell, by_layer);
     return true;
 }
 
-/* The rows a cell enters with: the base's, with the patched place from the source. */
-static void fill(void *ctx, const struct cell *c, float *x, float *z)
+/* The rows a cell enters with: the base's; of a full check the source's. */
+static void enter(void *ctx, const struct cell *c, float *x, float *z)
 {
     const struct patch *p = ctx;
     const struct arch *a = arch_of(p);
-    size_t d = a->d_model, w = z_width(p), e = a->d_head, n = p->n_used;
-    size_t rows = n - c->first, at = (size_t)c->layer * n + c->first;
-    const struct capture *from = c->kind == CELL_FULL ? &p->source : &p->base;
-    memcpy(x, from->pre + at * d, rows * d * sizeof *x);
-    if (z) memcpy(z, from->z + at * w, rows * w * sizeof *z);
-    if (c->kind != CELL_GRID) return;
-    if (p->q.axis == PATCH_LAYER_POS) {
-        memcpy(x, p->source.pre + at * d, d * sizeof *x);
-        return;
-    }
-    size_t head = p->q.axis == PATCH_LAYER ? 0 : c->column * e, width = p->q.axis == PATCH_LAYER ? w : e;
-    for (size_t r = 0; r < rows; r++)
-        memcpy(z + r * w + head, p->source.z + (at + r) * w + head, width * sizeof *z);
+    enum patch_role role = c->kind == CELL_FULL ? PATCH_SOURCE : PATCH_BASE;
+    enum hook stream = c->entry == ENTER_MID ? HOOK_RESID_MID : HOOK_RESID_PRE;
+    size_t d = a->d_model, w = (size_t)a->n_heads * a->d_head, rows = n_used(&p->q.pair[c->base]) - c->first;
+    const float *from = patch_runs_values(p->runs, c->base, role, (struct site){stream, c->layer});
+    memcpy(x, from + c->first * d, rows * d * sizeof *x);
+    if (!z) return;
+    from = patch_runs_values(p->runs, c->base, role, (struct site){HOOK_Z, c->layer});
+    memcpy(z, from + c->first * w, rows * w * sizeof *z);
 }
 
-static void record(struct patch *p, const struct cell *c, double value)
+static bool write_of(void *ctx, const struct cell *c, uint32_t layer, struct tap *out)
 {
-    double source = p->q.denoise ? p->grid.clean : p->grid.corrupt;
-    double base = p->q.denoise ? p->grid.corrupt : p->grid.clean;
-    value = normalised(p, value);
-    double *check = c->kind == CELL_IDENTITY ? &p->grid.check_identity : &p->grid.check_full;
-    double off = fabs(value - (c->kind == CELL_IDENTITY ? base : source));
-    if (c->kind == CELL_GRID) p->grid.values[c->out] = value;
-    else if (!(off <= *check)) *check = off;
+    const struct patch *p = ctx;
+    const struct site site = {p->q.site, layer};
+    const bool grid = c->kind == CELL_GRID, zero = grid && p->q.from == PATCH_FROM_ZERO;
+    if (c->kind == CELL_FULL) return false;
+    *out = (struct tap){.site = site, .op = TAP_SET, .weight = 1, .src_whole = !zero, .n_src_pos = n_used(&p->q.pair[c->base]),
+                        .n_source = n_used(&p->q.pair[c->base]), .every_pos = true};
+    if (!zero) out->src = patch_runs_values(p->runs, c->base, grid ? PATCH_SOURCE : PATCH_BASE, site);
+    if (grid && by_pos(p->q.axis)) out->every_pos = false, out->pos = &c->pos, out->n_pos = 1;
+    if (grid && by_head(p->q.axis)) out->head = &c->head, out->n_head = 1;
+    return true;
+}
+
+static void record(struct patch *p, const struct cell *c, const double *read)
+{
+    for (size_t m = 0; m < p->q.n_metrics; m++) {
+        struct patch_scores *s = scores_of(p, c->base, m);
+        if (c->kind == CELL_GRID) {
+            s->values[c->out] = read[m];
+            continue;
+        }
+        double base = p->q.denoise ? s->corrupt : s->clean, source = p->q.denoise ? s->clean : s->corrupt;
+        double scale = p->q.pair->metric[m].kind == METRIC_NORM_LOGIT_DIFF ? fabs(s->clean - s->corrupt) : 1;
+        double *check = c->kind == CELL_IDENTITY ? &p->grid.check_identity : &p->grid.check_full;
+        double off = fabs(read[m] - (c->kind == CELL_IDENTITY ? base : source)) / scale;
+        if (!(off <= *check)) *check = off;
+    }
 }
 
 static void drop_sweep(struct patch *p)
@@ -251,89 +295,130 @@ static void drop_sweep(struct patch *p)
     p->next_group++;
 }
 
-/* The metric of the group's next few cells; the last ones end the group. */
+/* From differences to what is asked for. */
+static void finish(struct patch *p)
+{
+    for (size_t i = 0; i < p->q.n_pairs; i++)
+        for (size_t m = 0; m < p->q.n_metrics; m++) {
+            struct patch_scores *s = scores_of(p, i, m);
+            const struct metric *metric = &p->q.pair[i].metric[m];
+            double *span = p->span + 2 * (i * p->q.n_metrics + m);
+            span[0] = s->corrupt;
+            span[1] = s->clean;
+            bool ratio = metric->kind == METRIC_NORM_LOGIT_DIFF;
+            s->span = ratio ? s->clean - s->corrupt : 1;
+            s->shown = ratio || metric->kind == METRIC_LOGIT_DIFF ? s->clean : (double)NAN;
+            for (size_t k = 0; k < cells_of_pair(&p->grid); k++) s->values[k] = normalised(metric, span, s->values[k]);
+            s->clean = normalised(metric, span, s->clean);
+            s->corrupt = normalised(metric, span, s->corrupt);
+        }
+}
+
+/* The metrics of the group's next few cells, which are of one pair; the last ones end the group. */
 static bool evaluate_some(struct patch *p, struct session *s, struct err *e)
 {
-    size_t first = p->group[p->next_group], n = p->group[p->next_group + 1] - first, at = p->n_evaluated;
-    size_t k = n - at < METRIC_ROWS ? n - at : METRIC_ROWS;
-    double values[METRIC_ROWS];
-    if (!evaluate(p, s, sweep_final(p->sweep) + at * arch_of(p)->d_model, k, values, e)) return false;
-    for (size_t i = 0; i < k; i++) record(p, &p->cell[first + at + i], values[i]);
-    p->n_evaluated += k;
-    p->done += k;
-    if (p->n_evaluated == n) drop_sweep(p);
-    return true;
+    size_t first = p->group[p->next_group], end = p->group[p->next_group + 1], at = first + p->n_evaluated, n = 1;
+    const struct cell *cell = p->cell + at;
+    while (n < PANEL_ROWS && at + n < end && cell[n].base == cell->base) n++;
+    struct panel panel = panel_of(p, cell->base);
+    double *read = mem_take(n * p->q.n_metrics, sizeof *read, e);
+    bool ok = read && panel_read(&panel, s, sweep_final(p->sweep) + p->n_evaluated * arch_of(p)->d_model, n, read, e);
+    for (size_t i = 0; ok && i < n; i++) record(p, &cell[i], read + i * p->q.n_metrics);
+    mem_drop(read);
+    p->n_evaluated += n;
+    p->done += n;
+    if (at + n == end) drop_sweep(p);
+    if (ok && p->next_group == p->n_groups) finish(p);
+    return ok;
 }
 
 /* ---- the job ----------------------------------------------------------------------------------- */
 
-static uint32_t difference(const struct patch_request *q)
+/* Other weights, or no source at all, make a difference from the first position on. */
+static uint32_t difference(const struct patch_request *q, const struct patch_pair *pair)
 {
     uint32_t i = 0;
-    while (i < q->n && q->clean[i] == q->corrupt[i]) i++;
+    if (q->from != PATCH_FROM_OTHER || source_view(q) != q->view) return 0;
+    while (i < pair->n && pair->clean[i] == pair->corrupt[i]) i++;
     return i;
 }
 
-static uint32_t columns_of(const struct arch *a, const struct patch_request *q)
-{
-    return q->axis == PATCH_LAYER_POS ? q->n : q->axis == PATCH_LAYER ? 1 : a->n_heads;
-}
-
 /* Rows of the largest turn: columns up to the budget, or one that is larger alone, and the checks. */
-static size_t most_rows(const struct arch *a, const struct patch_request *q)
+static size_t most_rows(const struct patch_request *q, uint32_t longest, size_t columns)
 {
-    size_t budget = q->memory_bytes ? q->memory_bytes : DEFAULT_MEMORY, n = q->metric.pos + (size_t)1;
-    size_t column = a->n_layers * n, all = plan_times(column, columns_of(a, q)), most = budget / (a->d_model * sizeof(float));
+    const struct arch *a = &view_model(q->view)->arch;
+    size_t budget = q->memory_bytes ? q->memory_bytes : DEFAULT_MEMORY;
+    size_t column = plan_times(a->n_layers, longest), all = plan_times(column, columns), most = budget / (a->d_model * sizeof(float));
     if (most < column) most = column;
-    return (all < most ? all : most) + 2 * CHECK_LAYERS * n;
+    return plan_sum(all < most ? all : most, 2 * CHECK_LAYERS * (size_t)longest);
 }
 
 void patch_plan(const struct patch_request *q, int threads, struct plan *p)
 {
     const struct arch *a = &view_model(q->view)->arch;
-    size_t n = q->metric.pos + (size_t)1, cells = plan_times(a->n_layers, columns_of(a, q)) + 2 * CHECK_LAYERS;
-    size_t stream = mem_floats_bytes(a->n_layers * n * a->d_model),
-           z = q->site == HOOK_Z ? mem_floats_bytes(a->n_layers * n * a->n_heads * a->d_head) : 0,
-           listed = q->metric.n_answer + q->metric.n_foil, wide = metric_needs_vocab(q->metric.kind) ? a->d_vocab : listed;
-    struct run_size runs = {0};
-    struct plan run = {0}, sweep = {0};
-    plan_add(p, NEED_CAPTURES, 2 * (stream + z));
-    plan_add(p, NEED_CACHES, kv_bytes(a, n));
-    plan_add(p, NEED_LOGITS, mem_floats_bytes(METRIC_ROWS * wide) + 2 * sizeof(double) * (size_t)a->d_vocab);
-    plan_add(p, NEED_ANSWER, plan_times(cells, sizeof(struct cell) + sizeof(double) + 64)); /* and their text */
-    plan_add(p, NEED_SCRATCH, mem_floats_bytes(listed * a->d_model));
-    run_size_add(&runs, 0, n, 1, true);
-    run_size_add(&runs, 0, n, 1, false);
-    run_plan(&runs, a, threads, &run);
-    sweep_plan(a, (uint32_t)n, cells, most_rows(a, q), threads, &sweep);
+    uint32_t heads, pos, longest = 0;
+    struct plan sweep = {0}, run = {0};
+    struct err e;
+    patch_columns(q, &heads, &pos);
+    size_t columns = plan_times(plan_times(heads, pos), q->n_pairs), cells = plan_times(a->n_layers, columns) + 2 * CHECK_LAYERS;
+    struct patch_texts *texts = texts_of(q, &e);
+    struct patch_runs_request runs = runs_of(q, texts);
+    for (size_t i = 0; i < q->n_pairs; i++)
+        if (n_used(&q->pair[i]) > longest) longest = n_used(&q->pair[i]);
+    if (texts) patch_runs_plan(&runs, threads, &run);
+    mem_drop(texts);
+    panel_plan(a, q->pair->metric, q->n_metrics, p);
+    plan_add(p, NEED_LOGITS, plan_times(has_kl(q) ? q->n_pairs + 1 : 1, sizeof(double) * (size_t)a->d_vocab));
+    plan_add(p, NEED_ANSWER, plan_times(cells, sizeof(struct cell) + sizeof(size_t) + plan_times(q->n_metrics, sizeof(double) + 64)));
+    sweep_plan(a, longest, cells, most_rows(q, longest, columns), threads, &sweep);
     plan_peak(&run, &sweep);
     plan_with(p, &run);
 }
 
+static bool take_grid(struct patch *p, struct err *e)
+{
+    struct patch_grid *g = &p->grid;
+    const size_t each = cells_of_pair(g), scores = p->q.n_pairs * p->q.n_metrics;
+    g->cells = each * p->q.n_pairs;
+    p->scores = mem_take(scores, sizeof *p->scores, e);
+    p->values = p->scores ? mem_take(scores * each, sizeof *p->values, e) : NULL;
+    p->span = p->values ? mem_take(2 * scores, sizeof *p->span, e) : NULL;
+    p->first_difference = p->span ? mem_take(p->q.n_pairs, sizeof *p->first_difference, e) : NULL;
+    p->base = p->first_difference ? mem_take(p->q.n_pairs, sizeof *p->base, e) : NULL;
+    if (!p->base) return false;
+    for (size_t i = 0; i < scores; i++) p->scores[i].values = p->values + i * each;
+    for (size_t i = 0; i < p->q.n_pairs; i++) p->first_difference[i] = difference(&p->q, &p->q.pair[i]);
+    g->scores = p->scores;
+    g->first_difference = p->first_difference;
+    if (!has_full_check(&p->q)) g->check_full = NAN;
+    if (!has_kl(&p->q)) return true;
+    p->reference = mem_take(p->q.n_pairs * arch_of(p)->d_vocab, sizeof *p->reference, e);
+    return p->reference != NULL;
+}
+
 struct patch *patch_new(const struct patch_request *q, struct err *e)
 {
-    assert(q->metric.pos < q->n);
+    assert(q->n_pairs && q->n_metrics && q->pair->metric->pos < q->pair->n);
     struct patch *p = mem_new(sizeof *p);
     p->q = *q;
     view_retain(q->view);
-    p->n_used = q->metric.pos + 1;
     p->grid.n_layers = arch_of(p)->n_layers;
-    p->grid.n_columns = columns_of(arch_of(p), q);
-    p->grid.cells = (size_t)p->grid.n_layers * p->grid.n_columns;
-    p->grid.first_difference = difference(q);
-    p->grid.values = mem_take(p->grid.cells, sizeof(double), e);
-    if (p->grid.values && plan_cells(p, e) && begin_runs(p, e)) {
-        p->sweep_base = (struct sweep_base){q->view, p->n_used, p->kv};
-        return p;
+    patch_columns(q, &p->grid.n_heads, &p->grid.n_pos);
+    p->maker = (struct cell_maker){enter, write_of, p};
+    p->texts = texts_of(q, e);
+    if (p->texts && take_grid(p, e) && plan_cells(p, e)) {
+        struct patch_runs_request runs = runs_of(q, p->texts);
+        p->runs = patch_runs_new(&runs, e);
     }
+    if (p->runs) return p;
     patch_free(p);
     return NULL;
 }
 
 enum step patch_step(struct patch *p, struct session *s, struct err *e)
 {
-    if (p->run) {
-        enum step step = run_step(p->run, s, e);
+    if (!p->ran) {
+        enum step step = patch_runs_step(p->runs, s, e);
         if (step == STEP_DONE && !end_runs(p, s, e)) return STEP_FAIL;
         return step == STEP_FAIL ? STEP_FAIL : STEP_MORE;
     }
@@ -343,8 +428,8 @@ enum step patch_step(struct patch *p, struct session *s, struct err *e)
         return p->next_group == p->n_groups ? STEP_DONE : STEP_MORE;
     }
     size_t first = p->group[p->next_group];
-    if (!p->sweep &&
-        !(p->sweep = sweep_new(&p->sweep_base, p->cell + first, p->group[p->next_group + 1] - first, fill, p, e)))
+    if (!p->sweep && !(p->sweep = sweep_new(p->q.view, p->base, p->cell + first, p->group[p->next_group + 1] - first,
+                                            &p->maker, e)))
         return STEP_FAIL;
     enum step step = sweep_step(p->sweep, s, e);
     p->swept = step == STEP_DONE;
@@ -354,23 +439,27 @@ enum step patch_step(struct patch *p, struct session *s, struct err *e)
 void patch_free(struct patch *p)
 {
     if (!p) return;
-    run_free(p->run);
     sweep_free(p->sweep);
-    kv_free(p->kv);
-    mem_drop(p->taps.tap);
-    mem_drop(p->base.pre), mem_drop(p->base.z), mem_drop(p->source.pre), mem_drop(p->source.z);
+    patch_runs_free(p->runs);
+    mem_drop(p->texts);
     mem_drop(p->cell);
     mem_drop(p->group);
+    mem_drop(p->base);
     mem_drop(p->reference);
-    mem_drop(p->grid.values);
+    mem_drop(p->first_difference);
+    mem_drop(p->values);
+    mem_drop(p->span);
+    mem_drop(p->scores);
     view_drop(p->q.view);
     mem_drop(p);
 }
 
 bool patch_metric(struct patch *p, struct session *s, const float *x, size_t n, double *out, struct err *e)
 {
-    if (!evaluate(p, s, x, n, out, e)) return false;
-    for (size_t i = 0; i < n; i++) out[i] = normalised(p, out[i]);
+    struct panel panel = panel_of(p, 0);
+    panel.n_metrics = 1;
+    if (!panel_read(&panel, s, x, n, out, e)) return false;
+    for (size_t i = 0; i < n; i++) out[i] = normalised(p->q.pair->metric, p->span, out[i]);
     return true;
 }
 

@@ -1,24 +1,30 @@
-/* Activation patching as one sweep: every cell of a grid in a single walk through the layers.
+/* Activation patching as one sweep: every cell of a grid, of every pair of prompts, in a single walk
+ * through the layers.
  *
- * Two prompts of equal length. denoise: values of the clean run go into the corrupt run; noise:
- * the other way. The run values come from is the source, the run they go into the base.
+ * A pair is two prompts of equal length. denoise: values of the clean run go into the corrupt run;
+ * noise: the other way. The run values come from is the source, the run they go into the base. Any hook
+ * of a layer that can be written is a site; what a cell replaces there:
  *
- *   hook_resid_pre by layer × position   cell (l, p): the stream entering block l at p
- *   attn.hook_z    by layer × head       cell (l, h): head h's output of block l, all positions
+ *   layer × position          all of the site at that position
+ *   layer × head              that head, at all positions       (heads as the site counts them)
+ *   layer × head × position   that head at that position        (pattern: the row of that destination)
+ *   layer                     all of the site
  *
- * The sweep: base and source are run once, keeping the stream, z, keys and values. A patch at
- * layer l and position p changes nothing below l and nothing before p. So the layers are walked
- * once; at layer l the cells of that layer join; a cell carries only its rows from p to the
- * metric's position and attends to the base's keys and values for the rest. Each weight matrix is
- * read once for the whole grid and the products are tall. In the last layer only the metric's row
- * goes past attention. Cells that cannot differ (before the prompts first differ, or after the
- * metric's position) are not run and hold the base's metric. Columns are taken in turns when the
- * rows would not fit the memory budget.
+ * in its layer, or in a window of layers around it. In place of the source's values: zero.
  *
- * Checks, in the same sweep: cells patched with the base's own values (identity), and cells with
- * everything patched, whose metric must be the source's (full).
+ * The sweep: bases and sources are run once, keeping what cells need. A patch at layer l and position p
+ * changes nothing below l and nothing before p. So the layers are walked once; at layer l the cells of
+ * that layer join, behind the part of the block that a patch at that site leaves alone; a cell carries
+ * only its rows from p to the metric's position and attends to its base's keys and values for the rest.
+ * Each weight matrix is read once for all and the products are tall. In the last layer only the metric's
+ * row goes past attention. Cells that cannot differ (before the prompts first differ, or after the
+ * metric's position) are not run and hold the base's metric. Columns are taken in turns when the rows
+ * would not fit the memory budget.
  *
- * Borrowed: ids and the metric's lists. One thread. A step is one tile of rows in one layer.
+ * Checks, in the same sweep, on the first pair: cells patched with the base's own values (identity), and
+ * cells that enter with all of the source's rows, whose metric must be the source's (full).
+ *
+ * Borrowed: ids and the metrics' lists. One thread. A step is one tile of rows in one layer.
  */
 #ifndef ENGRAM_PATCH_H
 #define ENGRAM_PATCH_H
@@ -26,38 +32,56 @@
 #include "core/run.h"
 #include "metric.h"
 
-enum patch_axis { PATCH_LAYER_POS, PATCH_LAYER_HEAD, PATCH_LAYER /* all heads of a layer */ };
+enum patch_axis { PATCH_LAYER_POS, PATCH_LAYER_HEAD, PATCH_LAYER_HEAD_POS, PATCH_LAYER };
+enum patch_from { PATCH_FROM_OTHER, PATCH_FROM_ZERO };
+
+struct patch_pair {
+    const uint32_t *clean, *corrupt;
+    uint32_t n;
+    const struct metric *metric; /* [n_metrics], all read at one position */
+};
 
 struct patch_request {
     struct view *view;
-    const uint32_t *clean, *corrupt;
-    uint32_t n;
+    struct view *source;    /* whose run values come from; NULL: view */
+    const struct patch_pair *pair;
+    size_t n_pairs, n_metrics; /* at least one of each; with a position axis all pairs are of one length */
     bool denoise;
-    enum hook site;         /* HOOK_RESID_PRE or HOOK_Z */
-    enum patch_axis axis;   /* LAYER_POS for the former, LAYER_HEAD or LAYER for the latter */
-    struct metric metric;
+    enum patch_from from;
+    enum hook site;         /* of a layer, writable, and there in this model */
+    enum patch_axis axis;
+    uint32_t before, after; /* layers below and above a cell's own that it patches as well */
     size_t memory_bytes;    /* for the sweep's rows; 0: 512 MiB */
 };
 
-struct patch_grid {
-    uint32_t n_layers, n_columns;
-    double *values;             /* [n_layers][n_columns] */
-    double clean, corrupt;      /* the metric of both runs */
-    uint32_t first_difference;  /* first position where the prompts differ; n when they do not */
-    double check_identity, check_full;
-    size_t cells, cells_run, rows; /* rows: token rows times layers pushed through a block */
-    double flops;               /* of the sweep's matrix products */
+struct patch_scores { /* of one pair by one metric */
+    double *values;         /* [n_layers][n_heads][n_pos], an axis that is absent being 1; of pairs and metrics
+                             * one after the other */
+    double clean, corrupt;  /* the metric of both runs */
+    double span;            /* norm_logit_diff: LD_clean − LD_corrupt, by which its values are divided; else 1 */
+    double shown;           /* metrics of answer and foil in logits: LD_clean; else NaN */
 };
 
-/* Both runs' activations, the base's cache, the sweep, the metric's logits. */
+struct patch_grid {
+    uint32_t n_layers, n_heads, n_pos;
+    const struct patch_scores *scores; /* [n_pairs][n_metrics] */
+    const uint32_t *first_difference;  /* [n_pairs] where the runs may first differ; n when they do not */
+    double check_identity, check_full; /* largest of any metric; NaN where there is no such check */
+    size_t cells, cells_run, rows;     /* of all pairs; rows: token rows times layers pushed through a block */
+    double flops;                      /* of the sweep's matrix products */
+};
+
+/* Both runs' activations, the bases' caches, the sweep, the metrics' logits. */
 void patch_plan(const struct patch_request *q, int threads, struct plan *p);
+/* Columns of the grid by head and by position. */
+void patch_columns(const struct patch_request *q, uint32_t *heads, uint32_t *pos);
 
 struct patch;
 struct patch *patch_new(const struct patch_request *q, struct err *e) MUST_CHECK;
 enum step patch_step(struct patch *p, struct session *s, struct err *e);
 void patch_free(struct patch *p);
 void patch_progress(const struct patch *p, size_t *done, size_t *total); /* cells */
-/* The request's metric of final residual rows x [n][d] (other runs of the same prompts), after the
+/* The first pair's first metric of final residual rows x [n][d] (other runs of the same prompts), after the
  * grid is done. */
 bool patch_metric(struct patch *p, struct session *s, const float *x, size_t n, double *out,
                   struct err *e) MUST_CHECK;

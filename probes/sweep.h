@@ -1,15 +1,17 @@
-/* The wavefront: many altered continuations of one base run, walked through the layers together.
+/* The wavefront: many altered continuations of a few base runs, walked through the layers together.
  *
- * A cell enters at its layer with rows for positions [first, n); earlier positions are the base's
- * and are read from its cache. It enters either with residual rows at the block's input
- * (ENTER_PRE) or with residual rows and attention outputs z, past attention (ENTER_Z). From then
- * on it is an ordinary span whose past is the base's keys and values.
+ * A cell continues one base run. It enters at its layer with rows for positions [first, n) of it;
+ * earlier positions are the base's and are read from its cache. It enters before attention with rows
+ * of the stream (ENTER_PRE), behind it with rows of the stream and attention's z (ENTER_Z), or before
+ * the MLP with rows of the stream there (ENTER_MID, serial models). In its own layers, from `layer` to
+ * `last`, it may write at hooks, as any run can (core/hook.h). From then on it is an ordinary span
+ * whose past is the base's keys and values.
  *
- * Cells must be sorted by layer. Only their residual rows live between layers; a tile of whole
- * cells (SWEEP_TILE rows or one cell) goes through a block at a time. In the last layer only each
- * cell's last row goes past attention: the result is that row, one per cell.
+ * Cells must be sorted by layer, within a layer by entry. Only their rows of the stream live between
+ * layers; a tile of whole cells (SWEEP_TILE rows or one cell) goes through a block at a time. In the
+ * last layer only each cell's last row goes past attention: the result is that row, one per cell.
  *
- * Borrowed: base, cells, fill's context. One thread.
+ * Borrowed: bases, cells, the maker and its context. One thread.
  */
 #ifndef ENGRAM_SWEEP_H
 #define ENGRAM_SWEEP_H
@@ -20,40 +22,48 @@
 
 enum { SWEEP_TILE = 768 };
 
-enum cell_entry { ENTER_PRE, ENTER_Z };
-
-struct cell {
-    uint32_t layer, first;
-    enum cell_entry entry;
-    uint32_t column;   /* the caller's */
-    uint32_t kind;     /* the caller's */
-    size_t out;        /* the caller's: where its result goes */
-};
+enum cell_entry { ENTER_PRE, ENTER_Z, ENTER_MID };
 
 struct sweep_base {
-    struct view *view;
-    uint32_t n;            /* rows of every cell end here: the metric's position + 1 */
+    uint32_t n;          /* rows of its cells end here: the metric's position + 1 */
     const struct kv *kv;
 };
 
-/* Write a cell's entering rows: x [n − first][d], and for ENTER_Z z [n − first][H·e]. */
-typedef void (*cell_fill)(void *ctx, const struct cell *c, float *x, float *z);
+struct cell {
+    uint32_t base;       /* which of the bases */
+    uint32_t layer, last, first;
+    enum cell_entry entry;
+    uint32_t pos, head;  /* the caller's: what it writes, its kind, where its result goes */
+    uint32_t kind;
+    size_t out;
+};
+
+struct cell_maker {
+    /* A cell's entering rows: x [n − first][d], and for ENTER_Z z [n − first][H·e]. */
+    void (*enter)(void *ctx, const struct cell *c, float *x, float *z);
+    /* What it writes in this layer, `first` or one up to `last`: false for nothing. seq is the sweep's. */
+    bool (*write)(void *ctx, const struct cell *c, uint32_t layer, struct tap *out);
+    void *ctx;
+};
 
 struct sweep_cost {
     size_t rows;  /* token rows times layers */
     double flops; /* matrix products and attention */
 };
 
-/* Of cells with so many rows in all, for bases of n rows. */
+/* Of cells with so many rows in all, for bases of up to n rows. */
 void sweep_plan(const struct arch *a, uint32_t n, size_t n_cells, size_t rows, int threads, struct plan *p);
 
 struct sweep;
-struct sweep *sweep_new(const struct sweep_base *base, const struct cell *cells, size_t n_cells,
-                        cell_fill fill, void *ctx, struct err *e) MUST_CHECK;
+struct sweep *sweep_new(struct view *view, const struct sweep_base *bases, const struct cell *cells, size_t n_cells,
+                        const struct cell_maker *maker, struct err *e) MUST_CHECK;
 enum step sweep_step(struct sweep *w, struct session *s, struct err *e);
 void sweep_free(struct sweep *w);
 const float *sweep_final(const struct sweep *w); /* [n_cells][d], after STEP_DONE */
 struct sweep_cost sweep_cost(const struct sweep *w);
-size_t sweep_rows(const struct sweep_base *base, const struct cell *c); /* rows one cell keeps */
+size_t sweep_rows(const struct sweep_base *bases, const struct cell *c); /* rows one cell keeps */
+
+/* Where in a block rows enter so that a write at that hook is all that is new: at the last place before it. */
+enum cell_entry sweep_entry(const struct arch *a, enum hook h);
 
 #endif

@@ -90,6 +90,7 @@ static void put_bounds(cJSON *o, const cJSON *t)
 /* Groups of which exactly one field is given; one that is `later` does not count. */
 static void put_groups(const struct schema *s, cJSON *o, const cJSON *t, cJSON *required)
 {
+    cJSON *all = cJSON_CreateArray();
     EACH(group, member(t, "exactly")) {
         const char *shown = NULL;
         int n = 0;
@@ -103,10 +104,15 @@ static void put_groups(const struct schema *s, cJSON *o, const cJSON *t, cJSON *
             put(choice, "required", names);
             push(choices, choice);
         }
-        if (n == 1) push(required, cJSON_CreateString(shown));
-        else if (member(o, "oneOf")) refuse("%s: two groups with a choice", t->string);
-        else put(o, "oneOf", choices);
+        if (n == 1) {
+            push(required, cJSON_CreateString(shown));
+            continue;
+        }
+        cJSON *one = object();
+        put(one, "oneOf", choices);
+        push(all, one);
     }
+    if (all->child) put(o, "allOf", all);
 }
 
 static void put_fields(const struct schema *s, cJSON *o, const cJSON *t)

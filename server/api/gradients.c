@@ -14,7 +14,7 @@ static bool differentiable(struct look *l, const struct json *v, const char *fie
         return err_field(e, ERR_INVALID, place_field(name, field, "kind"),
                          "%s is normalised by two other runs and has no gradient of its own; ask for logit_diff and divide",
                          json_get(v, "kind")->text);
-    if (m->kind != METRIC_LOSS) return metric_read(l, v, field, m, e);
+    if (m->kind != METRIC_LOSS) return metric_read(l, v, field, v, field, m, e);
     return !json_get(v, "answer") || err_field(e, ERR_INVALID, place_field(name, field, "answer"),
                                                "loss is of the input's own next tokens; of another answer, ask for logprob");
 }

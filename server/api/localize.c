@@ -2,13 +2,13 @@
 #include <string.h>
 
 #include "handlers.h"
+#include "pairs.h"
 #include "server/clock.h"
-#include "pair.h"
 #include "probes/localize.h"
 
 struct localize_work {
     struct look look;
-    struct pair pair;
+    struct pairs pairs;
     struct localize *localize;
     bool heads; /* the unit is the head */
 };
@@ -18,7 +18,7 @@ static struct localize_work *of(struct work *w) { return (struct localize_work *
 static void localize_work_free(struct work *w)
 {
     localize_free(of(w)->localize);
-    pair_release(&of(w)->pair);
+    pairs_release(&of(w)->pairs);
     look_release(&of(w)->look);
     mem_drop(w);
 }
@@ -66,7 +66,7 @@ static bool localize_work_finish(struct work *w, struct outcome *o, struct err *
     jout_int(control, "seed", p->look.seed);
     if (!r->n_control)
         look_warn(&p->look, "no-control", "fewer units are left than the region has: no random sets were drawn");
-    pair_echo(&p->pair, &p->look, r->grid, root);
+    pairs_echo(&p->pairs, 0, 0, &p->look, r->grid->scores, root);
     jout *cost = jout_put_object(root, "cost");
     jout_f64(cost, "seconds", (double)(monotonic_us() - w->started_us) / 1e6);
     return look_close(&p->look, root, o, e);
@@ -89,6 +89,14 @@ static bool bounded(const struct localize_work *p, const struct json *q, struct 
                      (long long)n + 1, (long long)each, MOST_WRITES);
 }
 
+static bool one_pair(const struct json *q, struct err *e)
+{
+    static const char *const later[] = {"pairs", "metrics"};
+    for (size_t i = 0; i < sizeof later / sizeof *later; i++)
+        if (json_get(q, later[i])) return err_field(e, ERR_UNSUPPORTED, later[i], "\"%s\" is not served yet", later[i]);
+    return true;
+}
+
 static bool prepare(struct localize_work *p, struct call *c, struct err *e)
 {
     struct look *l = &p->look;
@@ -99,10 +107,10 @@ static bool prepare(struct localize_work *p, struct call *c, struct err *e)
     const struct json *seed = json_get(l->request, "seed");
     l->seed = seed ? seed->integer : 0;
     p->heads = strcmp(json_get(l->request, "unit")->text, "head") == 0;
-    if (!pair_read(&p->pair, l, e) || !look_find(l, c, e)) return false;
+    if (!one_pair(l->request, e) || !pairs_read(&p->pairs, l, e) || !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
     if (!bounded(p, l->request, e)) return false;
-    struct localize_request q = {.patch = pair_request(&p->pair, l), .seed = (uint64_t)l->seed,
+    struct localize_request q = {.patch = pairs_request(&p->pairs, l), .seed = (uint64_t)l->seed,
                                  .k = (uint32_t)json_get(l->request, "k")->integer,
                                  .n_control = (uint32_t)json_get(l->request, "n_control")->integer};
     q.patch.site = HOOK_Z;

@@ -59,7 +59,8 @@ static bool no_overlap(const struct metric *m, const char *field, struct err *e)
     return true;
 }
 
-bool metric_read(struct look *l, const struct json *v, const char *field, struct metric *m, struct err *e)
+bool metric_read(struct look *l, const struct json *v, const char *field, const struct json *tokens,
+                 const char *tokens_field, struct metric *m, struct err *e)
 {
     char name[128];
     const struct json *multi = json_get(v, "multi");
@@ -69,12 +70,12 @@ bool metric_read(struct look *l, const struct json *v, const char *field, struct
     if (multi && strcmp(multi->text, "first") != 0)
         return err_field(e, ERR_UNSUPPORTED, place_field(name, field, "multi"), "\"%s\" is not served yet", multi->text);
     if (metric_needs_answer(m->kind) &&
-        !token_list(l, json_get(v, "answer"), place_field(name, field, "answer"), &m->answer, &m->n_answer, e))
+        !token_list(l, json_get(tokens, "answer"), place_field(name, tokens_field, "answer"), &m->answer, &m->n_answer, e))
         return false;
     if (metric_needs_foil(m->kind) &&
-        !token_list(l, json_get(v, "foil"), place_field(name, field, "foil"), &m->foil, &m->n_foil, e))
+        !token_list(l, json_get(tokens, "foil"), place_field(name, tokens_field, "foil"), &m->foil, &m->n_foil, e))
         return false;
-    return no_overlap(m, place_field(name, field, "foil"), e);
+    return no_overlap(m, place_field(name, tokens_field, "foil"), e);
 }
 
 static void echo_tokens(jout *o, const char *key, const struct model *m, const uint32_t *ids, size_t n,

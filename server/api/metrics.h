@@ -12,8 +12,10 @@
 #include "look.h"
 #include "probes/metric.h"
 
-/* kind, answer and foil as far as the kind needs them; `pos` is the caller's. */
-bool metric_read(struct look *l, const struct json *v, const char *field, struct metric *out, struct err *e) MUST_CHECK;
+/* kind, and answer and foil as far as the kind needs them, which stand in `tokens` (v itself, or a pair); `pos`
+ * is the caller's. */
+bool metric_read(struct look *l, const struct json *v, const char *field, const struct json *tokens,
+                 const char *tokens_field, struct metric *out, struct err *e) MUST_CHECK;
 /* "answer" and "foil" into o: an object, or a list of several. */
 void metric_echo(const struct metric *m, const struct model *model, jout *o);
 

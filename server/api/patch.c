@@ -1,54 +1,60 @@
-/* POST /v1/patch: one grid, in one sweep. */
-#include <stdio.h>
+/* POST /v1/patch: a grid of every pair by every metric, in one sweep. */
 #include <string.h>
 
 #include "handlers.h"
+#include "patch_answer.h"
 #include "server/clock.h"
-#include "pair.h"
+
+static const struct patch_axes axes_known[] = {
+    {{NULL, NULL}, false, false, PATCH_LAYER},
+    {{"pos", NULL}, false, true, PATCH_LAYER_POS},
+    {{"head", NULL}, true, false, PATCH_LAYER_HEAD},
+    {{"head", "pos"}, true, true, PATCH_LAYER_HEAD_POS},
+};
 
 struct patch_work {
     struct look look;
-    struct pair pair;
+    struct pairs pairs;
+    uint32_t *group;              /* [n] of each pair */
+    struct patch_request request;
     struct patch *patch;
-    enum patch_axis axis;
-    enum hook site;
+    struct patch_stats *stats;
+    const struct patch_axes *axes;
 };
 
 static struct patch_work *of(struct work *w) { return (struct patch_work *)w; }
 
 static void patch_work_free(struct work *w)
 {
+    patch_stats_free(of(w)->stats);
     patch_free(of(w)->patch);
-    pair_release(&of(w)->pair);
+    pairs_release(&of(w)->pairs);
     look_release(&of(w)->look);
     mem_drop(w);
+}
+
+/* ---- steps --------------------------------------------------------------------------------------- */
+
+static struct patch_stats *begin_stats(const struct patch_work *p, struct err *e)
+{
+    const struct patch_stats_request q = {.patch = &p->request, .grid = patch_result(p->patch), .group = p->group,
+                                          .n_groups = p->pairs.n_groups, .seed = (uint64_t)p->look.seed, .level = 0.95};
+    return patch_stats_new(&q, e);
 }
 
 static enum step patch_work_step(struct work *w, struct session *s, struct err *e)
 {
     struct patch_work *p = of(w);
-    if (look_cached(&p->look)) return STEP_DONE;
-    enum step step = patch_step(p->patch, s, e);
     size_t done, total;
+    if (look_cached(&p->look)) return STEP_DONE;
+    if (p->stats) return patch_stats_step(p->stats, e);
+    enum step step = patch_step(p->patch, s, e);
     patch_progress(p->patch, &done, &total);
     w->done = (int64_t)done;
     w->total = (int64_t)total;
-    return step;
-}
-
-static void put_range(jout *o, const char *key, uint32_t n)
-{
-    jout *list = jout_put_array(o, key);
-    for (uint32_t i = 0; i < n; i++) jout_int(list, NULL, i);
-}
-
-/* Positions whose cells were not run: before the prompts first differ, and after the metric's. */
-static void put_skipped(const struct patch_work *p, const struct patch_grid *g, jout *root)
-{
-    jout *list = jout_put_array(jout_put_object(root, "skipped"), "pos");
-    if (p->axis != PATCH_LAYER_POS) return;
-    for (uint32_t i = 0; i < g->n_columns; i++)
-        if (i < g->first_difference || i > p->pair.metric.pos) jout_int(list, NULL, i);
+    if (step != STEP_DONE || !p->pairs.listed) return step;
+    p->stats = begin_stats(p, e);
+    return p->stats ? STEP_MORE : STEP_FAIL;
 }
 
 static void put_cost(const struct patch_work *p, const struct patch_grid *g, jout *root)
@@ -65,21 +71,10 @@ static bool patch_work_finish(struct work *w, struct outcome *o, struct err *e)
 {
     struct patch_work *p = of(w);
     if (look_cached(&p->look)) return look_answer_cached(&p->look, o, e);
-    const struct patch_grid *g = patch_result(p->patch);
-    jout *root = look_open(&p->look), *axes = jout_put_object(root, "axes");
-    put_range(axes, "layer", g->n_layers);
-    put_range(axes, p->axis == PATCH_LAYER_POS ? "pos" : "head", g->n_columns);
-    jout *values = jout_put_array(root, "values");
-    for (uint32_t l = 0; l < g->n_layers; l++)
-        jout_f64s(values, NULL, g->values + (size_t)l * g->n_columns, g->n_columns);
-    pair_echo(&p->pair, &p->look, g, root);
-    put_skipped(p, g, root);
-    jout *checks = jout_put_object(root, "checks");
-    jout_f64(checks, "identity", g->check_identity);
-    jout_f64(checks, "full", g->check_full);
-    put_cost(p, g, root);
-    if (g->first_difference == p->pair.clean.n)
-        look_warn(&p->look, "same-prompts", "clean and corrupt are the same tokens: no cell can differ");
+    const struct patch_told told = {&p->pairs, p->axes, patch_result(p->patch), p->stats};
+    jout *root = look_open(&p->look);
+    patch_answer(&told, &p->look, root);
+    put_cost(p, told.grid, root);
     return look_close(&p->look, root, o, e);
 }
 
@@ -88,56 +83,82 @@ static const struct work_ops ops = {
     .step = patch_work_step, .finish = patch_work_finish, .free = patch_work_free,
 };
 
-/* Which grids are served: site and its axes. */
-static const struct grid {
-    const char *site, *second;
-    enum hook hook;
-    enum patch_axis axis;
-} grids[] = {
-    {"hook_resid_pre", "pos", HOOK_RESID_PRE, PATCH_LAYER_POS},
-    {"attn.hook_z", "head", HOOK_Z, PATCH_LAYER_HEAD},
-};
+/* ---- the request --------------------------------------------------------------------------------- */
 
-static bool choose_grid(struct patch_work *p, const struct json *q, struct err *e)
+/* As hooks of a layer are spelled behind "blocks.{l}.". */
+static bool choose_site(struct patch_work *p, const struct json *q, struct err *e)
 {
-    const char *site = json_get(q, "site")->text;
-    const struct json *axes = json_get(q, "axes"), *first = axes->child, *second = first->next;
-    for (const struct json *a = first; a; a = a->next)
-        for (const struct json *b = a->next; b; b = b->next)
-            if (strcmp(a->text, b->text) == 0)
-                return err_field(e, ERR_INVALID, "axes", "\"%s\" is named twice", a->text);
-    if (strcmp(first->text, "layer") != 0)
-        return err_field(e, ERR_INVALID, "axes", "the first axis is \"layer\"");
-    bool known = false;
-    for (size_t i = 0; i < sizeof grids / sizeof *grids; i++) {
-        if (strcmp(grids[i].site, site) != 0) continue;
-        known = true;
-        if (axes->len == 2 && strcmp(grids[i].second, second->text) == 0) {
-            p->site = grids[i].hook;
-            p->axis = grids[i].axis;
-            return true;
-        }
+    const char *word = json_get(q, "site")->text, *why;
+    const struct arch *a = &look_model(&p->look)->arch;
+    for (unsigned h = 0; h < HOOK_COUNT; h++) {
+        const struct hook_info *i = hook_info((enum hook)h);
+        if (i->scope != SCOPE_LAYER || strcmp(i->spelling, word) != 0) continue;
+        p->request.site = (enum hook)h;
+        why = hook_absent(a, p->request.site);
+        return !why || err_field(e, ERR_INVALID, "site", "%s has no %s: %s", a->family, word, why);
     }
-    if (strcmp(site, "hook_resid_pre") == 0 && strcmp(second->text, "head") == 0)
-        return err_field(e, ERR_INVALID, "axes", "hook_resid_pre has no heads; its axes are [\"layer\",\"pos\"]");
-    return err_field(e, ERR_UNSUPPORTED, known ? "axes" : "site",
-                     "\"%s\" over these axes is not served yet; hook_resid_pre goes by [\"layer\",\"pos\"], "
-                     "attn.hook_z by [\"layer\",\"head\"]", site);
+    return err_field(e, ERR_INVALID, "site", "\"%s\" is no site of a layer", word);
+}
+
+static bool same_words(const struct patch_axes *a, const struct json *second)
+{
+    for (int i = 0; i < 2; i++, second = second ? second->next : NULL)
+        if (!a->word[i] != !second || (second && strcmp(a->word[i], second->text) != 0)) return false;
+    return true;
+}
+
+static bool choose_axes(struct patch_work *p, const struct json *q, struct err *e)
+{
+    const struct json *axes = json_get(q, "axes");
+    const struct hook_info *site = hook_info(p->request.site);
+    for (const struct json *a = axes->child; a; a = a->next)
+        for (const struct json *b = a->next; b; b = b->next)
+            if (strcmp(a->text, b->text) == 0) return err_field(e, ERR_INVALID, "axes", "\"%s\" is named twice", a->text);
+    if (strcmp(axes->child->text, "layer") != 0) return err_field(e, ERR_INVALID, "axes", "the first axis is \"layer\"");
+    for (size_t i = 0; i < sizeof axes_known / sizeof *axes_known; i++)
+        if (same_words(&axes_known[i], axes->child->next)) p->axes = &axes_known[i];
+    if (!p->axes) return err_field(e, ERR_INVALID, "axes", "behind \"layer\" come \"pos\", \"head\", or \"head\" and \"pos\"");
+    p->request.axis = p->axes->axis;
+    return !p->axes->head || site->axis != AXIS_PLAIN ||
+           err_field(e, ERR_INVALID, "axes", "%s has no heads; its axes are [\"layer\",\"pos\"]", site->spelling);
+}
+
+/* Values by position stand in one table: all pairs must have them. And all must fit an answer. */
+static bool bounded(const struct patch_work *p, struct err *e)
+{
+    enum { MOST_VALUES = 8388608 };
+    uint32_t heads, pos;
+    const struct pairs *q = &p->pairs;
+    patch_columns(&p->request, &heads, &pos);
+    for (size_t i = 1; p->axes->pos && i < q->n; i++)
+        if (q->asked[i].n != q->asked->n)
+            return err_field(e, ERR_INVALID, "pairs", "pair %zu has %u tokens and the first %u; with an axis of positions all "
+                             "have the same", i, q->asked[i].n, q->asked->n);
+    size_t cells = plan_times(plan_times(heads, pos), look_model(&p->look)->arch.n_layers);
+    size_t values = plan_times(plan_times(cells, q->n_metrics), q->n + (q->listed ? 6 : 0));
+    return values <= MOST_VALUES || err_field(e, ERR_TOO_LARGE, "pairs", "%zu values would be answered, at most %d", values, MOST_VALUES);
 }
 
 static bool prepare(struct patch_work *p, struct call *c, struct err *e)
 {
     struct look *l = &p->look;
-    if (!look_begin(l, c, &ops, e) || !choose_grid(p, l->request, e) || !pair_read(&p->pair, l, e) ||
-        !look_find(l, c, e))
-        return false;
-    if (look_cached(l)) return true;
-    struct patch_request q = pair_request(&p->pair, l);
-    q.site = p->site;
-    q.axis = p->axis;
     struct plan plan = {0};
-    patch_plan(&q, daemon_threads(c->daemon), &plan);
-    p->patch = look_lease(l, &plan, e) ? patch_new(&q, e) : NULL;
+    if (!look_begin(l, c, &ops, e)) return false;
+    const struct json *seed = json_get(l->request, "seed");
+    if (json_get(l->request, "pairs") || json_get(l->request, "metrics")) l->seed = seed ? seed->integer : 0;
+    if (!choose_site(p, l->request, e) || !choose_axes(p, l->request, e) || !pairs_read(&p->pairs, l, e)) return false;
+    struct patch_request q = pairs_request(&p->pairs, l);
+    q.site = p->request.site;
+    q.axis = p->request.axis;
+    p->request = q;
+    if (!bounded(p, e) || !look_find(l, c, e)) return false;
+    if (look_cached(l)) return true;
+    p->group = arena_take(&l->arena, p->pairs.n, sizeof *p->group, e);
+    if (!p->group) return false;
+    for (size_t i = 0; i < p->pairs.n; i++) p->group[i] = p->pairs.pair[i].group;
+    patch_plan(&p->request, daemon_threads(c->daemon), &plan);
+    if (p->pairs.listed) patch_stats_plan(&p->request, p->pairs.n_groups, &plan);
+    p->patch = look_lease(l, &plan, e) ? patch_new(&p->request, e) : NULL;
     return p->patch != NULL;
 }
 

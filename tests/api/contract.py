@@ -30,6 +30,8 @@ def faults(doc, schema, value, where="$"):
     if "anyOf" in schema:
         if not any(not list(faults(doc, s, value)) for s in schema["anyOf"]):
             yield f"{where}: fits none of {len(schema['anyOf'])}"
+    for part in schema.get("allOf", []):
+        yield from faults(doc, part, value, where)
     if "oneOf" in schema:
         n = sum(not list(faults(doc, s, value)) for s in schema["oneOf"])
         if n != 1:
@@ -79,11 +81,12 @@ def make(doc, schema, rng, depth=0):
     kind = schema.get("type")
     if kind == "object":
         wanted = set(schema.get("required", []))
-        if "oneOf" in schema:
-            wanted.update(rng.choice(schema["oneOf"])["required"])
-            skip = {n for s in schema["oneOf"] for n in s["required"]} - wanted
-        else:
-            skip = set()
+        groups = [[n for s in group["oneOf"] for n in s["required"]] for group in schema.get("allOf", [])]
+        chosen = None
+        while chosen is None or any(len(chosen & set(g)) != 1 for g in groups):  # groups may share a name
+            chosen = {rng.choice(g) for g in groups}
+        wanted |= chosen
+        skip = {n for g in groups for n in g} - wanted
         for name in schema.get("properties", {}):
             if name not in skip and rng.random() < (0.4 if depth < 3 else 0.1):
                 wanted.add(name)

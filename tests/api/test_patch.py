@@ -137,8 +137,8 @@ def test_lists_are_reduced_by_log_sum_exp(daemon, model):
 def test_a_text_of_several_tokens_is_scored_by_its_first(daemon):
     ids = daemon.post("/v1/tokenize", {"input": " Lyon"}).json["ids"]
     g = grid(daemon, metric={"answer": " Lyon"})
-    assert g["answer"]["id"] == ids[0] and len(g["warnings"]) == 1
-    assert str(ids[0]) in g["warnings"][0] and "Lyon" in g["warnings"][0]
+    [warning] = [w for w in g["warnings"] if w.startswith("first-token")]
+    assert g["answer"]["id"] == ids[0] and str(ids[0]) in warning and "Lyon" in warning
     assert g["values"] == grid(daemon, metric={"answer": ids[0]})["values"]
 
 
@@ -172,6 +172,72 @@ def test_grids_are_logged(daemon):
     assert run["request"]["direction"] == "denoise" and run["request"]["metric"]["pos"] == "last"
 
 
+# ---- several pairs, several metrics -------------------------------------------------------------
+
+def several(n=4, length=7, seed=8):
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(n):
+        clean = rng.integers(5, 290, length)
+        corrupt = clean.copy()
+        corrupt[1 + i % 3] = (corrupt[1 + i % 3] + 11) % 290
+        answer, foil = (int(x) for x in rng.choice(280, 2, replace=False))
+        out.append({"id": f"p{i}", "clean": {"ids": clean.tolist()}, "corrupt": {"ids": corrupt.tolist()}, "answer": answer, "foil": foil,
+                    "group": f"g{i // 2}"})
+    return out
+
+
+@pytest.mark.parametrize("site, axes", [("hook_resid_mid", ["layer", "pos"]), ("attn.hook_v", ["layer", "head"]),
+                                        ("attn.hook_pattern", ["layer", "head", "pos"]), ("mlp.hook_post", ["layer"])])
+def test_one_sweep_answers_what_single_grids_answer(daemon, site, axes):
+    pairs, metrics = several(), [{"kind": "logit_diff"}, {"kind": "norm_logit_diff"}, {"kind": "kl"}]
+    body = {"pairs": pairs, "metrics": metrics, "site": site, "axes": axes, "seed": 4}
+    a = daemon.post("/v1/patch", body)
+    assert a.status == 200, a
+    g = keeps(daemon, "POST", "/v1/patch", a)
+    assert list(g["axes"]) == axes and [(r["pair"], r["metric"]) for r in g["results"]] == [
+        (p["id"], m["kind"]) for p in pairs for m in metrics]
+    values = {}
+    for r in g["results"]:
+        pair = next(p for p in pairs if p["id"] == r["pair"])
+        one = daemon.post("/v1/patch", {"clean": pair["clean"], "corrupt": pair["corrupt"], "site": site, "axes": axes,
+                                        "metric": {"kind": r["metric"], "answer": pair["answer"], "foil": pair["foil"]}}).json
+        assert np.shape(r["values"]) == np.shape(one["values"])
+        scale = abs(one["baseline"]["clean"] - one["baseline"]["corrupt"]) if r["metric"] == "logit_diff" else 1
+        assert np.abs(np.array(r["values"]) - np.array(one["values"])).max() <= 2e-3 and scale > 0
+        assert {k: r[k] for k in ("tokens", "skipped", "answer", "foil") if k in r} == {
+            k: one[k] for k in ("tokens", "skipped", "answer", "foil") if k in r}
+        values.setdefault(r["metric"], []).append((np.array(r["values"]), r["baseline"]))
+    for m in g["means"]:
+        all_of = np.array([v for v, _ in values[m["metric"]]])
+        mean, low, high = (np.array(m[k]) for k in ("mean", "low", "high"))
+        assert m["n"] == len(pairs) and np.allclose(mean, all_of.mean(0), atol=1e-9)
+        assert (low <= mean + 1e-12).all() and (mean <= high + 1e-12).all()
+        # two groups: a draw is one of them twice, or both
+        extremes = np.sort([all_of[:2].mean(0), all_of[2:].mean(0)], axis=0)
+        assert np.allclose(low, extremes[0], atol=1e-9) and np.allclose(high, extremes[1], atol=1e-9)
+    spans = np.array([b["clean"] - b["corrupt"] for _, b in values["logit_diff"]])
+    ratio = np.array(next(m for m in g["means"] if m["metric"] == "norm_logit_diff")["ratio_of_means"]["mean"])
+    gains = sum((v - b["corrupt"]) for v, b in values["logit_diff"])
+    assert np.allclose(ratio, gains / spans.sum(), atol=1e-6)
+    assert g["intervals"] == {"level": 0.95, "groups": 2, "draws": 2000, "seed": 4}
+    clean = np.array([b["clean"] for _, b in values["logit_diff"]])
+    assert np.isclose(g["behaviour"]["accuracy"], (clean > 0).mean()) and np.isclose(g["behaviour"]["logit_diff"], clean.mean())
+    assert g["behaviour"]["exhibited"] == (g["behaviour"]["accuracy"] >= 0.75 and g["behaviour"]["logit_diff"] >= 0.5)
+    assert g["behaviour"]["exhibited"] or any(w.startswith("not-exhibited") for w in g["warnings"])
+
+
+def test_intervals_are_those_of_the_seed(daemon):
+    body = {"pairs": several(6), "metric": {"kind": "logit_diff"}, "site": "attn.hook_z", "axes": ["layer", "head"]}
+    for p in body["pairs"]:
+        del p["group"]  # each a group of its own
+    fresh = {"Cache-Control": "no-cache"}
+    a, b, c = (daemon.post("/v1/patch", {**body, "seed": seed}, fresh).json for seed in (1, 1, 2))
+    assert a["means"] == b["means"] and a["means"][0]["low"] != c["means"][0]["low"] and a["means"][0]["mean"] == c["means"][0]["mean"]
+    assert a["intervals"]["groups"] == 6
+
+
+PAIRS = {"clean": None, "corrupt": None}
 REFUSED = {
     "unequal lengths": ({"corrupt": {"ids": CORRUPT[:8]}}, 400, "corrupt", ("9", "8")),
     "no foil": ({"metric": {"foil": None}}, 400, "metric.foil", "needs"),
@@ -185,15 +251,19 @@ REFUSED = {
     "unknown metric": ({"metric": {"kind": "accuracy"}}, 400, "metric.kind", "kl"),
     "unknown site": ({"site": "hook_embed", "axes": ["layer", "pos"]}, 400, "site", "hook_resid_pre"),
     "axis twice": ({"axes": ["layer", "layer"]}, 400, "axes", "twice"),
-    "one axis": ({"axes": ["layer"]}, 400, "axes", "2"),
     "unknown axis": ({"axes": ["layer", "neuron"]}, 400, "axes[1]", "pos"),
     "unknown direction": ({"direction": "sideways"}, 400, "direction", "denoise"),
-    "later site": ({"site": "attn.hook_q", "axes": ["layer", "head"]}, 501, "site", "not"),
+    "site that this model has not": ({"site": "attn.hook_result", "axes": ["layer", "neuron"]}, 400, "axes[1]", "pos"),
     "axes of another site": ({"axes": ["layer", "head"]}, 400, "axes", "no heads"),
     "layer is not first": ({"axes": ["pos", "layer"]}, 400, "axes", "first"),
-    "three axes": ({"site": "attn.hook_z", "axes": ["layer", "head", "pos"]}, 501, "axes", ""),
-    "pairs": ({"clean": None, "corrupt": None, "pairs": [{"clean": "a", "corrupt": "b"}]}, 501, "pairs", "not"),
-    "metrics": ({"metric": None, "metrics": [{"kind": "kl"}]}, 501, "metrics", "not"),
+    "axes in another order": ({"site": "attn.hook_z", "axes": ["layer", "pos", "head"]}, 400, "axes", "behind"),
+    "pairs beside the single form": ({"pairs": [{"clean": "a", "corrupt": "b"}]}, 400, "pairs", "beside"),
+    "a pair of two lengths": ({**PAIRS, "pairs": [{"clean": {"ids": [5, 6]}, "corrupt": {"ids": [5]}}]}, 400, "pairs[0].corrupt", ("2", "1")),
+    "pairs of several lengths by position": ({**PAIRS, "pairs": [{"clean": {"ids": [5, 6]}, "corrupt": {"ids": [5, 7]}},
+                                                                 {"clean": {"ids": [5]}, "corrupt": {"ids": [7]}}]}, 400, "pairs", "first 2"),
+    "a pair's answer is its foil": ({**PAIRS, "pairs": [{"clean": {"ids": [5]}, "corrupt": {"ids": [7]}, "answer": 3, "foil": 3}]}, 400,
+                                    "pairs[0].foil", "3"),
+    "metrics at two positions": ({"metric": None, "metrics": [{"kind": "kl"}, {"kind": "kl", "pos": 2}]}, 400, "metrics[1].pos", "one position"),
     "multi": ({"metric": {"multi": "sequence"}}, 501, "metric.multi", "not"),
     "unknown view": ({"view": "nowhere"}, 404, "view", "nowhere"),
 }

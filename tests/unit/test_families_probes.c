@@ -17,6 +17,7 @@
 #include "probes/tuco.h"
 #include "support/families.h"
 #include "support/numbers.h"
+#include "support/one_pair.h"
 
 #define CLOSE 1e-4
 
@@ -124,7 +125,7 @@ static uint32_t columns_of(const struct arch *a, enum patch_axis axis)
 }
 
 /* The write that a cell stands for; src is the source's values of the layer. */
-static struct tap cell_write(const struct golden *g, const struct patch_request *q, uint32_t layer, const uint32_t *column,
+static struct tap cell_write(const struct golden *g, struct one_pair *q, uint32_t layer, const uint32_t *column,
                              const float *src, float *own)
 {
     const struct arch *a = &g->model->arch;
@@ -141,7 +142,7 @@ static struct tap cell_write(const struct golden *g, const struct patch_request 
 }
 
 /* logits [L·C][V]: one whole run for each cell. */
-static float *loop_of(const struct golden *g, const struct patch_request *q)
+static float *loop_of(const struct golden *g, struct one_pair *q)
 {
     const struct arch *a = &g->model->arch;
     const uint32_t C = columns_of(a, q->axis), V = a->d_vocab;
@@ -160,16 +161,17 @@ static float *loop_of(const struct golden *g, const struct patch_request *q)
     return out;
 }
 
-static struct patch *grid_of(const struct golden *g, const struct patch_request *q)
+static struct patch *grid_of(const struct golden *g, struct one_pair *q)
 {
     struct err e = {0};
-    struct patch *p = patch_new(q, &e);
+    struct patch_request request = one_request(q);
+    struct patch *p = patch_new(&request, &e);
     must(p && STEP_ALL(patch_step(p, g->session, &e)), e);
     return p;
 }
 
 /* Returns how far the grid's values lie apart: a grid of one value would show nothing. */
-static double compare_grid(const struct golden *g, const struct patch_request *q, const float *cell, const struct runs *r)
+static double compare_grid(const struct golden *g, struct one_pair *q, const float *cell, const struct runs *r)
 {
     const uint32_t V = g->model->arch.d_vocab, C = columns_of(&g->model->arch, q->axis);
     struct patch *p = grid_of(g, q);
@@ -177,23 +179,23 @@ static double compare_grid(const struct golden *g, const struct patch_request *q
     double close = CLOSE, least = INFINITY, most = -INFINITY;
     if (q->metric.kind == METRIC_NORM_LOGIT_DIFF)
         close = fmax(close, close / fabs(difference(&q->metric, r->clean) - difference(&q->metric, r->corrupt)));
-    near(g, "clean", grid->clean, by_definition(&q->metric, r->clean, r, V), close);
-    near(g, "corrupt", grid->corrupt, by_definition(&q->metric, r->corrupt, r, V), close);
+    near(g, "clean", grid->scores->clean, by_definition(&q->metric, r->clean, r, V), close);
+    near(g, "corrupt", grid->scores->corrupt, by_definition(&q->metric, r->corrupt, r, V), close);
     near(g, "identity", grid->check_identity, 0, close);
     near(g, "full", grid->check_full, 0, close);
     for (size_t i = 0; i < grid->cells; i++) {
         char what[128];
         (void)snprintf(what, sizeof what, "%s cell (%zu, %zu) of %s at %u", metric_word(q->metric.kind), i / C, i % C,
                        hook_info(q->site)->spelling, q->metric.pos);
-        near(g, what, grid->values[i], by_definition(&q->metric, cell + i * V, r, V), close);
-        least = fmin(least, grid->values[i]), most = fmax(most, grid->values[i]);
+        near(g, what, grid->scores->values[i], by_definition(&q->metric, cell + i * V, r, V), close);
+        least = fmin(least, grid->scores->values[i]), most = fmax(most, grid->scores->values[i]);
     }
     patch_free(p);
     return most - least;
 }
 
 /* All metrics of one grid, single answers and lists, under budgets that take one group, several, one per column. */
-static double check_metrics(const struct golden *g, struct patch_request q)
+static double check_metrics(const struct golden *g, struct one_pair q)
 {
     static const size_t budgets[] = {0, 1, 20000};
     float *clean = logits_at(g, q.view, q.clean, N, q.metric.pos, NULL), *corrupt = logits_at(g, q.view, q.corrupt, N, q.metric.pos, NULL);
@@ -234,7 +236,7 @@ static void check_patch(struct golden *g)
     uint32_t clean[N], corrupt[N];
     for (size_t k = 0; k < N_GRIDS; k++)
         for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
-            struct patch_request q = {.view = g->view, .clean = clean, .corrupt = corrupt, .n = N, .denoise = (k + i) % 2 == 0,
+            struct one_pair q = {.view = g->view, .clean = clean, .corrupt = corrupt, .n = N, .denoise = (k + i) % 2 == 0,
                                       .site = grids[k].site, .axis = grids[k].axis, .metric.pos = pairs[i].pos};
             two_prompts(g, pairs[i].at, pairs[i].n, clean, corrupt);
             double spread = check_metrics(g, q);
@@ -251,7 +253,7 @@ static void test_patch(void **state)
 /* ---- localization ---------------------------------------------------------------------------------------- */
 
 /* Move of the metric by some units patched together, in one whole run. */
-static double joint_effect(const struct golden *g, const struct patch_request *q, const struct unit *unit, size_t n, double base, double sign)
+static double joint_effect(const struct golden *g, struct one_pair *q, const struct unit *unit, size_t n, double base, double sign)
 {
     const struct arch *a = &g->model->arch;
     const uint32_t *from = q->denoise ? q->corrupt : q->clean, *source = q->denoise ? q->clean : q->corrupt;
@@ -275,25 +277,24 @@ static void check_axis(const struct golden *g, enum patch_axis axis, bool denois
     struct err e = {0};
     uint32_t clean[N], corrupt[N], units = g->model->arch.n_layers * columns_of(&g->model->arch, axis);
     two_prompts(g, (const uint32_t[]){3, 4, 8}, 3, clean, corrupt);
-    struct localize_request q = {.patch = {.view = g->view, .clean = clean, .corrupt = corrupt, .n = N, .denoise = denoise,
-                                           .site = HOOK_Z, .axis = axis,
-                                           .metric = {.kind = METRIC_LOGIT_DIFF, .answer = answers, .foil = foils, .n_answer = 1,
-                                                      .n_foil = 1, .pos = N - 1}},
-                                 .k = units / 2, .n_control = 1, .seed = 5};
+    struct one_pair patch = {.view = g->view, .clean = clean, .corrupt = corrupt, .n = N, .denoise = denoise, .site = HOOK_Z,
+                             .axis = axis, .metric = {.kind = METRIC_LOGIT_DIFF, .answer = answers, .foil = foils, .n_answer = 1,
+                                                      .n_foil = 1, .pos = N - 1}};
+    struct localize_request q = {.patch = one_request(&patch), .k = units / 2, .n_control = 1, .seed = 5};
     struct localize *l = localize_new(&q, &e);
     must(l && STEP_ALL(localize_step(l, g->session, &e)), e);
     const struct localize_result *r = localize_result(l);
-    double base = denoise ? r->grid->corrupt : r->grid->clean, source = denoise ? r->grid->clean : r->grid->corrupt;
+    double base = denoise ? r->grid->scores->corrupt : r->grid->scores->clean, source = denoise ? r->grid->scores->clean : r->grid->scores->corrupt;
     double sign = source >= base ? 1 : -1;
     assert_int_equal(r->n_units, units);
     for (size_t i = 0; i < units; i++) {
-        near(g, "score", r->ranking[i].score, joint_effect(g, &q.patch, &r->ranking[i], 1, base, sign), CLOSE);
+        near(g, "score", r->ranking[i].score, joint_effect(g, &patch, &r->ranking[i], 1, base, sign), CLOSE);
         if (i) assert_true(r->ranking[i].score <= r->ranking[i - 1].score);
     }
-    near(g, "region", r->region_effect, joint_effect(g, &q.patch, r->ranking, r->k, base, sign), CLOSE);
+    near(g, "region", r->region_effect, joint_effect(g, &patch, r->ranking, r->k, base, sign), CLOSE);
     if (units % 2 == 0) {
         assert_int_equal(r->n_control, 1);
-        near(g, "control", r->control_mean, joint_effect(g, &q.patch, r->ranking + r->k, units - r->k, base, sign), CLOSE);
+        near(g, "control", r->control_mean, joint_effect(g, &patch, r->ranking + r->k, units - r->k, base, sign), CLOSE);
         assert_true(r->percentile == (r->control_mean < r->region_effect ? 100 : 0));
     }
     localize_free(l);

@@ -42,10 +42,10 @@ static void bench_hook(void *ctx, enum hook h, uint32_t layer, double *z, size_t
 /* The logit difference at the metric's position. */
 static double difference(struct bench *b, const uint32_t *ids)
 {
-    const struct metric *m = &b->q->patch.metric;
+    const struct metric *m = b->q->patch.pair->metric;
     size_t V = b->r->model->arch.d_vocab;
     double *logits = zero_doubles(N * V);
-    reference_run(b->r, ids, b->q->patch.n, NULL, logits);
+    reference_run(b->r, ids, b->q->patch.pair->n, NULL, logits);
     double d = logits[m->pos * V + m->answer[0]] - logits[m->pos * V + m->foil[0]];
     free(logits);
     return d;
@@ -54,10 +54,10 @@ static double difference(struct bench *b, const uint32_t *ids)
 static void bench_init(struct bench *b, const struct golden *g, const struct localize_request *q, double *base, double *source)
 {
     *b = (struct bench){.r = reference_new(g->view), .q = q, .capture = true};
-    *base = difference(b, q->patch.denoise ? q->patch.corrupt : q->patch.clean);
+    *base = difference(b, q->patch.denoise ? q->patch.pair->corrupt : q->patch.pair->clean);
     b->r->hook = bench_hook;
     b->r->ctx = b;
-    *source = difference(b, q->patch.denoise ? q->patch.clean : q->patch.corrupt);
+    *source = difference(b, q->patch.denoise ? q->patch.pair->clean : q->patch.pair->corrupt);
     b->capture = false;
 }
 
@@ -82,14 +82,19 @@ static void near(const char *what, double got, double want)
 
 static const uint32_t answer[] = {42}, foil[] = {7};
 
+static struct metric metric = {METRIC_LOGIT_DIFF, answer, foil, 1, 1, N - 1};
+
 static void make(const struct golden *g, struct localize_request *q, uint32_t *clean, uint32_t *corrupt)
 {
+    static struct patch_pair pair;
+    pair = (struct patch_pair){clean, corrupt, N, &metric};
+    metric.pos = N - 1;
     uint64_t seed = 80;
     for (int i = 0; i < N; i++) clean[i] = corrupt[i] = below(&seed, g->model->arch.d_vocab);
     corrupt[2] = (clean[2] + 5) % g->model->arch.d_vocab;
     corrupt[5] = (clean[5] + 9) % g->model->arch.d_vocab;
-    *q = (struct localize_request){.patch = {.view = g->view, .clean = clean, .corrupt = corrupt, .n = N, .denoise = true, .site = HOOK_Z,
-                                             .axis = PATCH_LAYER_HEAD, .metric = {METRIC_LOGIT_DIFF, answer, foil, 1, 1, N - 1}},
+    *q = (struct localize_request){.patch = {.view = g->view, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .denoise = true, .site = HOOK_Z,
+                                             .axis = PATCH_LAYER_HEAD},
                                    .k = 3, .n_control = 20, .seed = 1};
 }
 
@@ -100,7 +105,7 @@ static void check_ranking(const struct golden *g, const struct localize_request 
     struct bench b;
     bench_init(&b, g, q, &base, &source);
     const struct arch *a = &g->model->arch;
-    const uint32_t *ids = q->patch.denoise ? q->patch.corrupt : q->patch.clean;
+    const uint32_t *ids = q->patch.denoise ? q->patch.pair->corrupt : q->patch.pair->clean;
     uint32_t heads = q->patch.axis == PATCH_LAYER ? 1 : a->n_heads;
     double sign = source >= base ? 1 : -1;
     struct localize *l = localize(g, q);
@@ -139,7 +144,7 @@ static void test_ranking(void **state)
         for (int how = 0; how < 8; how++) {
             q.patch.denoise = how & 1;
             q.patch.axis = how & 2 ? PATCH_LAYER : PATCH_LAYER_HEAD;
-            q.patch.metric.pos = how & 4 ? 6 : N - 1;
+            metric.pos = how & 4 ? 6 : N - 1;
             q.k = how & 2 ? 1 : 3;
             check_ranking(&g, &q);
         }

@@ -9,9 +9,9 @@
 
 #include <cmocka.h>
 
-#include "probes/patch.h"
 #include "support/golden.h"
 #include "support/numbers.h"
+#include "support/one_pair.h"
 #include "support/reference.h"
 
 #define CLOSE 1e-4
@@ -68,7 +68,7 @@ static uint32_t columns_of(const struct arch *a, enum patch_axis axis, uint32_t 
     return axis == PATCH_LAYER_POS ? n : axis == PATCH_LAYER ? 1 : a->n_heads;
 }
 
-static struct answers loop_of(const struct golden *g, const struct patch_request *q)
+static struct answers loop_of(const struct golden *g, struct one_pair *q)
 {
     struct loop k = {.r = reference_new(g->view), .n = q->n, .pos = q->metric.pos, .site = q->site, .axis = q->axis,
                      .base = q->denoise ? q->corrupt : q->clean, .source = q->denoise ? q->clean : q->corrupt};
@@ -136,10 +136,11 @@ static double by_definition(const struct metric *m, const double *y, const struc
 
 /* ---- comparing --------------------------------------------------------------------------------- */
 
-static struct patch *run_patch(const struct golden *g, const struct patch_request *q)
+static struct patch *run_patch(const struct golden *g, struct one_pair *q)
 {
     struct err e = {0};
-    struct patch *p = patch_new(q, &e);
+    struct patch_request request = one_request(q);
+    struct patch *p = patch_new(&request, &e);
     must(p && STEP_ALL(patch_step(p, g->session, &e)), e);
     return p;
 }
@@ -151,7 +152,7 @@ static void close_to(const char *what, double got, double want, double tolerance
 
 /* Rows that a sweep pushes: each cell's own rows, in its layer and those above; and the six cells
  * of the built-in checks. */
-static size_t rows_expected(const struct patch_request *q, uint32_t L, uint32_t C, uint32_t first)
+static size_t rows_expected(struct one_pair *q, uint32_t L, uint32_t C, uint32_t first)
 {
     size_t rows = 0, n = q->metric.pos + 1u;
     uint32_t checks[3] = {0, L / 2, L - 1};
@@ -165,7 +166,7 @@ static size_t rows_expected(const struct patch_request *q, uint32_t L, uint32_t 
     return rows;
 }
 
-static void compare(const struct golden *g, const struct patch_request *q, const struct answers *a)
+static void compare(const struct golden *g, struct one_pair *q, const struct answers *a)
 {
     const uint32_t V = g->model->arch.d_vocab, n = q->metric.pos + 1u;
     struct patch *p = run_patch(g, q);
@@ -174,20 +175,20 @@ static void compare(const struct golden *g, const struct patch_request *q, const
     double close = q->metric.kind == METRIC_NORM_LOGIT_DIFF ? 1e-3 : CLOSE;
     uint32_t first = 0, run = 0;
     while (first < q->n && q->clean[first] == q->corrupt[first]) first++;
-    assert_int_equal(grid->first_difference, first);
+    assert_int_equal(*grid->first_difference, first);
     assert_int_equal(grid->n_layers, a->L);
-    assert_int_equal(grid->n_columns, a->C);
+    assert_int_equal(grid->n_heads * grid->n_pos, a->C);
     assert_int_equal(grid->cells, (size_t)a->L * a->C);
-    close_to("clean", grid->clean, q->denoise ? source : base, close);
-    close_to("corrupt", grid->corrupt, q->denoise ? base : source, close);
+    close_to("clean", grid->scores->clean, q->denoise ? source : base, close);
+    close_to("corrupt", grid->scores->corrupt, q->denoise ? base : source, close);
     for (uint32_t i = 0; i < a->L * a->C; i++) {
         char what[128];
         uint32_t from = q->axis == PATCH_LAYER_POS ? i % a->C : first;
         bool skipped = from < first || from >= n;
         (void)snprintf(what, sizeof what, "%s %s cell (%u, %u) of %s at %u", g->name, metric_word(q->metric.kind), i / a->C,
                        i % a->C, hook_info(q->site)->spelling, q->metric.pos);
-        close_to(what, grid->values[i], by_definition(&q->metric, a->cell[i], a, q->denoise, V), close);
-        if (skipped) assert_true(grid->values[i] == (q->denoise ? grid->corrupt : grid->clean));
+        close_to(what, grid->scores->values[i], by_definition(&q->metric, a->cell[i], a, q->denoise, V), close);
+        if (skipped) assert_true(grid->scores->values[i] == (q->denoise ? grid->scores->corrupt : grid->scores->clean));
         run += !skipped;
     }
     assert_int_equal(grid->cells_run, run);
@@ -211,7 +212,7 @@ static const struct { enum hook site; enum patch_axis axis; } grids[] = {
 enum { N_GRIDS = sizeof grids / sizeof *grids };
 
 /* All metrics, single answers and lists, under budgets that take one group, some, one per column. */
-static void check_grid(const struct golden *g, struct patch_request q)
+static void check_grid(const struct golden *g, struct one_pair q)
 {
     static const size_t budgets[] = {0, 1, 20000};
     struct answers a = loop_of(g, &q);
@@ -239,7 +240,7 @@ static void check_model(const char *name)
     for (size_t k = 0; k < N_GRIDS; k++)
         for (int denoise = 0; denoise < 2; denoise++)
             for (size_t at = 0; at < 3; at++)
-                check_grid(&g, (struct patch_request){.view = g.view, .clean = clean, .corrupt = corrupt, .n = N, .denoise = denoise,
+                check_grid(&g, (struct one_pair){.view = g.view, .clean = clean, .corrupt = corrupt, .n = N, .denoise = denoise,
                                                       .site = grids[k].site, .axis = grids[k].axis, .metric.pos = pos[at]});
     golden_close(&g);
 }
@@ -267,7 +268,7 @@ static void test_sweep_of_many_tiles(void **state)
     uint32_t clean[N], corrupt[N];
     two_prompts(g.model, 32, N, differ, 3, clean, corrupt);
     for (size_t k = 0; k < 2; k++) {
-        struct patch_request q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = N, .denoise = k == 0, .site = grids[k].site,
+        struct one_pair q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = N, .denoise = k == 0, .site = grids[k].site,
                                   .axis = grids[k].axis,
                                   .metric = {METRIC_LOGIT_DIFF, one_answer, one_foil, 1, 1, N - 1}};
         struct answers a = loop_of(&g, &q);
@@ -284,7 +285,7 @@ static void test_one_token(void **state)
     golden_open(&g, "gqa_tied", NULL);
     static const uint32_t clean[] = {50}, corrupt[] = {60};
     for (size_t k = 0; k < N_GRIDS; k++)
-        check_grid(&g, (struct patch_request){.view = g.view, .clean = clean, .corrupt = corrupt, .n = 1, .denoise = true,
+        check_grid(&g, (struct one_pair){.view = g.view, .clean = clean, .corrupt = corrupt, .n = 1, .denoise = true,
                                               .site = grids[k].site, .axis = grids[k].axis});
     golden_close(&g);
 }
@@ -303,13 +304,13 @@ static void test_denoise_mirrors_noise(void **state)
     two_prompts(g.model, 33, N, differ, 2, a, b);
     for (size_t k = 0; k < N_GRIDS; k++)
         for (unsigned kind = 0; kind < METRIC_COUNT; kind++) {
-            struct patch_request q = {.view = g.view, .clean = a, .corrupt = b, .n = N, .denoise = true, .site = grids[k].site,
+            struct one_pair q = {.view = g.view, .clean = a, .corrupt = b, .n = N, .denoise = true, .site = grids[k].site,
                                       .axis = grids[k].axis, .metric = {(enum metric_kind)kind, answers3, foils2, 3, 2, N - 1}};
             struct patch *there = run_patch(&g, &q);
             q.clean = b, q.corrupt = a, q.denoise = false;
             struct patch *back = run_patch(&g, &q);
             for (size_t i = 0; i < patch_result(there)->cells; i++) {
-                double x = patch_result(there)->values[i], y = patch_result(back)->values[i];
+                double x = patch_result(there)->scores->values[i], y = patch_result(back)->scores->values[i];
                 if (kind == METRIC_NORM_LOGIT_DIFF) close_to("mirrored cell", x, 1 - y, 1e-9); /* 0 and 1 change places */
                 else assert_true(x == y);
             }
@@ -328,20 +329,20 @@ static void test_baselines(void **state)
     static const uint32_t differ[] = {2};
     uint32_t clean[N], corrupt[N];
     two_prompts(g.model, 34, N, differ, 1, clean, corrupt);
-    struct patch_request q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = N, .site = HOOK_RESID_PRE,
+    struct one_pair q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = N, .site = HOOK_RESID_PRE,
                               .axis = PATCH_LAYER_POS, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, N - 1}};
     for (int denoise = 0; denoise < 2; denoise++) {
         q.denoise = denoise;
         q.metric.kind = METRIC_NORM_LOGIT_DIFF;
         struct patch *p = run_patch(&g, &q);
-        assert_true(patch_result(p)->clean == 1 && patch_result(p)->corrupt == 0);
+        assert_true(patch_result(p)->scores->clean == 1 && patch_result(p)->scores->corrupt == 0);
         patch_free(p);
         q.metric.kind = METRIC_KL; /* of the source run against itself: none; else positive */
         p = run_patch(&g, &q);
         const struct patch_grid *grid = patch_result(p);
-        assert_true((denoise ? grid->clean : grid->corrupt) == 0);
-        assert_true((denoise ? grid->corrupt : grid->clean) > 1e-3);
-        for (size_t i = 0; i < grid->cells; i++) assert_true(grid->values[i] > -1e-12);
+        assert_true((denoise ? grid->scores->clean : grid->scores->corrupt) == 0);
+        assert_true((denoise ? grid->scores->corrupt : grid->scores->clean) > 1e-3);
+        for (size_t i = 0; i < grid->cells; i++) assert_true(grid->scores->values[i] > -1e-12);
         patch_free(p);
     }
     golden_close(&g);
@@ -353,9 +354,10 @@ static void test_nothing_to_normalise_by(void **state)
     struct golden g;
     golden_open(&g, "gqa_tied", NULL);
     struct err e = {0};
-    struct patch_request q = {.view = g.view, .clean = g.ids[0], .corrupt = g.ids[0], .n = g.n[0], .denoise = true, .site = HOOK_RESID_PRE,
+    struct one_pair q = {.view = g.view, .clean = g.ids[0], .corrupt = g.ids[0], .n = g.n[0], .denoise = true, .site = HOOK_RESID_PRE,
                               .axis = PATCH_LAYER_POS, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, g.n[0] - 1}};
-    struct patch *p = patch_new(&q, &e);
+    struct patch_request request = one_request(&q);
+    struct patch *p = patch_new(&request, &e);
     must(p, e);
     assert_false(STEP_ALL(patch_step(p, g.session, &e)));
     assert_int_equal(e.code, ERR_UNPROCESSABLE);
@@ -375,15 +377,15 @@ static void test_nothing_differs(void **state)
     uint32_t clean[N], corrupt[N];
     two_prompts(g.model, 35, N, differ, 1, clean, corrupt);
     for (size_t k = 0; k < 2 * N_GRIDS; k++) {
-        struct patch_request q = {.view = g.view, .clean = clean, .corrupt = k % 2 ? clean : corrupt, .n = N, .site = grids[k / 2].site,
+        struct one_pair q = {.view = g.view, .clean = clean, .corrupt = k % 2 ? clean : corrupt, .n = N, .site = grids[k / 2].site,
                                   .axis = grids[k / 2].axis,
                                   .metric = {METRIC_LOGPROB, one_answer, NULL, 1, 0, k % 2 ? N - 1 : 5}};
         struct patch *p = run_patch(&g, &q);
         const struct patch_grid *grid = patch_result(p);
-        assert_int_equal(grid->first_difference, k % 2 ? N : 6);
+        assert_int_equal(*grid->first_difference, k % 2 ? N : 6);
         assert_int_equal(grid->cells_run, 0);
-        for (size_t i = 0; i < grid->cells; i++) assert_true(grid->values[i] == grid->clean);
-        close_to("corrupt", grid->corrupt, grid->clean, 1e-6);
+        for (size_t i = 0; i < grid->cells; i++) assert_true(grid->scores->values[i] == grid->scores->clean);
+        close_to("corrupt", grid->scores->corrupt, grid->scores->clean, 1e-6);
         patch_free(p);
     }
     golden_close(&g);
@@ -400,9 +402,10 @@ static void test_progress(void **state)
     uint32_t clean[9], corrupt[9];
     size_t done, total, last = 0, steps = 0;
     two_prompts(g.model, 36, 9, differ, 1, clean, corrupt);
-    struct patch_request q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = 9, .denoise = true, .site = HOOK_RESID_PRE,
+    struct one_pair q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = 9, .denoise = true, .site = HOOK_RESID_PRE,
                               .axis = PATCH_LAYER_POS, .metric = {METRIC_PROB, one_answer, NULL, 1, 0, 8}, .memory_bytes = 1};
-    struct patch *p = patch_new(&q, &e);
+    struct patch_request request = one_request(&q);
+    struct patch *p = patch_new(&request, &e);
     must(p, e);
     enum step step;
     do {

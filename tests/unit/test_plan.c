@@ -167,10 +167,11 @@ static void running_in_chunks(struct golden *g)
 static void patching(struct golden *g, bool heads)
 {
     uint32_t clean[LONG], corrupt[LONG], answer = 5, foil = 9, n = heads ? 40 : 60;
-    struct patch_request q = {.view = g->view, .clean = clean, .corrupt = corrupt, .n = n,
-                              .site = heads ? HOOK_Z : HOOK_RESID_PRE, .axis = heads ? PATCH_LAYER_HEAD : PATCH_LAYER_POS,
-                              .metric = {.kind = METRIC_LOGIT_DIFF, .answer = &answer, .n_answer = 1, .foil = &foil,
-                                         .n_foil = 1, .pos = n - 1}};
+    const struct metric metric = {.kind = METRIC_LOGIT_DIFF, .answer = &answer, .n_answer = 1, .foil = &foil,
+                                  .n_foil = 1, .pos = n - 1};
+    const struct patch_pair pair = {clean, corrupt, n, &metric};
+    struct patch_request q = {.view = g->view, .pair = &pair, .n_pairs = 1, .n_metrics = 1,
+                              .site = heads ? HOOK_Z : HOOK_RESID_PRE, .axis = heads ? PATCH_LAYER_HEAD : PATCH_LAYER_POS};
     struct plan p = {0};
     struct err e = {0};
     long_prompt(g, 3, clean);
@@ -188,10 +189,11 @@ static void patching(struct golden *g, bool heads)
 static void localizing(struct golden *g)
 {
     uint32_t clean[LONG], corrupt[LONG], answer = 5, foil = 9, n = 40;
-    struct localize_request q = {.patch = {.view = g->view, .clean = clean, .corrupt = corrupt, .n = n, .site = HOOK_Z,
-                                           .axis = PATCH_LAYER_HEAD,
-                                           .metric = {.kind = METRIC_LOGIT_DIFF, .answer = &answer, .n_answer = 1,
-                                                      .foil = &foil, .n_foil = 1, .pos = n - 1}},
+    const struct metric metric = {.kind = METRIC_LOGIT_DIFF, .answer = &answer, .n_answer = 1, .foil = &foil,
+                                  .n_foil = 1, .pos = n - 1};
+    const struct patch_pair pair = {clean, corrupt, n, &metric};
+    struct localize_request q = {.patch = {.view = g->view, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .site = HOOK_Z,
+                                           .axis = PATCH_LAYER_HEAD},
                                  .k = 2, .n_control = 20, .seed = 1};
     struct plan p = {0};
     struct err e = {0};

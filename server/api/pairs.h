@@ -1,0 +1,43 @@
+/* The question of patch and localize: pairs of prompts of equal length, and metrics.
+ *
+ *     "clean", "corrupt", "metric"         one of each: the answer is one grid
+ *     "pairs": [{"id","clean","corrupt","answer","foil","group"}], "metrics": […]
+ *                                          either in the place of the single forms: the answer lists results
+ *
+ * A pair's own answer and foil stand in the place of a metric's. Pairs of one group (a template, a subject)
+ * are not independent of each other: intervals are taken over groups; without, each pair is a group.
+ *
+ * Refused, naming the field: prompts of a pair of different lengths; metrics at different positions; with
+ * an axis of positions, pairs of different lengths. Lists live in the look's arena.
+ */
+#ifndef ENGRAM_PAIRS_H
+#define ENGRAM_PAIRS_H
+
+#include "input.h"
+#include "look.h"
+#include "probes/patch.h"
+
+struct pair {
+    struct input clean, corrupt;
+    const char *id;
+    uint32_t group;
+};
+
+struct pairs {
+    size_t n, n_metrics, n_groups;
+    bool listed;               /* in the request: so in the answer */
+    bool denoise;
+    struct pair *pair;         /* [n] */
+    struct metric *metric;     /* [n][n_metrics] */
+    struct patch_pair *asked;  /* [n] as probes take them */
+};
+
+bool pairs_read(struct pairs *p, struct look *l, struct err *e) MUST_CHECK;
+void pairs_release(struct pairs *p);
+
+/* A patch_request of them on the look's view; site and axis are the caller's. */
+struct patch_request pairs_request(const struct pairs *p, const struct look *l);
+/* Of one pair and metric, into o: "baseline", "tokens", "answer", "foil"; of messages "rendered" and "template". */
+void pairs_echo(const struct pairs *p, size_t pair, size_t metric, const struct look *l, const struct patch_scores *s, jout *o);
+
+#endif
