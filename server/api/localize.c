@@ -110,9 +110,10 @@ static bool prepare(struct localize_work *p, struct call *c, struct err *e)
     if (!one_pair(l->request, e) || !pairs_read(&p->pairs, l, e) || !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
     if (!bounded(p, l->request, e)) return false;
-    struct localize_request q = {.patch = pairs_request(&p->pairs, l), .seed = (uint64_t)l->seed,
+    struct localize_request q = {.seed = (uint64_t)l->seed,
                                  .k = (uint32_t)json_get(l->request, "k")->integer,
                                  .n_control = (uint32_t)json_get(l->request, "n_control")->integer};
+    pairs_ask(&p->pairs, l, &q.patch);
     q.patch.site = HOOK_Z;
     q.patch.axis = p->heads ? PATCH_LAYER_HEAD : PATCH_LAYER;
     struct plan plan = {0};

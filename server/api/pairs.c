@@ -119,10 +119,13 @@ void pairs_release(struct pairs *p)
     }
 }
 
-struct patch_request pairs_request(const struct pairs *p, const struct look *l)
+void pairs_ask(const struct pairs *p, const struct look *l, struct patch_request *out)
 {
-    return (struct patch_request){.view = l->view.view, .pair = p->asked, .n_pairs = p->n, .n_metrics = p->n_metrics,
-                                  .denoise = p->denoise};
+    out->view = l->view.view;
+    out->pair = p->asked;
+    out->n_pairs = p->n;
+    out->n_metrics = p->n_metrics;
+    out->denoise = p->denoise;
 }
 
 /* ---- answering ------------------------------------------------------------------------------------- */

@@ -35,8 +35,8 @@ struct pairs {
 bool pairs_read(struct pairs *p, struct look *l, struct err *e) MUST_CHECK;
 void pairs_release(struct pairs *p);
 
-/* A patch_request of them on the look's view; site and axis are the caller's. */
-struct patch_request pairs_request(const struct pairs *p, const struct look *l);
+/* Put them and the look's view into a request; site, axis and source are the caller's. */
+void pairs_ask(const struct pairs *p, const struct look *l, struct patch_request *out);
 /* Of one pair and metric, into o: "baseline", "tokens", "answer", "foil"; of messages "rendered" and "template". */
 void pairs_echo(const struct pairs *p, size_t pair, size_t metric, const struct look *l, const struct patch_scores *s, jout *o);
 

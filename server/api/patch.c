@@ -3,6 +3,7 @@
 
 #include "handlers.h"
 #include "patch_answer.h"
+#include "place.h"
 #include "server/clock.h"
 
 static const struct patch_axes axes_known[] = {
@@ -20,6 +21,7 @@ struct patch_work {
     struct patch *patch;
     struct patch_stats *stats;
     const struct patch_axes *axes;
+    struct resolved source;       /* the view values come from; view NULL where it is the request's own */
 };
 
 static struct patch_work *of(struct work *w) { return (struct patch_work *)w; }
@@ -29,6 +31,7 @@ static void patch_work_free(struct work *w)
     patch_stats_free(of(w)->stats);
     patch_free(of(w)->patch);
     pairs_release(&of(w)->pairs);
+    resolved_release(&of(w)->source);
     look_release(&of(w)->look);
     mem_drop(w);
 }
@@ -73,6 +76,7 @@ static bool patch_work_finish(struct work *w, struct outcome *o, struct err *e)
     if (look_cached(&p->look)) return look_answer_cached(&p->look, o, e);
     const struct patch_told told = {&p->pairs, p->axes, patch_result(p->patch), p->stats};
     jout *root = look_open(&p->look);
+    if (p->source.view) answer_view(root, "against", &p->source);
     patch_answer(&told, &p->look, root);
     put_cost(p, told.grid, root);
     return look_close(&p->look, root, o, e);
@@ -123,6 +127,22 @@ static bool choose_axes(struct patch_work *p, const struct json *q, struct err *
            err_field(e, ERR_INVALID, "axes", "%s has no heads; its axes are [\"layer\",\"pos\"]", site->spelling);
 }
 
+static bool choose_source(struct patch_work *p, struct call *c, const struct json *q, struct err *e)
+{
+    const struct json *from = json_get(q, "from"), *window = json_get(q, "window");
+    if (window) {
+        p->request.before = (uint32_t)json_get(window, "before")->integer;
+        p->request.after = (uint32_t)json_get(window, "after")->integer;
+    }
+    if (from->type == JSON_STRING) {
+        p->request.from = strcmp(from->text, "zero") == 0 ? PATCH_FROM_ZERO : PATCH_FROM_OTHER;
+        return true;
+    }
+    if (!look_view(&p->look, c, json_get(from, "view")->text, &p->source, e)) return place_blame(e, "from.view");
+    look_also(&p->look, &p->source);
+    return true;
+}
+
 /* Values by position stand in one table: all pairs must have them. And all must fit an answer. */
 static bool bounded(const struct patch_work *p, struct err *e)
 {
@@ -146,11 +166,11 @@ static bool prepare(struct patch_work *p, struct call *c, struct err *e)
     if (!look_begin(l, c, &ops, e)) return false;
     const struct json *seed = json_get(l->request, "seed");
     if (json_get(l->request, "pairs") || json_get(l->request, "metrics")) l->seed = seed ? seed->integer : 0;
-    if (!choose_site(p, l->request, e) || !choose_axes(p, l->request, e) || !pairs_read(&p->pairs, l, e)) return false;
-    struct patch_request q = pairs_request(&p->pairs, l);
-    q.site = p->request.site;
-    q.axis = p->request.axis;
-    p->request = q;
+    if (!choose_site(p, l->request, e) || !choose_axes(p, l->request, e) || !choose_source(p, c, l->request, e) ||
+        !pairs_read(&p->pairs, l, e))
+        return false;
+    pairs_ask(&p->pairs, l, &p->request);
+    p->request.source = p->source.view;
     if (!bounded(p, e) || !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
     p->group = arena_take(&l->arena, p->pairs.n, sizeof *p->group, e);

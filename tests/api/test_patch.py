@@ -237,6 +237,41 @@ def test_intervals_are_those_of_the_seed(daemon):
     assert a["intervals"]["groups"] == 6
 
 
+def test_windows_zero_and_another_view(start, model):
+    """A window is one run with several writes; zero and another view are what a trace writes from there."""
+    d = start()
+    r = committed(edit(d))
+
+    def traced(layers, into, **source):
+        body = {"view": "base", "inputs": [{"id": "into", "ids": into}, {"id": "other", "ids": CLEAN}], "top_pos": "last", "top_k": 300,
+                "writes": [{"input": "into", "site": f"blocks.{l}.hook_mlp_out", **source} for l in layers]}
+        a = d.post("/v1/trace", body)
+        assert a.status == 200, a
+        logit = {t["id"]: t["logit"] for t in a.json["inputs"][0]["top"][0]}
+        return logit[ANSWER] - logit[FOIL]
+
+    def cells(**more):
+        body = {"view": "base", "clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "site": "hook_mlp_out", "axes": ["layer"],
+                "metric": {"kind": "logit_diff", "answer": ANSWER, "foil": FOIL}, **more}
+        a = d.post("/v1/patch", body)
+        assert a.status == 200, a
+        return keeps(d, "POST", "/v1/patch", a)
+    g = cells(window={"before": 1})
+    want = [traced(range(max(0, l - 1), l + 1), CORRUPT, **{"from": {"input": "other"}}) for l in range(3)]
+    assert np.abs(np.array(g["values"]) - want).max() <= 1e-4
+    g = cells(**{"from": "zero"})
+    want = [traced([l], CORRUPT, **{"from": "zero"}) for l in range(3)]
+    assert np.abs(np.array(g["values"]) - want).max() <= 1e-4 and g["checks"]["full"] is None and "against" not in g
+    g = cells(**{"from": {"view": r["revision"]}}, corrupt={"ids": CLEAN})
+    want = [traced([l], CLEAN, **{"from": {"input": "other", "view": r["revision"]}}) for l in range(3)]
+    assert np.abs(np.array(g["values"]) - want).max() <= 1e-4 and g["against"]["revision"] == r["revision"]
+    assert len(set(np.round(g["values"], 6))) > 1 and not any(w.startswith("same") for w in g["warnings"])
+    again = cells(**{"from": {"view": r["revision"]}}, corrupt={"ids": CLEAN})
+    assert again["cached"] and again["values"] == g["values"] and again["against"] == g["against"]
+    problem(d.post("/v1/patch", {"clean": "a", "corrupt": "b", "site": "hook_mlp_out", "axes": ["layer"], "metric": {"kind": "kl"},
+                                 "from": {"view": "nowhere"}}), 404, field="from.view", said="nowhere")
+
+
 PAIRS = {"clean": None, "corrupt": None}
 REFUSED = {
     "unequal lengths": ({"corrupt": {"ids": CORRUPT[:8]}}, 400, "corrupt", ("9", "8")),
