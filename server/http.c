@@ -1,6 +1,7 @@
 #include "http.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <microhttpd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -510,22 +511,23 @@ bool http_start(struct http *h, struct err *e)
 {
     const struct config *c = h->daemon->config;
     unsigned threads = c->http_threads > 1 ? (unsigned)c->http_threads : 0;
+    int own = dup(h->listener.fd); /* the library closes what it is given when it stops */
+    if (own < 0) return err_set(e, ERR_IO, "duplicating the listening socket: %s", strerror(errno));
     h->mhd = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
         on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, h, MHD_OPTION_LISTEN_SOCKET,
-        (MHD_socket)h->listener.fd, MHD_OPTION_THREAD_POOL_SIZE, threads,
+        (MHD_socket)own, MHD_OPTION_THREAD_POOL_SIZE, threads,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_BYTES, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)c->request_timeout_s,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
         h, MHD_OPTION_URI_LOG_CALLBACK, on_target, h, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes,
         h, MHD_OPTION_END);
-    return h->mhd || err_set(e, ERR_INTERNAL, "the HTTP library did not start");
+    if (h->mhd) return true;
+    (void)close(own);
+    return err_set(e, ERR_INTERNAL, "the HTTP library did not start");
 }
 
 const char *http_address(const struct http *h) { return h->listener.address; }
-
-/* The descriptor stays open until http_stop: closing it now would refuse waiting clients rudely. */
-void http_quiesce(struct http *h) { (void)MHD_quiesce_daemon(h->mhd); }
 
 void http_stop(struct http *h)
 {

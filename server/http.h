@@ -9,9 +9,10 @@
  * it is listed after that, so it cannot be woken before; only the main thread wakes, once, by
  * taking it off the list; answers are queued by the handler called afterwards. Stopping with a
  * sleeping connection aborts the process, so http_release wakes all and lets none sleep again, and
- * http_stop waits for that.
+ * http_stop waits for that. New connections are taken to the end, and told that the daemon stops: the
+ * library's own way to take no more aborts now and then (MHD_quiesce_daemon against its epoll threads).
  *
- *     http_open → http_tick …, http_wake … → http_quiesce → http_release → (http_sleeping() == 0)
+ *     http_open → http_tick …, http_wake … → http_release → (http_sleeping() == 0)
  *     → http_stop
  *
  * Threads: every function here from main.
@@ -31,10 +32,9 @@ const char *http_address(const struct http *h); /* "127.0.0.1:8642" as bound */
 
 void http_wake(struct http *h);    /* wake who can go on */
 void http_tick(struct http *h);    /* the same, deadlines, heartbeats, clients that left */
-void http_quiesce(struct http *h); /* take no new connections */
 void http_release(struct http *h); /* wake everybody for the last time */
 size_t http_sleeping(struct http *h);
 size_t http_visits(struct http *h); /* requests not yet answered to the last byte */
-void http_stop(struct http *h);    /* nobody may sleep; quiesced, or never started; NULL is fine */
+void http_stop(struct http *h);    /* nobody may sleep; or never started; NULL is fine */
 
 #endif

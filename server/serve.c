@@ -49,7 +49,6 @@ static void advance(struct serve *s)
     if (s->stage == DRAINING) worker_drain(d->worker);
     if (s->stage == CANCELLING) worker_cancel_all(d->worker);
     if ((s->stage == DRAINING || s->stage == CANCELLING) && live_jobs(d) == 0) {
-        http_quiesce(s->http);
         http_release(s->http);
         s->stage = RELEASING;
         s->until_us = now + GRACE_US;

@@ -290,13 +290,9 @@ CASES = {
     "rollback to a branch": ("/v1/rollback", {"to": "main"}, 400, "to", "branch"),
     # later
     "mean_of": ("/v1/trace", writes(**{"from": {"mean_of": ["a"]}}), 501, "writes[0].from.mean_of", "not"),
-    "pairs": ("/v1/patch", {"pairs": [{"clean": "a", "corrupt": "b"}], **{k: PATCH[k] for k in ("site", "axes", "metric")}},
-              501, "pairs", "not"),
-    "metrics": ("/v1/patch", {"metrics": [{"kind": "kl"}], **{k: PATCH[k] for k in ("site", "axes", "clean", "corrupt")}},
-                501, "metrics", "not"),
     "multi": ("/v1/patch", metric(multi="sequence"), 501, "metric.multi", "not"),
-    "a later site": ("/v1/patch", with_(PATCH, site="hook_mlp_out"), 501, "site", "not"),
-    "three axes": ("/v1/patch", with_(PATCH, site="attn.hook_z", axes=["layer", "head", "pos"]), 501, "axes", "not"),
+    "a site of no layer": ("/v1/patch", with_(PATCH, site="hook_embed"), 400, "site", "hook_resid_pre"),
+    "three axes in another order": ("/v1/patch", with_(PATCH, site="attn.hook_z", axes=["layer", "pos", "head"]), 400, "axes", "behind"),
     "a later method": ("/v1/localize", with_(LOCALIZE, method="gradient"), 501, "method", "not"),
 }
 
