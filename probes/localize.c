@@ -7,16 +7,14 @@
 #include "core/base/random.h"
 
 /* Joint patches: each set of units is one sequence of a ragged run, whose z is overwritten by the
- * source's, captured in the same way. */
+ * source's, which the grid has kept. */
 struct localize {
     struct localize_request q;
     struct patch *patch;
-    struct run *run;         /* the source's, then (joint) the sets' */
-    bool joint, summed;
+    struct run *run;         /* of the sets, together */
+    bool summed;
     struct taps taps;
-    float *source_z;         /* [L][H][n][e]: head-major, so that one head is one block */
-    struct run_input *input; /* the source first, then region and random sets */
-    uint32_t *heads;         /* per tap: its head */
+    struct run_input *input; /* region and random sets */
     double *effect;          /* [1 + n_control] */
     struct localize_result result;
 };
@@ -26,14 +24,13 @@ static const struct arch *arch_of(const struct localize *l) { return &view_model
 void localize_plan(const struct localize_request *q, int threads, struct plan *p)
 {
     const struct arch *a = &view_model(q->patch.view)->arch;
-    size_t n = q->patch.pair->metric->pos + (size_t)1, sets = 1 + (size_t)q->n_control, heads = (size_t)a->n_layers * a->n_heads,
-           each = q->patch.axis == PATCH_LAYER ? a->n_heads : 1, units = heads / each, k = q->k < units ? q->k : units;
+    size_t n = q->patch.pair->metric->pos + (size_t)1, sets = 1 + (size_t)q->n_control,
+           units = (size_t)a->n_layers * (q->patch.axis == PATCH_LAYER ? 1 : a->n_heads), k = q->k < units ? q->k : units;
     struct plan joint = {0};
     struct run_size runs = {0};
     for (size_t i = 0; i < sets; i++) run_size_add(&runs, 0, n, 1, false);
     run_plan(&runs, a, threads, &joint);
-    plan_add(&joint, NEED_CAPTURES, mem_floats_bytes(heads * n * a->d_head));
-    plan_add(&joint, NEED_CAPTURES, plan_times(heads + plan_times(sets, k * each), sizeof(struct tap) + sizeof(uint32_t)));
+    plan_add(&joint, NEED_CAPTURES, plan_times(plan_times(sets, k), sizeof(struct tap)));
     plan_add(&joint, NEED_STREAM, mem_floats_bytes(sets * a->d_model));
     patch_plan(&q->patch, threads, p);
     joint.bytes[NEED_SCRATCH] = joint.bytes[NEED_SCRATCH] > p->bytes[NEED_SCRATCH]
@@ -57,9 +54,7 @@ void localize_free(struct localize *l)
     patch_free(l->patch);
     run_free(l->run);
     mem_drop(l->taps.tap);
-    mem_drop(l->source_z);
     mem_drop(l->input);
-    mem_drop(l->heads);
     mem_drop(l->effect);
     mem_drop(l->result.ranking);
     mem_drop(l);
@@ -107,20 +102,14 @@ static bool rank(struct localize *l, struct err *e)
 
 static size_t n_sets(const struct localize *l) { return 1 + (size_t)l->result.n_control; }
 
+/* The unit is one of the ranking's. */
 static void set_tap(struct localize *l, uint32_t seq, const struct unit *u)
 {
-    const struct arch *a = arch_of(l);
-    size_t n = l->q.patch.pair->metric->pos + 1u, width = (size_t)a->n_heads * a->d_head;
     bool whole = l->q.patch.axis == PATCH_LAYER;
-    uint32_t heads = whole ? a->n_heads : 1;
-    for (uint32_t h = 0; h < heads; h++) {
-        uint32_t *head = &l->heads[l->taps.n];
-        *head = whole ? h : u->head;
-        l->taps.tap[l->taps.n++] = (struct tap){
-            .site = {HOOK_Z, u->layer}, .op = TAP_SET, .seq = seq, .every_pos = true, .head = head,
-            .n_head = 1, .weight = 1.0f, .n_src_pos = n,
-            .src = l->source_z + u->layer * n * width + (size_t)*head * n * a->d_head};
-    }
+    l->taps.tap[l->taps.n++] = (struct tap){
+        .site = {HOOK_Z, u->layer}, .op = TAP_SET, .seq = seq, .every_pos = true, .head = whole ? NULL : &u->head,
+        .n_head = whole ? 0 : 1, .weight = 1.0f, .n_src_pos = l->q.patch.pair->metric->pos + 1u, .src_whole = true,
+        .src = patch_source(l->patch, u->layer)};
 }
 
 /* k distinct units outside the region. */
@@ -132,57 +121,27 @@ static void draw_set(struct localize *l, struct random *random, size_t *order, u
     for (uint32_t i = 0; i < l->result.k; i++) set_tap(l, seq, &l->result.ranking[order[i]]);
 }
 
-/* Taps that read each head of the source's z into [L][H][n][e]. */
-static void capture_source(struct localize *l)
+static bool begin_joint(struct localize *l, struct err *e)
 {
-    const struct arch *a = arch_of(l);
-    size_t n = l->q.patch.pair->metric->pos + 1u, width = (size_t)a->n_heads * a->d_head;
-    for (uint32_t layer = 0; layer < a->n_layers; layer++)
-        for (uint32_t h = 0; h < a->n_heads; h++) {
-            uint32_t *head = &l->heads[l->taps.n];
-            *head = h;
-            l->taps.tap[l->taps.n++] = (struct tap){
-                .site = {HOOK_Z, layer}, .op = TAP_READ, .seq = 0, .every_pos = true, .head = head,
-                .n_head = 1, .dst = l->source_z + layer * n * width + (size_t)h * n * a->d_head};
-        }
-}
-
-static bool plan_joint(struct localize *l, struct err *e)
-{
-    const struct arch *a = arch_of(l);
     const struct patch_request *p = &l->q.patch;
-    size_t n = p->pair->metric->pos + 1u, width = (size_t)a->n_heads * a->d_head;
-    size_t per_unit = p->axis == PATCH_LAYER ? a->n_heads : 1;
     bool enough = l->result.n_units - l->result.k >= l->result.k;
     l->result.n_control = enough ? l->q.n_control : 0;
-    size_t taps = (size_t)a->n_layers * a->n_heads + n_sets(l) * l->result.k * per_unit;
-    l->taps.tap = mem_take(taps, sizeof(struct tap), e);
-    l->heads = mem_take(taps, sizeof *l->heads, e);
-    l->source_z = mem_floats(a->n_layers * n * width, e);
-    l->input = mem_take(n_sets(l) + 1, sizeof *l->input, e);
+    l->taps.tap = mem_take(n_sets(l) * l->result.k, sizeof(struct tap), e);
+    l->input = mem_take(n_sets(l), sizeof *l->input, e);
     l->effect = mem_take(n_sets(l), sizeof *l->effect, e);
     size_t *order = mem_take(l->result.n_units, sizeof *order, e);
-    bool ok = l->taps.tap && l->heads && l->source_z && l->input && l->effect && order;
-    if (ok) {
+    if (l->taps.tap && l->input && l->effect && order) {
         struct random random;
         random_init(&random, l->q.seed);
-        capture_source(l);
-        for (uint32_t i = 0; i < l->result.k; i++) set_tap(l, 1, &l->result.ranking[i]);
-        for (uint32_t s = 0; s < l->result.n_control; s++) draw_set(l, &random, order, s + 2);
-        const uint32_t *base = p->denoise ? p->pair->corrupt : p->pair->clean, *source = p->denoise ? p->pair->clean : p->pair->corrupt;
-        for (uint32_t s = 0; s <= n_sets(l); s++)
-            l->input[s] = (struct run_input){.ids = s ? base : source, .n = (uint32_t)n, .seq = s,
-                                             .want = &p->pair->metric->pos, .n_want = 1};
+        for (uint32_t i = 0; i < l->result.k; i++) set_tap(l, 0, &l->result.ranking[i]);
+        for (uint32_t s = 1; s <= l->result.n_control; s++) draw_set(l, &random, order, s);
+        for (uint32_t s = 0; s < n_sets(l); s++)
+            l->input[s] = (struct run_input){.ids = p->denoise ? p->pair->corrupt : p->pair->clean,
+                                             .n = p->pair->metric->pos + 1u, .seq = s, .want = &p->pair->metric->pos,
+                                             .n_want = 1};
+        l->run = run_new(p->view, l->input, n_sets(l), &l->taps, e);
     }
     mem_drop(order);
-    return ok;
-}
-
-/* The source goes alone, first: its z of every layer must be there before a set reads it. */
-static bool begin_joint(struct localize *l, bool source, struct err *e)
-{
-    l->run = source ? run_new(l->q.patch.view, l->input, 1, &l->taps, e)
-                    : run_new(l->q.patch.view, l->input + 1, n_sets(l), &l->taps, e);
     return l->run != NULL;
 }
 
@@ -223,15 +182,10 @@ enum step localize_step(struct localize *l, struct session *s, struct err *e)
     if (!l->run) {
         step = patch_step(l->patch, s, e);
         if (step != STEP_DONE) return step;
-        return rank(l, e) && plan_joint(l, e) && begin_joint(l, true, e) ? STEP_MORE : STEP_FAIL;
+        return rank(l, e) && begin_joint(l, e) ? STEP_MORE : STEP_FAIL;
     }
     step = run_step(l->run, s, e);
     if (step != STEP_DONE) return step;
-    if (!l->joint) {
-        run_free(l->run);
-        l->joint = true;
-        return begin_joint(l, false, e) ? STEP_MORE : STEP_FAIL;
-    }
     return end_joint(l, s, e) ? STEP_DONE : STEP_FAIL;
 }
 

@@ -19,7 +19,6 @@ struct patch {
     bool ran;
     struct patch_scores *scores; /* the grid's */
     double *values;              /* all of them */
-    double *span;                /* of each scores: corrupt and clean before they are normalised */
     uint32_t *first_difference;
     double *reference;           /* [n_pairs][V] log-probabilities of the sources, for kl; or NULL */
     struct cell *cell;           /* grid cells by group and layer, checks with the first group */
@@ -119,9 +118,9 @@ static struct patch_scores *scores_of(const struct patch *p, size_t pair, size_t
 }
 
 /* norm_logit_diff of a difference; other metrics are what they are. */
-static double normalised(const struct metric *m, const double *span, double value)
+static double normalised(const struct metric *m, const struct patch_scores *s, double value)
 {
-    return m->kind == METRIC_NORM_LOGIT_DIFF ? (value - span[0]) / (span[1] - span[0]) : value;
+    return m->kind == METRIC_NORM_LOGIT_DIFF ? (value - s->ld_corrupt) / (s->ld_clean - s->ld_corrupt) : value;
 }
 
 /* The metrics of both runs; scores keep them as differences until the end (finish). */
@@ -302,15 +301,12 @@ static void finish(struct patch *p)
         for (size_t m = 0; m < p->q.n_metrics; m++) {
             struct patch_scores *s = scores_of(p, i, m);
             const struct metric *metric = &p->q.pair[i].metric[m];
-            double *span = p->span + 2 * (i * p->q.n_metrics + m);
-            span[0] = s->corrupt;
-            span[1] = s->clean;
-            bool ratio = metric->kind == METRIC_NORM_LOGIT_DIFF;
-            s->span = ratio ? s->clean - s->corrupt : 1;
-            s->shown = ratio || metric->kind == METRIC_LOGIT_DIFF ? s->clean : (double)NAN;
-            for (size_t k = 0; k < cells_of_pair(&p->grid); k++) s->values[k] = normalised(metric, span, s->values[k]);
-            s->clean = normalised(metric, span, s->clean);
-            s->corrupt = normalised(metric, span, s->corrupt);
+            bool logits = metric->kind == METRIC_NORM_LOGIT_DIFF || metric->kind == METRIC_LOGIT_DIFF;
+            s->ld_clean = logits ? s->clean : (double)NAN;
+            s->ld_corrupt = logits ? s->corrupt : (double)NAN;
+            for (size_t k = 0; k < cells_of_pair(&p->grid); k++) s->values[k] = normalised(metric, s, s->values[k]);
+            s->clean = normalised(metric, s, s->clean);
+            s->corrupt = normalised(metric, s, s->corrupt);
         }
 }
 
@@ -382,8 +378,7 @@ static bool take_grid(struct patch *p, struct err *e)
     g->cells = each * p->q.n_pairs;
     p->scores = mem_take(scores, sizeof *p->scores, e);
     p->values = p->scores ? mem_take(scores * each, sizeof *p->values, e) : NULL;
-    p->span = p->values ? mem_take(2 * scores, sizeof *p->span, e) : NULL;
-    p->first_difference = p->span ? mem_take(p->q.n_pairs, sizeof *p->first_difference, e) : NULL;
+    p->first_difference = p->values ? mem_take(p->q.n_pairs, sizeof *p->first_difference, e) : NULL;
     p->base = p->first_difference ? mem_take(p->q.n_pairs, sizeof *p->base, e) : NULL;
     if (!p->base) return false;
     for (size_t i = 0; i < scores; i++) p->scores[i].values = p->values + i * each;
@@ -448,7 +443,6 @@ void patch_free(struct patch *p)
     mem_drop(p->reference);
     mem_drop(p->first_difference);
     mem_drop(p->values);
-    mem_drop(p->span);
     mem_drop(p->scores);
     view_drop(p->q.view);
     mem_drop(p);
@@ -459,8 +453,13 @@ bool patch_metric(struct patch *p, struct session *s, const float *x, size_t n, 
     struct panel panel = panel_of(p, 0);
     panel.n_metrics = 1;
     if (!panel_read(&panel, s, x, n, out, e)) return false;
-    for (size_t i = 0; i < n; i++) out[i] = normalised(p->q.pair->metric, p->span, out[i]);
+    for (size_t i = 0; i < n; i++) out[i] = normalised(p->q.pair->metric, p->scores, out[i]);
     return true;
+}
+
+const float *patch_source(const struct patch *p, uint32_t layer)
+{
+    return patch_runs_values(p->runs, 0, PATCH_SOURCE, (struct site){p->q.site, layer});
 }
 
 void patch_progress(const struct patch *p, size_t *done, size_t *total)

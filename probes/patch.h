@@ -58,8 +58,7 @@ struct patch_scores { /* of one pair by one metric */
     double *values;         /* [n_layers][n_heads][n_pos], an axis that is absent being 1; of pairs and metrics
                              * one after the other */
     double clean, corrupt;  /* the metric of both runs */
-    double span;            /* norm_logit_diff: LD_clean − LD_corrupt, by which its values are divided; else 1 */
-    double shown;           /* metrics of answer and foil in logits: LD_clean; else NaN */
+    double ld_clean, ld_corrupt; /* metrics of answer and foil in logits: the differences themselves; else NaN */
 };
 
 struct patch_grid {
@@ -85,6 +84,9 @@ void patch_progress(const struct patch *p, size_t *done, size_t *total); /* cell
  * grid is done. */
 bool patch_metric(struct patch *p, struct session *s, const float *x, size_t n, double *out,
                   struct err *e) MUST_CHECK;
+/* The first pair's source values at the site in a layer, as a read of every position and head gives them;
+ * after the grid is done. */
+const float *patch_source(const struct patch *p, uint32_t layer);
 /* After STEP_DONE; owned by the patch. */
 const struct patch_grid *patch_result(const struct patch *p);
 

@@ -42,12 +42,14 @@ static size_t layer_floats(const struct arch *a, enum hook h, uint32_t n)
     return plan_times(plan_times(n, hook_heads(a, h)), width);
 }
 
-static size_t pair_floats(const struct patch_runs_request *q, const struct arch *a, uint32_t n)
+/* All values that are kept. */
+static size_t kept_floats(const struct patch_runs_request *q, const struct arch *a)
 {
     size_t total = 0;
-    for (size_t k = 0; k < q->n_keep; k++)
-        for (uint32_t l = 0; l < a->n_layers; l++)
-            if (kept(a, &q->keep[k], l)) total = plan_sum(total, layer_floats(a, q->keep[k].hook, n));
+    for (size_t i = 0; i < q->n_pairs; i++)
+        for (size_t k = 0; k < q->n_keep; k++)
+            for (uint32_t l = 0; l < a->n_layers; l++)
+                if (kept(a, &q->keep[k], l)) total = plan_sum(total, layer_floats(a, q->keep[k].hook, q->pair[i].n));
     return total;
 }
 
@@ -56,17 +58,15 @@ static bool one_view(const struct patch_runs_request *q) { return q->view[PATCH_
 void patch_runs_plan(const struct patch_runs_request *q, int threads, struct plan *p)
 {
     const struct arch *a = &view_model(q->view[PATCH_BASE])->arch;
-    size_t floats = 0;
     struct run_size size = {0};
     for (size_t i = 0; i < q->n_pairs; i++) {
         uint32_t n = q->pair[i].n;
-        floats = plan_sum(floats, pair_floats(q, a, n));
         plan_add(p, NEED_CACHES, kv_bytes(a, n));
         run_size_add(&size, 0, n, 1, true);
         run_size_add(&size, 0, n, 1, false);
     }
     size_t lists = plan_times(q->n_keep * a->n_layers, sizeof(float *) + sizeof(struct tap)) + 2 * sizeof(struct run_input);
-    plan_add(p, NEED_CAPTURES, mem_floats_bytes(plan_sum(floats, 1)));
+    plan_add(p, NEED_CAPTURES, mem_floats_bytes(plan_sum(kept_floats(q, a), 1)));
     plan_add(p, NEED_CAPTURES, plan_times(q->n_pairs, lists + 2 * a->d_model * sizeof(float) + 16));
     run_plan(&size, a, threads, p);
 }
@@ -132,15 +132,13 @@ static bool take(struct patch_runs *r, struct err *e)
 {
     const struct arch *a = arch_of(r);
     const size_t pairs = r->q.n_pairs, lists = plan_times(pairs * r->q.n_keep, a->n_layers);
-    size_t floats = 1;
-    for (size_t i = 0; i < pairs; i++) floats = plan_sum(floats, pair_floats(&r->q, a, r->q.pair[i].n));
     r->input = mem_take(pairs * PATCH_ROLES, sizeof *r->input, e);
     r->want = r->input ? mem_take(pairs, sizeof *r->want, e) : NULL;
     r->kv = r->want ? mem_take(pairs, sizeof(struct kv *), e) : NULL;
     r->values = r->kv ? mem_take(lists, sizeof(float *), e) : NULL;
     r->taps.tap = r->values ? mem_take(lists, sizeof(struct tap), e) : NULL;
     r->final = r->taps.tap ? mem_floats(pairs * PATCH_ROLES * a->d_model, e) : NULL;
-    r->memory = r->final ? mem_floats(floats, e) : NULL;
+    r->memory = r->final ? mem_floats(plan_sum(kept_floats(&r->q, a), 1), e) : NULL;
     return r->memory != NULL;
 }
 

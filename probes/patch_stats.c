@@ -65,7 +65,7 @@ static bool one_cell(struct patch_stats *t, size_t metric, size_t cell, struct e
     if (!stats_mean(&t->draws, scores->values + cell, M * t->cells, t->q.level, &t->mean[at], e)) return false;
     if (!is_ratio(t, metric)) return true;
     for (size_t i = 0; i < t->q.patch->n_pairs; i++) {
-        t->span[i] = scores[i * M].span;
+        t->span[i] = scores[i * M].ld_clean - scores[i * M].ld_corrupt;
         t->gain[i] = scores[i * M].values[cell] * t->span[i];
     }
     return stats_ratio(&t->draws, t->gain, t->span, 1, t->q.level, &t->ratio[at], e);

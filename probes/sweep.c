@@ -22,7 +22,8 @@ struct sweep {
 
 static const struct arch *arch_of(const struct sweep *w) { return &view_model(w->view)->arch; }
 
-size_t sweep_rows(const struct sweep_base *bases, const struct cell *c) { return bases[c->base].n - c->first; }
+/* Rows one cell keeps. */
+static size_t rows_of(const struct sweep_base *bases, const struct cell *c) { return bases[c->base].n - c->first; }
 
 /* core/hook.def is in the order of the computation. */
 enum cell_entry sweep_entry(const struct arch *a, enum hook h)
@@ -56,7 +57,7 @@ struct sweep *sweep_new(struct view *view, const struct sweep_base *bases, const
     w->tap = mem_take(n_cells, sizeof *w->tap, e);
     for (size_t i = 0; w->row && i < n_cells; i++) {
         assert(i == 0 || in_order(&cells[i - 1], &cells[i]));
-        w->row[i + 1] = w->row[i] + sweep_rows(bases, &cells[i]);
+        w->row[i + 1] = w->row[i] + rows_of(bases, &cells[i]);
     }
     w->x = w->row ? mem_floats(w->row[n_cells] * d + 1, e) : NULL;
     w->final = mem_floats(n_cells * d + 1, e);

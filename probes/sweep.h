@@ -61,7 +61,6 @@ enum step sweep_step(struct sweep *w, struct session *s, struct err *e);
 void sweep_free(struct sweep *w);
 const float *sweep_final(const struct sweep *w); /* [n_cells][d], after STEP_DONE */
 struct sweep_cost sweep_cost(const struct sweep *w);
-size_t sweep_rows(const struct sweep_base *bases, const struct cell *c); /* rows one cell keeps */
 
 /* Where in a block rows enter so that a write at that hook is all that is new: at the last place before it. */
 enum cell_entry sweep_entry(const struct arch *a, enum hook h);

@@ -60,7 +60,7 @@ MUTANTS = (
            "patch_runs_values(p->runs, c->base, grid ? PATCH_SOURCE", "patch_runs_values(p->runs, 0, grid ? PATCH_SOURCE",
            "unit/test_grids"),
     Mutant("intervals are over members, not over their groups", "server/api/pairs.c",
-           "pair->group = p->pair[k].group;", "break;", "tests/api/test_patch.py"),
+           "p->group[i] = p->group[k];", "break;", "tests/api/test_patch.py"),
     Mutant("the embedding's gradient forgets its scale", "core/head.c",
            "token[k] += a->embed_scale * dx[k];", "token[k] += dx[k];", "unit/test_families"),
     Mutant("an export says what it has words for", "core/export/hub_config.c",

@@ -4,13 +4,11 @@
 
 #include <stdio.h>
 
-bool answer_model(jout *o, struct served *s, struct err *e)
+static void put_model(jout *o, const struct served *s, const struct resolved *head)
 {
     const struct model *m = s->model;
     const struct model_row *row = &s->row;
     const struct arch *a = &m->arch;
-    struct resolved head;
-    if (!served_view(s, NULL, "main", &head, e)) return false;
     jout_text(o, "name", s->name);
     jout_text(o, "family", a->family);
     jout_int(o, "layers", a->n_layers);
@@ -26,9 +24,16 @@ bool answer_model(jout *o, struct served *s, struct err *e)
     jout_text(o, "source_sha256", row->source_sha256);
     jout_text(o, "pretrained_parent", row->pretrained_parent);
     jout *h = jout_put_object(o, "head");
-    jout_text(h, "revision", head.revision);
-    jout_int(h, "seq", head.seq);
-    jout_text(h, "digest", head.digest);
+    jout_text(h, "revision", head->revision);
+    jout_int(h, "seq", head->seq);
+    jout_text(h, "digest", head->digest);
+}
+
+bool answer_model(jout *o, struct served *s, struct err *e)
+{
+    struct resolved head;
+    if (!served_view(s, NULL, "main", &head, e)) return false;
+    put_model(o, s, &head);
     resolved_release(&head);
     return true;
 }
@@ -38,12 +43,15 @@ static bool list_model(struct call *c, struct served *s, jout *data, jout *model
 {
     struct resolved head;
     struct revision rev;
-    bool ok = served_view(s, NULL, "main", &head, e) && ledger_revision(c->reader, head.revision, &rev, e);
+    if (!served_view(s, NULL, "main", &head, e)) return false;
+    bool ok = ledger_revision(c->reader, head.revision, &rev, e);
+    if (ok) {
+        openai_put_model(jout_put_object(data, NULL), s->name, &rev);
+        put_model(jout_put_object(models, NULL), s, &head);
+        revision_release(&rev);
+    }
     resolved_release(&head);
-    if (!ok) return false;
-    openai_put_model(jout_put_object(data, NULL), s->name, &rev);
-    revision_release(&rev);
-    return answer_model(jout_put_object(models, NULL), s, e);
+    return ok;
 }
 
 bool api_models(struct call *c, struct reply *r, struct err *e)

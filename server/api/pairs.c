@@ -76,18 +76,17 @@ static bool read_metrics(struct pairs *p, size_t pair, struct look *l, const str
 /* Groups are numbered as they come. */
 static void set_group(struct pairs *p, size_t i, const struct json *group, const struct json *const *seen)
 {
-    struct pair *pair = &p->pair[i];
     for (size_t k = 0; group && k < i; k++)
         if (seen[k] && strcmp(seen[k]->text, group->text) == 0) {
-            pair->group = p->pair[k].group;
+            p->group[i] = p->group[k];
             return;
         }
-    pair->group = (uint32_t)p->n_groups++;
+    p->group[i] = (uint32_t)p->n_groups++;
 }
 
 bool pairs_read(struct pairs *p, struct look *l, struct err *e)
 {
-    const struct json *q = l->request, **group;
+    const struct json *q = l->request, **named;
     struct list pairs = list_of(q, "pairs", ""), metrics = list_of(q, "metrics", "metric");
     char field[64];
     size_t i = 0;
@@ -97,14 +96,15 @@ bool pairs_read(struct pairs *p, struct look *l, struct err *e)
     p->pair = arena_take(&l->arena, pairs.n, sizeof *p->pair, e);
     p->metric = arena_take(&l->arena, pairs.n * metrics.n, sizeof *p->metric, e);
     p->asked = arena_take(&l->arena, pairs.n, sizeof *p->asked, e);
-    group = arena_take(&l->arena, pairs.n, sizeof *group, e);
-    if (!p->pair || !p->metric || !p->asked || !group) return false;
+    p->group = arena_take(&l->arena, pairs.n, sizeof *p->group, e);
+    named = arena_take(&l->arena, pairs.n, sizeof *named, e);
+    if (!p->pair || !p->metric || !p->asked || !p->group || !named) return false;
     for (const struct json *v = pairs.first; i < pairs.n; v = v->next, i++) {
         p->n = i + 1; /* for pairs_release */
-        group[i] = json_get(v, "group");
+        named[i] = json_get(v, "group");
         if (!read_texts(&p->pair[i], l, v, field_of(&pairs, i, field), e) || !read_metrics(p, i, l, v, field, &metrics, e))
             return false;
-        set_group(p, i, group[i], group);
+        set_group(p, i, named[i], named);
         p->asked[i] = (struct patch_pair){p->pair[i].clean.ids, p->pair[i].corrupt.ids, (uint32_t)p->pair[i].clean.n,
                                           p->metric + i * metrics.n};
     }

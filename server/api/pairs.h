@@ -20,7 +20,6 @@
 struct pair {
     struct input clean, corrupt;
     const char *id;
-    uint32_t group;
 };
 
 struct pairs {
@@ -28,6 +27,7 @@ struct pairs {
     bool listed;               /* in the request: so in the answer */
     bool denoise;
     struct pair *pair;         /* [n] */
+    uint32_t *group;           /* [n] of each pair, below n_groups */
     struct metric *metric;     /* [n][n_metrics] */
     struct patch_pair *asked;  /* [n] as probes take them */
 };

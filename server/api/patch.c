@@ -1,6 +1,7 @@
 /* POST /v1/patch: a grid of every pair by every metric, in one sweep. */
 #include <string.h>
 
+#include "core/site.h"
 #include "handlers.h"
 #include "patch_answer.h"
 #include "place.h"
@@ -16,7 +17,6 @@ static const struct patch_axes axes_known[] = {
 struct patch_work {
     struct look look;
     struct pairs pairs;
-    uint32_t *group;              /* [n] of each pair */
     struct patch_request request;
     struct patch *patch;
     struct patch_stats *stats;
@@ -40,7 +40,7 @@ static void patch_work_free(struct work *w)
 
 static struct patch_stats *begin_stats(const struct patch_work *p, struct err *e)
 {
-    const struct patch_stats_request q = {.patch = &p->request, .grid = patch_result(p->patch), .group = p->group,
+    const struct patch_stats_request q = {.patch = &p->request, .grid = patch_result(p->patch), .group = p->pairs.group,
                                           .n_groups = p->pairs.n_groups, .seed = (uint64_t)p->look.seed, .level = 0.95};
     return patch_stats_new(&q, e);
 }
@@ -89,19 +89,13 @@ static const struct work_ops ops = {
 
 /* ---- the request --------------------------------------------------------------------------------- */
 
-/* As hooks of a layer are spelled behind "blocks.{l}.". */
 static bool choose_site(struct patch_work *p, const struct json *q, struct err *e)
 {
-    const char *word = json_get(q, "site")->text, *why;
+    const char *word = json_get(q, "site")->text;
     const struct arch *a = &look_model(&p->look)->arch;
-    for (unsigned h = 0; h < HOOK_COUNT; h++) {
-        const struct hook_info *i = hook_info((enum hook)h);
-        if (i->scope != SCOPE_LAYER || strcmp(i->spelling, word) != 0) continue;
-        p->request.site = (enum hook)h;
-        why = hook_absent(a, p->request.site);
-        return !why || err_field(e, ERR_INVALID, "site", "%s has no %s: %s", a->family, word, why);
-    }
-    return err_field(e, ERR_INVALID, "site", "\"%s\" is no site of a layer", word);
+    if (!hook_parse(word, &p->request.site, e)) return place_blame(e, "site");
+    const char *why = hook_absent(a, p->request.site);
+    return !why || err_field(e, ERR_INVALID, "site", "%s has no %s: %s", a->family, word, why);
 }
 
 static bool same_words(const struct patch_axes *a, const struct json *second)
@@ -164,18 +158,14 @@ static bool prepare(struct patch_work *p, struct call *c, struct err *e)
     struct look *l = &p->look;
     struct plan plan = {0};
     if (!look_begin(l, c, &ops, e)) return false;
-    const struct json *seed = json_get(l->request, "seed");
-    if (json_get(l->request, "pairs") || json_get(l->request, "metrics")) l->seed = seed ? seed->integer : 0;
     if (!choose_site(p, l->request, e) || !choose_axes(p, l->request, e) || !choose_source(p, c, l->request, e) ||
         !pairs_read(&p->pairs, l, e))
         return false;
+    if (p->pairs.listed) l->seed = json_get(l->request, "seed")->integer;
     pairs_ask(&p->pairs, l, &p->request);
     p->request.source = p->source.view;
     if (!bounded(p, e) || !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
-    p->group = arena_take(&l->arena, p->pairs.n, sizeof *p->group, e);
-    if (!p->group) return false;
-    for (size_t i = 0; i < p->pairs.n; i++) p->group[i] = p->pairs.pair[i].group;
     patch_plan(&p->request, daemon_threads(c->daemon), &plan);
     if (p->pairs.listed) patch_stats_plan(&p->request, p->pairs.n_groups, &plan);
     p->patch = look_lease(l, &plan, e) ? patch_new(&p->request, e) : NULL;

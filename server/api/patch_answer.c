@@ -96,7 +96,7 @@ static void put_means(const struct patch_told *t, const struct look *l, jout *ro
 static size_t shown_by(const struct patch_told *t)
 {
     size_t m = 0;
-    while (m < t->pairs->n_metrics && isnan(t->grid->scores[m].shown)) m++;
+    while (m < t->pairs->n_metrics && isnan(t->grid->scores[m].ld_clean)) m++;
     return m;
 }
 
@@ -106,8 +106,8 @@ static void put_behaviour(const struct patch_told *t, struct look *l, jout *root
     double right = 0, sum = 0;
     if (m == M) return;
     for (size_t i = 0; i < n; i++) {
-        right += t->grid->scores[i * M + m].shown > 0;
-        sum += t->grid->scores[i * M + m].shown;
+        right += t->grid->scores[i * M + m].ld_clean > 0;
+        sum += t->grid->scores[i * M + m].ld_clean;
     }
     const double accuracy = right / (double)n, difference = sum / (double)n;
     const bool shown = accuracy >= SHOWN_ACCURACY && difference >= SHOWN_DIFFERENCE;
