@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "json.h"
+
 static const char *const words[] = {
 #define ERR(name, word) word,
 #include "err.def"
@@ -18,15 +20,8 @@ const char *err_word(enum err_code code)
     return words[code];
 }
 
-/* Where a text of n bytes that may have been cut short ends, without a character that is there in part. */
-static size_t whole_characters(const char *text, size_t n)
-{
-    size_t at = n, follow = 0;
-    while (at > 0 && follow < 4 && ((unsigned char)text[at - 1] & 0xC0) == 0x80) at--, follow++;
-    unsigned char lead = at > 0 ? (unsigned char)text[at - 1] : 0;
-    size_t wants = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : lead >= 0xC0 ? 1 : 0;
-    return wants > follow ? at - 1 : n;
-}
+/* A text that may have been cut short, without a character that is there in part. */
+static void cut_clean(char *text, size_t n) { text[n - utf8_open(text, n)] = '\0'; }
 
 static void set_text(struct err *e, enum err_code code, const char *field, const char *fmt,
                      va_list ap)
@@ -35,8 +30,8 @@ static void set_text(struct err *e, enum err_code code, const char *field, const
     e->code = code;
     (void)snprintf(e->field, sizeof e->field, "%s", field);
     (void)vsnprintf(e->text, sizeof e->text, fmt, ap);
-    e->field[whole_characters(e->field, strlen(e->field))] = '\0';
-    e->text[whole_characters(e->text, strlen(e->text))] = '\0';
+    cut_clean(e->field, strlen(e->field));
+    cut_clean(e->text, strlen(e->text));
 }
 
 bool err_set(struct err *e, enum err_code code, const char *fmt, ...)
@@ -66,7 +61,9 @@ bool err_while(struct err *e, const char *fmt, ...)
     va_start(ap, fmt);
     int m = vsnprintf(e->text + n, sizeof e->text - n, fmt, ap);
     va_end(ap);
-    n = n + (size_t)m + 2 < sizeof e->text ? n + (size_t)m : whole_characters(e->text, sizeof e->text - 2);
+    n += (size_t)m;
+    const size_t most = sizeof e->text - sizeof ")";
+    if (n >= most) n = most - utf8_open(e->text, most);
     e->text[n] = ')';
     e->text[n + 1] = '\0';
     return false;

@@ -122,6 +122,17 @@ const struct json *json_get(const struct json *object, const char *key)
     return NULL;
 }
 
+bool json_is(const struct json *v, const char *text)
+{
+    return v && v->type == JSON_STRING && strcmp(v->text, text) == 0;
+}
+
+bool json_flag(const struct json *object, const char *key, bool otherwise)
+{
+    const struct json *v = json_get(object, key);
+    return v && v->type == JSON_BOOL ? v->boolean : otherwise;
+}
+
 /* ---- strings -------------------------------------------------------------------------------- */
 
 static int hex_digit(char c)

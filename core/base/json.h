@@ -40,7 +40,12 @@ const struct json *json_parse(const char *text, size_t len, struct arena *a, str
 size_t json_bytes(const char *text, size_t len);
 /* Member of an object, or NULL when absent, when `object` is NULL or is not an object. */
 const struct json *json_get(const struct json *object, const char *key);
+/* Is it that text? The member where it is true or false, else `otherwise`. */
+bool json_is(const struct json *v, const char *text);
+bool json_flag(const struct json *object, const char *key, bool otherwise);
 /* True when the bytes are valid UTF-8 without NUL; else false and the offset of the first bad byte. */
 bool utf8_valid(const char *text, size_t len, size_t *bad_offset);
+/* Of any bytes: those at the end that start a character without finishing it, 0 to 3. */
+size_t utf8_open(const char *text, size_t n);
 
 #endif

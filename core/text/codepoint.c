@@ -147,14 +147,3 @@ void utf8_repair(const char *bytes, size_t len, struct buf *out)
     }
     buf_put(out, bytes + from, len - from);
 }
-
-size_t utf8_open(const char *text, size_t n)
-{
-    for (size_t back = 1; back <= 3 && back <= n; back++) {
-        unsigned char c = (unsigned char)text[n - back];
-        if ((c & 0xc0) == 0x80) continue;
-        size_t need = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
-        return need > back ? back : 0;
-    }
-    return 0;
-}

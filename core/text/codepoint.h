@@ -9,7 +9,7 @@
  *                                   that it puts where the reference puts this one
  *
  * Everything is pure and constant. cp_next and cp_before expect valid UTF-8; utf8_repair
- * and utf8_open take any bytes.
+ * takes any bytes.
  */
 #ifndef ENGRAM_CODEPOINT_H
 #define ENGRAM_CODEPOINT_H
@@ -30,7 +30,5 @@ bool cp_stand_in_text(const char *text, size_t len, char **out, struct err *e) M
 
 /* Append the bytes with every maximal broken part replaced by one U+FFFD. */
 void utf8_repair(const char *bytes, size_t len, struct buf *out);
-/* Bytes at the end that start a character without finishing it: 0 to 3. */
-size_t utf8_open(const char *text, size_t n);
 
 #endif

@@ -4,11 +4,6 @@
 
 #include "core/base/mem.h"
 
-static bool is_text(const struct json *v, const char *text)
-{
-    return v && v->type == JSON_STRING && strcmp(v->text, text) == 0;
-}
-
 /* ---- reading --------------------------------------------------------------------------------- */
 
 struct reading {
@@ -49,7 +44,7 @@ static bool read_metaspace(struct reading *r, const struct json *o, struct err *
     const struct json *mark = json_get(o, "replacement"), *scheme = json_get(o, "prepend_scheme");
     const struct json *prefix = json_get(o, "add_prefix_space");
     if (r->fused) return err_set(e, ERR_UNSUPPORTED, "decoder Metaspace after Fuse");
-    bool never = scheme ? is_text(scheme, "never")
+    bool never = scheme ? json_is(scheme, "never")
                         : prefix && prefix->type == JSON_BOOL && !prefix->boolean;
     r->p->bare_first = !never;
     return take_marks(r, mark && mark->type == JSON_STRING ? mark->text : "\u2581", " ", e);
@@ -105,13 +100,13 @@ static bool read_decoder(struct reading *r, const struct json *o, struct err *e)
 {
     const struct json *type = json_get(o, "type"), *list = json_get(o, "decoders");
     if (!type || type->type != JSON_STRING) return err_set(e, ERR_CORRUPT, "a decoder without a type");
-    if (is_text(type, "Sequence") && list && list->type == JSON_ARRAY) {
+    if (json_is(type, "Sequence") && list && list->type == JSON_ARRAY) {
         for (const struct json *c = list->child; c; c = c->next)
             if (!read_decoder(r, c, e)) return false;
         return true;
     }
     for (size_t i = 0; i < sizeof readers / sizeof *readers; i++)
-        if (is_text(type, readers[i].type)) return readers[i].read(r, o, e);
+        if (json_is(type, readers[i].type)) return readers[i].read(r, o, e);
     return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's decoder %.64s is not one we have", type->text);
 }
 

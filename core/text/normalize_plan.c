@@ -11,17 +11,6 @@ static const char *const regexes[] = {
 
 const char *normal_regex(unsigned char pattern) { return regexes[pattern]; }
 
-static bool is_text(const struct json *v, const char *text)
-{
-    return v && v->type == JSON_STRING && strcmp(v->text, text) == 0;
-}
-
-static bool flag(const struct json *o, const char *key, bool otherwise)
-{
-    const struct json *v = json_get(o, key);
-    return v && v->type == JSON_BOOL ? v->boolean : otherwise;
-}
-
 bool normal_plan_add(struct normal_plan *p, enum normal_op op, const char *find, const char *put,
                      struct err *e)
 {
@@ -74,8 +63,8 @@ static bool read_replace(const struct json *o, struct normal_plan *p, struct err
 static bool read_strip(const struct json *o, struct normal_plan *p, struct err *e)
 {
     if (!normal_plan_add(p, NORMAL_STRIP, "", "", e)) return false;
-    p->step[p->n - 1].left = flag(o, "strip_left", true);
-    p->step[p->n - 1].right = flag(o, "strip_right", true);
+    p->step[p->n - 1].left = json_flag(o, "strip_left", true);
+    p->step[p->n - 1].right = json_flag(o, "strip_right", true);
     return true;
 }
 
@@ -93,18 +82,18 @@ static bool read_normalizer(const struct json *o, struct normal_plan *p, struct 
     const struct json *type = json_get(o, "type"), *list = json_get(o, "normalizers");
     if (!type || type->type != JSON_STRING)
         return err_set(e, ERR_CORRUPT, "a normalizer without a type");
-    if (is_text(type, "Sequence")) {
+    if (json_is(type, "Sequence")) {
         if (!list || list->type != JSON_ARRAY)
             return err_set(e, ERR_CORRUPT, "normalizer Sequence without normalizers");
         for (const struct json *c = list->child; c; c = c->next)
             if (!read_normalizer(c, p, e)) return false;
         return true;
     }
-    if (is_text(type, "Prepend")) return read_prepend(o, p, e);
-    if (is_text(type, "Replace")) return read_replace(o, p, e);
-    if (is_text(type, "Strip")) return read_strip(o, p, e);
+    if (json_is(type, "Prepend")) return read_prepend(o, p, e);
+    if (json_is(type, "Replace")) return read_replace(o, p, e);
+    if (json_is(type, "Strip")) return read_strip(o, p, e);
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
-        if (is_text(type, plain[i].type)) return normal_plan_add(p, plain[i].op, "", "", e);
+        if (json_is(type, plain[i].type)) return normal_plan_add(p, plain[i].op, "", "", e);
     return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's normalizer %.64s is not one we have", type->text);
 }
 

@@ -54,18 +54,6 @@ static bool add(struct pretokenize_plan *plan, enum split_id split, struct err *
     return true;
 }
 
-/* Absent: the default. */
-static bool flag(const struct json *o, const char *key, bool otherwise)
-{
-    const struct json *v = json_get(o, key);
-    return v && v->type == JSON_BOOL ? v->boolean : otherwise;
-}
-
-static bool is_text(const struct json *v, const char *text)
-{
-    return v && v->type == JSON_STRING && strcmp(v->text, text) == 0;
-}
-
 static const char *const behaviors[] = {
     [SPLIT_ISOLATED] = "Isolated",           [SPLIT_REMOVED] = "Removed",
     [SPLIT_WITH_PREVIOUS] = "MergedWithPrevious", [SPLIT_WITH_NEXT] = "MergedWithNext",
@@ -75,7 +63,7 @@ static const char *const behaviors[] = {
 static bool read_behavior(const struct json *v, unsigned char *behavior, struct err *e)
 {
     for (size_t i = 0; i < sizeof behaviors / sizeof *behaviors; i++)
-        if (is_text(v, behaviors[i])) {
+        if (json_is(v, behaviors[i])) {
             *behavior = (unsigned char)i;
             return true;
         }
@@ -116,7 +104,7 @@ static bool read_split(const struct json *o, struct pretokenize_plan *plan, stru
     if (!read_behavior(json_get(o, "behavior"), &behavior, e)) return false;
     size_t at = plan->n - 1;
     bool covers = plan->split[at] < SPLIT_COUNT && known[plan->split[at]].covers;
-    plan->invert[at] = flag(o, "invert", false);
+    plan->invert[at] = json_flag(o, "invert", false);
     plan->behavior[at] = behavior;
     /* Without gaps there is nothing to remove but everything, and whose the pieces are is moot. */
     if (covers && (behavior == SPLIT_ISOLATED || (behavior == SPLIT_REMOVED && plan->invert[at]))) {
@@ -132,10 +120,10 @@ static bool read_mark_prefix(const struct json *o, enum mark_prefix *prefix, str
     static const char *const names[] = {[MARK_NEVER] = "never", [MARK_FIRST] = "first",
                                         [MARK_ALWAYS] = "always"};
     const struct json *scheme = json_get(o, "prepend_scheme");
-    *prefix = flag(o, "add_prefix_space", true) ? MARK_ALWAYS : MARK_NEVER;
+    *prefix = json_flag(o, "add_prefix_space", true) ? MARK_ALWAYS : MARK_NEVER;
     if (!scheme) return true;
     for (size_t i = MARK_NEVER; i < sizeof names / sizeof *names; i++)
-        if (is_text(scheme, names[i])) {
+        if (json_is(scheme, names[i])) {
             *prefix = (enum mark_prefix)i;
             return true;
         }
@@ -153,7 +141,7 @@ static bool read_metaspace(const struct json *o, struct pretokenize_plan *plan, 
     if (!read_mark_prefix(o, &plan->mark_prefix, e)) return false;
     memcpy(plan->mark, text, strlen(text) + 1);
     plan->prefix_from = plan->n;
-    if (!flag(o, "split", true)) return true;
+    if (!json_flag(o, "split", true)) return true;
     if (!add_text(plan, text, strlen(text), e)) return false;
     plan->behavior[plan->n - 1] = SPLIT_WITH_NEXT;
     return true;
@@ -161,18 +149,18 @@ static bool read_metaspace(const struct json *o, struct pretokenize_plan *plan, 
 
 static bool read_byte_level(const struct json *o, struct pretokenize_plan *plan, struct err *e)
 {
-    bool prefix = flag(o, "add_prefix_space", true);
+    bool prefix = json_flag(o, "add_prefix_space", true);
     if (prefix && plan->mark_prefix != MARK_NONE)
         return err_set(e, ERR_UNSUPPORTED, "pre_tokenizer of a Metaspace and a ByteLevel with a prefix");
     plan->byte_level = true;
     plan->prefix_space = prefix;
     if (prefix) plan->prefix_from = plan->n;
-    return !flag(o, "use_regex", true) || add(plan, SPLIT_GPT2, e);
+    return !json_flag(o, "use_regex", true) || add(plan, SPLIT_GPT2, e);
 }
 
 static bool read_digits(const struct json *o, struct pretokenize_plan *plan, struct err *e)
 {
-    return add(plan, flag(o, "individual_digits", false) ? SPLIT_DIGIT : SPLIT_DIGIT_RUN, e);
+    return add(plan, json_flag(o, "individual_digits", false) ? SPLIT_DIGIT : SPLIT_DIGIT_RUN, e);
 }
 
 static const struct reader {
@@ -192,7 +180,7 @@ static bool read_step(const struct json *o, struct pretokenize_plan *plan, struc
         return err_set(e, ERR_INVALID, "pre_tokenizer without a type");
     if (plan->byte_level) /* text is no longer text */
         return err_set(e, ERR_UNSUPPORTED, "pre_tokenizer %.64s after ByteLevel", type->text);
-    if (is_text(type, "Sequence")) {
+    if (json_is(type, "Sequence")) {
         const struct json *list = json_get(o, "pretokenizers");
         if (!list || list->type != JSON_ARRAY)
             return err_set(e, ERR_INVALID, "pre_tokenizer Sequence without pretokenizers");
@@ -201,7 +189,7 @@ static bool read_step(const struct json *o, struct pretokenize_plan *plan, struc
         return true;
     }
     for (size_t i = 0; i < sizeof readers / sizeof *readers; i++)
-        if (is_text(type, readers[i].type)) return readers[i].read(o, plan, e);
+        if (json_is(type, readers[i].type)) return readers[i].read(o, plan, e);
     return err_set(e, ERR_UNSUPPORTED, "pre_tokenizer %.64s is not one we have", type->text);
 }
 

@@ -7,20 +7,18 @@
 
 #include "tokenizer_int.h"
 
-static bool is_true(const struct json *v) { return v && v->type == JSON_BOOL && v->boolean; }
-
 static bool read_row(const struct json *v, struct token_row *out, struct err *e)
 {
     const struct json *content = json_get(v, "content"), *normalized = json_get(v, "normalized");
-    bool special = is_true(json_get(v, "special"));
+    bool special = json_flag(v, "special", false);
     if (!content || content->type != JSON_STRING || content->len == 0)
         return err_set(e, ERR_CORRUPT, "an added token without content");
     *out = (struct token_row){.text = content->text, .len = (uint32_t)content->len,
                               .kind = special ? TOKEN_SPECIAL : TOKEN_ADDED,
-                              .single_word = is_true(json_get(v, "single_word")),
-                              .lstrip = is_true(json_get(v, "lstrip")),
-                              .rstrip = is_true(json_get(v, "rstrip")),
-                              .normalized = normalized ? is_true(normalized) : !special};
+                              .single_word = json_flag(v, "single_word", false),
+                              .lstrip = json_flag(v, "lstrip", false),
+                              .rstrip = json_flag(v, "rstrip", false),
+                              .normalized = normalized ? json_flag(v, "normalized", false) : !special};
     return true;
 }
 

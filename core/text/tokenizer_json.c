@@ -3,21 +3,15 @@
 
 #include "tokenizer_int.h"
 
-static bool is_text(const struct json *v, const char *text)
-{
-    return v && v->type == JSON_STRING && strcmp(v->text, text) == 0;
-}
-
-static bool is_true(const struct json *v) { return v && v->type == JSON_BOOL && v->boolean; }
 static bool is_null(const struct json *v) { return !v || v->type == JSON_NULL; }
-static bool is_blank(const struct json *v) { return is_null(v) || is_text(v, ""); }
+static bool is_blank(const struct json *v) { return is_null(v) || json_is(v, ""); }
 static bool is_array(const struct json *v) { return v && v->type == JSON_ARRAY; }
 
 /* What else a BPE model may ask for, and we do not do. */
 static bool check_model(const struct json *model, struct err *e)
 {
     const struct json *type = json_get(model, "type"), *dropout = json_get(model, "dropout");
-    if (type && !is_text(type, "BPE"))
+    if (type && !json_is(type, "BPE"))
         return err_set(e, ERR_UNSUPPORTED, "tokenizer.json's model is %.64s, not BPE",
                        type->type == JSON_STRING ? type->text : "of no type");
     if (!is_null(dropout) && !(dropout->type == JSON_NUMBER && dropout->number == 0))
@@ -198,13 +192,13 @@ static bool read_post_processor(const struct token_spec *s, const struct json *p
 {
     const struct json *type = json_get(post, "type"), *list = json_get(post, "processors");
     if (is_null(post)) return true;
-    if (is_text(type, "Sequence") && is_array(list)) {
+    if (json_is(type, "Sequence") && is_array(list)) {
         for (const struct json *c = list->child; c; c = c->next)
             if (!read_post_processor(s, c, begins, e)) return false;
         return true;
     }
     for (size_t i = 0; i < sizeof posts / sizeof *posts; i++)
-        if (is_text(type, posts[i].type)) {
+        if (json_is(type, posts[i].type)) {
             if (*begins == NO_TOKEN) *begins = posts[i].begins(s, post);
             return true;
         }
@@ -221,7 +215,7 @@ static bool flag_decides(const struct json *config, bool *adds)
     if (!flag || flag->type != JSON_BOOL) return false;
     *adds = flag->boolean;
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
-        if (is_text(class, classes[i])) return true;
+        if (json_is(class, classes[i])) return true;
     return false;
 }
 
@@ -243,14 +237,14 @@ static const char *config_template(const struct json *config)
 {
     const struct json *v = json_get(config, "chat_template");
     for (const struct json *c = is_array(v) ? v->child : NULL; c; c = c->next)
-        if (is_text(json_get(c, "name"), "default")) v = json_get(c, "template");
+        if (json_is(json_get(c, "name"), "default")) v = json_get(c, "template");
     return v && v->type == JSON_STRING ? v->text : NULL;
 }
 
 static bool read_unknown(struct token_spec *s, const struct json *model, struct err *e)
 {
     const struct json *text = json_get(model, "unk_token");
-    s->fuse_unknown = is_true(json_get(model, "fuse_unk"));
+    s->fuse_unknown = json_flag(model, "fuse_unk", false);
     if (!text || text->type != JSON_STRING) return true;
     const struct json *id = json_get(json_get(model, "vocab"), text->text);
     if (!id) return err_set(e, ERR_CORRUPT, "unk_token \"%.64s\" is not a token", text->text);
@@ -272,9 +266,9 @@ static bool read_tokenizer(struct token_spec *s, const struct token_files *f, st
         !read_vocabulary(s, vocab, added, more && more->type == JSON_OBJECT ? more->len : 0, e) ||
         !read_merges(s, json_get(model, "merges"), e) || !token_spec_added(s, vocab, added, more, e))
         return false;
-    s->plan.ignore_merges = is_true(json_get(model, "ignore_merges"));
+    s->plan.ignore_merges = json_flag(model, "ignore_merges", false);
     s->plan.nfc = normal_plan_has(&s->normal, NORMAL_NFC);
-    s->byte_fallback = is_true(json_get(model, "byte_fallback"));
+    s->byte_fallback = json_flag(model, "byte_fallback", false);
     return read_unknown(s, model, e) && check_together(s, e);
 }
 

@@ -364,7 +364,7 @@ static bool read_params(struct edit_work *w, const struct json *q, struct err *e
         size_t k = method_param(w->method, v->key);
         if (!seed && k == w->method->n_params)
             return err_field(e, ERR_INVALID, field, "%s has no such parameter; /v1/methods lists them", w->method->name);
-        if (v->type == JSON_NULL || (v->type == JSON_STRING && strcmp(v->text, "auto") == 0)) continue;
+        if (v->type == JSON_NULL || json_is(v, "auto")) continue;
         const struct param *row = seed ? &method_seed : &w->method->params[k];
         double value = v->type == JSON_BOOL ? v->boolean : v->number;
         bool fits = row->kind == PARAM_BOOL ? v->type == JSON_BOOL

@@ -154,7 +154,7 @@ static bool read_prompt(struct generate_work *g, const struct json *q, struct er
 /* "all" is written to generated positions too. */
 static bool wants_every_pos(const struct json *pos)
 {
-    return !pos || (pos->type == JSON_STRING && strcmp(pos->text, "all") == 0);
+    return !pos || json_is(pos, "all");
 }
 
 /* Is there something to write at positions that the prompt does not have? Not where each position has its

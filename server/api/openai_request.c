@@ -38,7 +38,7 @@ static bool is_never(const struct json *v) { return (void)v, false; }
 static bool is_plain_text(const struct json *v)
 {
     const struct json *type = json_get(v, "type");
-    return type && type->type == JSON_STRING && strcmp(type->text, "text") == 0;
+    return json_is(type, "text");
 }
 
 static bool is_no_call(const struct json *v)

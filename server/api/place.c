@@ -79,7 +79,7 @@ static bool list(const struct json *pos, uint32_t n, const char *field, struct a
 bool place_pos(const struct json *pos, uint32_t n, const char *field, struct arena *a,
                struct places *out, struct err *e)
 {
-    if (!pos || (pos->type == JSON_STRING && strcmp(pos->text, "all") == 0))
+    if (!pos || json_is(pos, "all"))
         return range(0, n, n, field, a, out, e);
     if (pos->type == JSON_STRING) return range((int64_t)n - 1, n, n, field, a, out, e);
     if (pos->type == JSON_ARRAY) return list(pos, n, field, a, out, e);
