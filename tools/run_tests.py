@@ -30,7 +30,7 @@ PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", "--junit-xml")
 Tally = collections.namedtuple("Tally", "passed failed skipped")
 Suite = collections.namedtuple("Suite", "name sanitizer kind what minutes")
 MEMORY, RACES = "address,undefined", "thread"
-ALL, THREADED = "test_*", "test_attention test_auth test_job test_kernels test_ledger test_ledger_faults test_patch"
+ALL, THREADED = "test_*", "test_attention test_auth test_job test_kernels test_ledger test_ledger_faults test_ledger_runs test_patch"
 SLOWER = {"": "1", MEMORY: "4", RACES: "8"}
 
 SUITES = (

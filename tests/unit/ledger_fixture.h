@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "ledger/ledger.h"
+#include "ledger/store.h"
 
 #define TINY "tests/golden/tiny/gqa_tied"
 /* Computed by tests/golden/make_tiny.py with hashlib, from PyTorch's state dict. */
@@ -300,6 +301,41 @@ static inline void fx_digest_of(struct fixture *x, const char *revision, char ou
     must((v = ledger_restore(x->r, x->m, &x->d, revision, &err)) != NULL);
     digest_view(v, &x->d, out);
     view_drop(v);
+}
+
+static inline int64_t fx_last_seq(struct fixture *x)
+{
+    struct err err;
+    struct revision rev;
+    must(ledger_head(x->r, x->row.id, "main", &rev, &err));
+    revision_release(&rev);
+    return rev.seq;
+}
+
+static inline int64_t fx_scalar(struct fixture *x, const char *sql)
+{
+    struct err err;
+    int64_t n;
+    must(db_int(x->r->s.db, &err, &n, sql, NULL, 0));
+    return n;
+}
+
+/* A commit that is not made, and leaves nothing. */
+static inline void fx_refuse(struct fixture *x, struct edit *d, enum err_code code)
+{
+    struct err err;
+    struct revision rev;
+    struct buf answer = {0};
+    int64_t before = fx_last_seq(x);
+    must_fail(ledger_commit(x->l, &d->c, &rev, &answer, &err), code);
+    assert_int_equal(answer.len, 0);
+    assert_int_equal(fx_last_seq(x), before);
+}
+
+static inline void fx_count_job(void *ctx, const struct job_row *j)
+{
+    (void)j;
+    ++*(int *)ctx;
 }
 
 #endif

@@ -19,27 +19,12 @@
 #include "support/golden.h"
 
 enum { MESSAGES = 8 };
-static struct arena arena;
 
 static const struct json *golden(const char *name)
 {
     char path[128];
     (void)snprintf(path, sizeof path, "tests/golden/%s", name);
-    return golden_json(path, &arena);
-}
-
-static int set_up(void **state)
-{
-    (void)state;
-    arena_init(&arena, 0);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    arena_release(&arena);
-    return 0;
+    return golden_json(path, &golden_arena);
 }
 
 static size_t read_messages(const struct json *list, struct message m[MESSAGES])
@@ -312,7 +297,7 @@ static void hub_files_name_their_default_template(void **state)
         struct err e;
         struct token_spec s;
         struct token_files files = {.tokenizer = golden("tokenizer/tiny.json"), .chat_template = rows[i].file,
-                                    .tokenizer_config = json_parse(rows[i].config, strlen(rows[i].config), &arena, &e)};
+                                    .tokenizer_config = json_parse(rows[i].config, strlen(rows[i].config), &golden_arena, &e)};
         assert_non_null(files.tokenizer_config);
         if (!token_spec_from_json(&s, &files, &e)) fail_msg("%s", e.text);
         assert_true(rows[i].want ? s.chat_template && strcmp(s.chat_template, rows[i].want) == 0 : !s.chat_template);
@@ -532,7 +517,7 @@ static void templates_cut_short_do_no_harm(void **state)
     for (const struct json *row = golden("chat/families.json")->child; row; row = row->next) {
         const struct json *template = json_get(row, "template");
         for (size_t n = 0; n < template->len; n += 3) {
-            char *part = arena_text(&arena, template->text, n, &(struct err){0});
+            char *part = arena_text(&golden_arena, template->text, n, &(struct err){0});
             struct rendered r = render(part, &c);
             if (!r.ok) assert_true(r.e.code == ERR_UNSUPPORTED || r.e.code == ERR_INVALID || r.e.code == ERR_CORRUPT);
             release(&r);
@@ -558,5 +543,5 @@ int main(void)
         cmocka_unit_test(hostile_templates_are_bounded),
         cmocka_unit_test(templates_cut_short_do_no_harm),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, golden_arena_init, golden_arena_release);
 }

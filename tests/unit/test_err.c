@@ -24,36 +24,52 @@ static void long_text(char out[4096], size_t n)
     out[at] = '\0';
 }
 
+/* Wherever the end falls. */
+static void each_text(void (*check)(const char *text))
+{
+    char text[4096];
+    for (size_t n = 0; n < 12; n++) {
+        long_text(text, n);
+        check(text);
+    }
+}
+
+static bool whole(const char *text)
+{
+    size_t bad;
+    return utf8_valid(text, strlen(text), &bad);
+}
+
+static void check_set(const char *text)
+{
+    struct err e = {0};
+    assert_false(err_field(&e, ERR_INVALID, text, "%s", text));
+    assert_true(whole(e.text) && whole(e.field));
+    assert_true(strlen(e.text) >= sizeof e.text - 4 && strlen(e.field) >= sizeof e.field - 4);
+    assert_memory_equal(e.text, text, strlen(e.text));
+    assert_memory_equal(e.field, text, strlen(e.field));
+}
+
 static void what_is_cut_is_cut_between_characters(void **state)
 {
     (void)state;
-    char text[4096];
-    for (size_t n = 0; n < 12; n++) {
-        struct err e = {0};
-        size_t bad;
-        long_text(text, n);
-        assert_false(err_field(&e, ERR_INVALID, text, "%s", text));
-        assert_true(utf8_valid(e.text, strlen(e.text), &bad) && utf8_valid(e.field, strlen(e.field), &bad));
-        assert_true(strlen(e.text) >= sizeof e.text - 4 && strlen(e.field) >= sizeof e.field - 4);
-        assert_memory_equal(e.text, text, strlen(e.text));
-        assert_memory_equal(e.field, text, strlen(e.field));
-    }
+    each_text(check_set);
+}
+
+static void check_while(const char *text)
+{
+    struct err e = {0};
+    (void)err_set(&e, ERR_INVALID, "no");
+    assert_false(err_while(&e, "%s", text));
+    assert_true(whole(e.text));
+    assert_true(strlen(e.text) >= sizeof e.text - 5 && e.text[strlen(e.text) - 1] == ')');
+    assert_memory_equal(e.text, "no (while ", 10);
 }
 
 static void what_it_happened_in_is_cut_in_the_same_way(void **state)
 {
     (void)state;
-    char text[4096];
-    for (size_t n = 0; n < 12; n++) {
-        struct err e = {0};
-        size_t bad;
-        long_text(text, n);
-        (void)err_set(&e, ERR_INVALID, "no");
-        assert_false(err_while(&e, "%s", text));
-        assert_true(utf8_valid(e.text, strlen(e.text), &bad));
-        assert_true(strlen(e.text) >= sizeof e.text - 5 && e.text[strlen(e.text) - 1] == ')');
-        assert_memory_equal(e.text, "no (while ", 10);
-    }
+    each_text(check_while);
 }
 
 static void what_fits_is_left_alone(void **state)

@@ -44,14 +44,6 @@ static size_t down_of(const struct golden *g, uint32_t layer)
     return t;
 }
 
-static float *floats(size_t n)
-{
-    struct err e = {0};
-    float *x = mem_take(n, sizeof *x, &e);
-    must(x, e);
-    return x;
-}
-
 /* ---- losses of plain runs ------------------------------------------------------------------------------ */
 
 static double plain_loss(const struct golden *g, struct view *v, const struct facts *f)

@@ -28,28 +28,7 @@ static void near(const struct golden *g, const char *what, double got, double wa
     if (!(fabs(got - want) <= tolerance)) fail_msg("%s: %s is %.8f, %.8f expected", g->model->path, what, got, want);
 }
 
-static float *floats(size_t n)
-{
-    struct err e = {0};
-    float *x = mem_floats(n, &e);
-    must(x, e);
-    return x;
-}
-
 /* ---- plain runs -------------------------------------------------------------------------------------- */
-
-/* logits [V] at a position of a whole run that `taps` listen to. */
-static float *logits_at(const struct golden *g, struct view *v, const uint32_t *ids, uint32_t n, uint32_t pos, struct taps *taps)
-{
-    struct err e = {0};
-    struct run_input in = {.ids = ids, .n = n, .want = &pos, .n_want = 1};
-    struct run *r = run_new(v, &in, 1, taps, &e);
-    must(r && STEP_ALL(run_step(r, g->session, &e)), e);
-    float *logits = floats(g->model->arch.d_vocab);
-    must(unembed(g->session, v, run_final(r, 0), 1, NULL, logits, &e), e);
-    run_free(r);
-    return logits;
-}
 
 static size_t site_width(const struct golden *g, enum hook h)
 {

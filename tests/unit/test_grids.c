@@ -37,28 +37,7 @@ static void make_pairs(const struct golden *g, struct prompts ids[PAIRS])
     }
 }
 
-static float *floats(size_t n)
-{
-    struct err e = {0};
-    float *x = mem_floats(n + 1, &e);
-    must(x, e);
-    return x;
-}
-
 /* ---- one run for one cell ------------------------------------------------------------------------------ */
-
-static float *logits_of(const struct golden *g, struct view *v, const uint32_t *ids, struct taps *taps)
-{
-    struct err e = {0};
-    const uint32_t want = N - 2;
-    struct run_input in = {.ids = ids, .n = N, .want = &want, .n_want = 1};
-    struct run *r = run_new(v, &in, 1, taps, &e);
-    must(r && STEP_ALL(run_step(r, g->session, &e)), e);
-    float *logits = floats(g->model->arch.d_vocab);
-    must(unembed(g->session, v, run_final(r, 0), 1, NULL, logits, &e), e);
-    run_free(r);
-    return logits;
-}
 
 struct site_values { /* of one run, by layer; heads × width values a position */
     enum hook hook;
@@ -77,7 +56,7 @@ static struct site_values read_site(const struct golden *g, struct view *v, enum
         s.layer[l] = floats((size_t)N * s.heads * s.width);
         tap[l] = (struct tap){.site = {h, l}, .every_pos = true, .n_source = N, .dst = s.layer[l]};
     }
-    mem_drop(logits_of(g, v, ids, &(struct taps){tap, a->n_layers}));
+    mem_drop(logits_at(g, v, ids, N, N - 2, &(struct taps){tap, a->n_layers}));
     return s;
 }
 
@@ -153,7 +132,7 @@ static void check_cell(struct asked *k, size_t pair, const struct site_values *s
         tap[n] = w[n].tap;
         if (q->from == PATCH_FROM_ZERO) tap[n].src = NULL;
     }
-    float *y = logits_of(k->g, q->view, base, &(struct taps){tap, n});
+    float *y = logits_at(k->g, q->view, base, N, N - 2, &(struct taps){tap, n});
     for (int m = 0; m < METRICS; m++) {
         const struct patch_scores *scores = &grid->scores[pair * METRICS + (size_t)m];
         double want = by_definition(m, y, source_logits, k->g->model->arch.d_vocab);
@@ -172,7 +151,7 @@ static void check_pair(struct asked *k, size_t pair)
     const struct patch_pair *p = &k->q->pair[pair];
     const uint32_t *base = k->q->denoise ? p->corrupt : p->clean, *source = k->q->denoise ? p->clean : p->corrupt;
     struct site_values s = read_site(k->g, k->source, k->q->site, source);
-    float *source_logits = logits_of(k->g, k->source, source, NULL);
+    float *source_logits = logits_at(k->g, k->source, source, N, N - 2, NULL);
     for (uint32_t l = 0; l < k->grid->n_layers; l++)
         for (uint32_t h = 0; h < k->grid->n_heads; h++)
             for (uint32_t pos = 0; pos < k->grid->n_pos; pos++) check_cell(k, pair, &s, l, h, pos, base, source_logits);

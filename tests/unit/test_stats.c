@@ -14,8 +14,6 @@
 
 enum { MOST = 256 };
 
-static struct arena arena;
-
 static size_t numbers(const struct json *list, double out[MOST])
 {
     size_t n = 0;
@@ -30,7 +28,8 @@ static double number(const struct json *o, const char *key) { return json_get(o,
 
 static void intervals_are_scipys(void **state)
 {
-    const struct json *all = *state;
+    (void)state;
+    const struct json *all = golden_json("tests/golden/stats.json", &golden_arena);
     for (const struct json *c = json_get(all, "intervals")->child; c; c = c->next) {
         double x[MOST], y[MOST], of[MOST];
         uint32_t cluster[MOST], most = 0;
@@ -56,7 +55,8 @@ static void intervals_are_scipys(void **state)
 
 static void ranks_are_scipys(void **state)
 {
-    const struct json *all = *state;
+    (void)state;
+    const struct json *all = golden_json("tests/golden/stats.json", &golden_arena);
     double x[MOST], y[MOST], got;
     struct err e = {0};
     for (const struct json *c = json_get(all, "spearman")->child; c; c = c->next) {
@@ -117,20 +117,6 @@ static void draws_are_reproducible(void **state)
     mem_drop(b.count);
 }
 
-static int set_up(void **state)
-{
-    arena_init(&arena, 0);
-    *state = (void *)(uintptr_t)golden_json("tests/golden/stats.json", &arena);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    arena_release(&arena);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -139,5 +125,5 @@ int main(void)
         cmocka_unit_test(what_cannot_be_said_is_nan),
         cmocka_unit_test(draws_are_reproducible),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, golden_arena_init, golden_arena_release);
 }

@@ -36,27 +36,12 @@ static const char *const variants[] = {
 };
 static const char *const spms[] = {"spm_llama", "spm_gemma", "spm_sparse"};
 
-static struct arena arena;
-
-static int set_up(void **state)
-{
-    (void)state;
-    arena_init(&arena, 0);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    arena_release(&arena);
-    return 0;
-}
 
 static const struct json *golden(const char *prefix, const char *name)
 {
     char path[160];
     (void)snprintf(path, sizeof path, FOLDER "%s%s.json", prefix, name);
-    return golden_json(path, &arena);
+    return golden_json(path, &golden_arena);
 }
 
 static struct tokenizer *from_json(const struct json *json)
@@ -429,5 +414,5 @@ int main(void)
         cmocka_unit_test(normalised_special_tokens_respect_sections),
         cmocka_unit_test(long_texts_stay_cheap),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, golden_arena_init, golden_arena_release);
 }

@@ -8,6 +8,9 @@
 
 #include <cmocka.h>
 
+#include "core/head.h"
+#include "core/run.h"
+
 #include "core/kernel/blas.h"
 #include "core/file/safetensors.h"
 
@@ -142,4 +145,40 @@ const struct json *golden_json(const char *path, struct arena *a)
     if (!j) fail_msg("%s: %s", path, e.text);
     mem_drop(text);
     return j;
+}
+
+float *floats(size_t n)
+{
+    struct err e = {0};
+    float *x = mem_take(n + 1, sizeof *x, &e);
+    must(x, e);
+    return x;
+}
+
+float *logits_at(const struct golden *g, struct view *v, const uint32_t *ids, uint32_t n, uint32_t pos, struct taps *taps)
+{
+    struct err e = {0};
+    struct run_input in = {.ids = ids, .n = n, .want = &pos, .n_want = 1};
+    struct run *r = run_new(v, &in, 1, taps, &e);
+    must(r && STEP_ALL(run_step(r, g->session, &e)), e);
+    float *logits = floats(g->model->arch.d_vocab);
+    must(unembed(g->session, v, run_final(r, 0), 1, NULL, logits, &e), e);
+    run_free(r);
+    return logits;
+}
+
+struct arena golden_arena;
+
+int golden_arena_init(void **state)
+{
+    (void)state;
+    arena_init(&golden_arena, 0);
+    return 0;
+}
+
+int golden_arena_release(void **state)
+{
+    (void)state;
+    arena_release(&golden_arena);
+    return 0;
 }

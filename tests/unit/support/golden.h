@@ -42,6 +42,16 @@ size_t group_offset(const struct model *m, size_t tensor);
 /* The values of a tensor that is held as float32, as every tensor of a float32 file is. */
 const float *held_floats(const struct view *v, size_t tensor);
 
+/* Room for n floats, zeroed. mem_drop it. */
+float *floats(size_t n);
+/* Logits [V] at a position of a whole run that `taps` (or nobody) listen to. mem_drop them. */
+float *logits_at(const struct golden *g, struct view *v, const uint32_t *ids, uint32_t n, uint32_t pos, struct taps *taps);
+
+/* Memory for what a group of tests reads, made and released by these as the group's fixtures. */
+extern struct arena golden_arena;
+int golden_arena_init(void **state);
+int golden_arena_release(void **state);
+
 /* parent with `change` added to a tensor: a view of the caller's. */
 struct view *view_plus(const struct golden *g, struct view *parent, size_t tensor, const float *change);
 
