@@ -22,7 +22,8 @@
  * would not fit the memory budget.
  *
  * Checks, in the same sweep, on the first pair: cells patched with the base's own values (identity), and
- * cells that enter with all of the source's rows, whose metric must be the source's (full).
+ * cells that enter with all of the source's rows, whose metric must be the source's (full). And after it a
+ * few cells once more, each by one whole run with its writes (naive): the largest and some at random.
  *
  * Borrowed: ids and the metrics' lists. One thread. A step is one tile of rows in one layer.
  */
@@ -52,6 +53,8 @@ struct patch_request {
     enum patch_axis axis;
     uint32_t before, after; /* layers below and above a cell's own that it patches as well */
     size_t memory_bytes;    /* for the sweep's rows; 0: 512 MiB */
+    uint32_t n_naive;       /* cells to recompute, at most; fewer where that were a tenth of a long sweep */
+    uint64_t seed;          /* which ones */
 };
 
 struct patch_scores { /* of one pair by one metric */
@@ -65,7 +68,9 @@ struct patch_grid {
     uint32_t n_layers, n_heads, n_pos;
     const struct patch_scores *scores; /* [n_pairs][n_metrics] */
     const uint32_t *first_difference;  /* [n_pairs] where the runs may first differ; n when they do not */
-    double check_identity, check_full; /* largest of any metric; NaN where there is no such check */
+    double check_identity, check_full; /* largest difference of any metric; NaN where there is no such check */
+    double check_naive;                /* of the n_naive cells recomputed, as far as they were */
+    size_t n_naive;
     size_t cells, cells_run, rows;     /* of all pairs; rows: token rows times layers pushed through a block */
     double flops;                      /* of the sweep's matrix products */
 };
@@ -74,6 +79,9 @@ struct patch_grid {
 void patch_plan(const struct patch_request *q, int threads, struct plan *p);
 /* Columns of the grid by head and by position. */
 void patch_columns(const struct patch_request *q, uint32_t *heads, uint32_t *pos);
+
+/* Sizes, cells, rows and flops of a grid before it runs; no scores. */
+bool patch_forecast(const struct patch_request *q, struct patch_grid *out, struct err *e) MUST_CHECK;
 
 struct patch;
 struct patch *patch_new(const struct patch_request *q, struct err *e) MUST_CHECK;
@@ -87,6 +95,11 @@ bool patch_metric(struct patch *p, struct session *s, const float *x, size_t n, 
 /* The first pair's source values at the site in a layer, as a read of every position and head gives them;
  * after the grid is done. */
 const float *patch_source(const struct patch *p, uint32_t layer);
+/* Is the next step part of the naive check? */
+bool patch_checking(const struct patch *p);
+/* Instead of going on: what the turns that are done have given, NaN where a cell's has not been; NULL where none
+ * is. Ends the patch. */
+const struct patch_grid *patch_partial(struct patch *p);
 /* After STEP_DONE; owned by the patch. */
 const struct patch_grid *patch_result(const struct patch *p);
 

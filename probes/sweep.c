@@ -17,7 +17,6 @@ struct sweep {
     uint32_t layer;
     size_t next;         /* next cell to push through this layer */
     size_t live;         /* cells that have joined */
-    struct sweep_cost cost;
 };
 
 static const struct arch *arch_of(const struct sweep *w) { return &view_model(w->view)->arch; }
@@ -30,6 +29,29 @@ enum cell_entry sweep_entry(const struct arch *a, enum hook h)
 {
     if (h < HOOK_Z) return ENTER_PRE;
     return h <= HOOK_ATTN_OUT || a->parallel ? ENTER_Z : ENTER_MID;
+}
+
+/* One layer of a cell of so many rows behind `past` positions: `late` of them go past attention. */
+static double layer_flops(const struct arch *a, enum cell_entry from, double rows, double past, double late)
+{
+    const double d = a->d_model, z = (double)a->n_heads * a->d_head, kv = (double)a->n_kv_heads * a->d_head;
+    const double keys = rows * past + rows * (rows + 1) / 2;
+    return (from == ENTER_PRE ? 2 * rows * d * (z + 2 * kv) + 4 * z * keys : 0) + (from != ENTER_MID ? 2 * late * z * d : 0) +
+           2 * late * (1.0 + arch_branches(a)) * d * a->d_mlp;
+}
+
+struct sweep_cost sweep_forecast(const struct arch *a, const struct sweep_base *bases, const struct cell *cells, size_t n_cells)
+{
+    struct sweep_cost cost = {0};
+    for (size_t i = 0; i < n_cells; i++) {
+        const size_t rows = rows_of(bases, &cells[i]);
+        for (uint32_t l = cells[i].layer; l < a->n_layers; l++) {
+            const enum cell_entry from = l == cells[i].layer ? cells[i].entry : ENTER_PRE;
+            cost.rows += rows;
+            cost.flops += layer_flops(a, from, (double)rows, cells[i].first, l + 1 == a->n_layers ? 1 : (double)rows);
+        }
+    }
+    return cost;
 }
 
 void sweep_plan(const struct arch *a, uint32_t n, size_t n_cells, size_t rows, int threads, struct plan *p)
@@ -100,18 +122,6 @@ static void join(struct sweep *w)
             w->maker->enter(w->maker->ctx, &w->cell[w->live], w->x + w->row[w->live] * d, NULL);
 }
 
-static void account(struct sweep *w, const struct block *b, uint32_t rows_past_attention, enum cell_entry from)
-{
-    const struct arch *a = arch_of(w);
-    double d = a->d_model, z = (double)a->n_heads * a->d_head, kv = (double)a->n_kv_heads * a->d_head;
-    double keys = 0, late = rows_past_attention;
-    for (size_t i = 0; from == ENTER_PRE && i < b->n_spans; i++)
-        for (uint32_t r = 0; r < b->span[i].n_rows; r++) keys += b->span[i].past_len + r + 1;
-    w->cost.rows += b->n_rows;
-    w->cost.flops += (from == ENTER_PRE ? 2.0 * b->n_rows * d * (z + 2 * kv) + 4.0 * z * keys : 0) +
-                     (from != ENTER_MID ? 2.0 * late * z * d : 0) + 2.0 * late * (1.0 + arch_branches(a)) * d * a->d_mlp;
-}
-
 /* Keep each cell's last row of x, z and (for an MLP that shares it) attention's norm: nothing else of the last
  * layer is read. */
 static void keep_last_rows(struct block *b, struct span *span, size_t z_width)
@@ -152,8 +162,8 @@ static struct taps writes_of(struct sweep *w, size_t from, size_t to)
 static bool before_mlp(struct sweep *w, struct block *b, enum cell_entry at, size_t from, size_t to, struct err *e)
 {
     const struct arch *a = arch_of(w);
-    size_t z_width = (size_t)a->n_heads * a->d_head, d = a->d_model;
-    bool last = w->layer + 1 == a->n_layers;
+    const size_t z_width = (size_t)a->n_heads * a->d_head, d = a->d_model;
+    const bool last = w->layer + 1 == a->n_layers;
     if (at == ENTER_PRE && !block_attention(b, e)) return false;
     for (size_t i = from; at == ENTER_Z && i < to; i++) {
         size_t row = w->row[i] - w->row[from];
@@ -161,7 +171,6 @@ static bool before_mlp(struct sweep *w, struct block *b, enum cell_entry at, siz
     }
     if (at == ENTER_Z) block_given_z(b);
     if (at == ENTER_MID) block_given_mid(b);
-    account(w, b, last ? (uint32_t)b->n_spans : b->n_rows, at);
     if (last) keep_last_rows(b, w->span, z_width);
     return at == ENTER_MID || block_project(b, e);
 }
@@ -196,4 +205,3 @@ enum step sweep_step(struct sweep *w, struct session *s, struct err *e)
 }
 
 const float *sweep_final(const struct sweep *w) { return w->final; }
-struct sweep_cost sweep_cost(const struct sweep *w) { return w->cost; }

@@ -50,6 +50,8 @@ struct sweep_cost {
     size_t rows;  /* token rows times layers */
     double flops; /* matrix products and attention */
 };
+/* What these cells cost, before they run. */
+struct sweep_cost sweep_forecast(const struct arch *a, const struct sweep_base *bases, const struct cell *cells, size_t n_cells);
 
 /* Of cells with so many rows in all, for bases of up to n rows. */
 void sweep_plan(const struct arch *a, uint32_t n, size_t n_cells, size_t rows, int threads, struct plan *p);
@@ -60,7 +62,6 @@ struct sweep *sweep_new(struct view *view, const struct sweep_base *bases, const
 enum step sweep_step(struct sweep *w, struct session *s, struct err *e);
 void sweep_free(struct sweep *w);
 const float *sweep_final(const struct sweep *w); /* [n_cells][d], after STEP_DONE */
-struct sweep_cost sweep_cost(const struct sweep *w);
 
 /* Where in a block rows enter so that a write at that hook is all that is new: at the last place before it. */
 enum cell_entry sweep_entry(const struct arch *a, enum hook h);
