@@ -197,14 +197,14 @@ static void report_grid(struct bench *b, uint32_t first)
     const struct patch_request q = {.view = b->v, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .denoise = true,
                                     .site = HOOK_RESID_PRE, .axis = PATCH_LAYER_POS};
     double sweep = time_grid(b, &q, &g), naive = time_naive(b, &q, SAMPLE);
-    double rate = gemm_rate(b, 768), bound = g.flops / rate;
+    double rate = gemm_rate(b, 768), bound = g.cost.flops / rate;
     size_t d = b->m->arch.d_model, m = b->m->arch.d_mlp, z = (size_t)b->m->arch.n_heads * b->m->arch.d_head,
            kv = (size_t)b->m->arch.n_kv_heads * b->m->arch.d_head;
-    double naive_flops = (double)g.cells * P * b->m->arch.n_layers * 2.0 * (double)(d * (z + 2 * kv) + d * z + 3 * d * m);
+    double naive_flops = (double)g.cost.cells * P * b->m->arch.n_layers * 2.0 * (double)(d * (z + 2 * kv) + d * z + 3 * d * m);
     printf("grid %u x %d, first difference at %u: sweep %.2f s, bound %.2f s (%.0f GFLOP at %.0f GFLOP/s): %.2f x bound\n",
-           b->m->arch.n_layers, P, first, sweep, bound, g.flops / 1e9, rate / 1e9, sweep / bound);
+           b->m->arch.n_layers, P, first, sweep, bound, g.cost.flops / 1e9, rate / 1e9, sweep / bound);
     printf("  one full run per cell: %.1f s (%d cells timed): sweep is %.1f x faster; FLOP ratio %.1f\n", naive, SAMPLE,
-           naive / sweep, naive_flops / g.flops);
+           naive / sweep, naive_flops / g.cost.flops);
 }
 
 int main(int argc, char **argv)

@@ -42,6 +42,12 @@ void run_size_add(struct run_size *s, size_t past, size_t n, size_t n_want, bool
     if (past + n > s->longest) s->longest = past + n;
 }
 
+double run_flops(const struct arch *a, double n)
+{
+    const double z = (double)a->n_heads * a->d_head, kv = (double)a->n_kv_heads * a->d_head;
+    return n * a->n_layers * 2.0 * a->d_model * (2 * z + 2 * kv + (1.0 + arch_branches(a)) * a->d_mlp);
+}
+
 void run_plan(const struct run_size *s, const struct arch *a, int threads, struct plan *p)
 {
     size_t rows = s->rows < RUN_ROWS ? s->rows : RUN_ROWS;

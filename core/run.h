@@ -36,6 +36,8 @@ struct run_size {
     size_t cut[2];                /* of those without a cache the two longest: more are never cut at a time */
 };
 void run_size_add(struct run_size *s, size_t past, size_t n, size_t n_want, bool cached);
+/* Matrix products of n rows through all layers. */
+double run_flops(const struct arch *a, double n);
 /* Stream, results, caches of its own, the session's scratch. */
 void run_plan(const struct run_size *s, const struct arch *a, int threads, struct plan *p);
 

@@ -87,7 +87,7 @@ static bool rank(struct localize *l, struct err *e)
     const struct patch_grid *g = patch_result(l->patch);
     struct localize_result *r = &l->result;
     r->grid = g;
-    r->n_units = g->cells;
+    r->n_units = g->cost.cells;
     r->k = l->q.k < r->n_units ? l->q.k : (uint32_t)r->n_units;
     r->ranking = mem_take(r->n_units, sizeof *r->ranking, e);
     if (!r->ranking) return false;

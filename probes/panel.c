@@ -25,6 +25,11 @@ void panel_plan(const struct arch *a, const struct metric *metric, size_t n_metr
     plan_add(p, NEED_SCRATCH, mem_floats_bytes(plan_times(ids, a->d_model)));
 }
 
+double panel_flops(const struct arch *a, const struct metric *metric, size_t n_metrics)
+{
+    return 2.0 * a->d_model * (double)(needs_vocabulary(metric, n_metrics) ? a->d_vocab : listed(metric, n_metrics));
+}
+
 static void put_ids(const struct panel *p, uint32_t *out)
 {
     for (size_t i = 0; i < p->n_metrics; i++) {

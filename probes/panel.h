@@ -21,6 +21,8 @@ struct panel {
 };
 
 void panel_plan(const struct arch *a, const struct metric *metric, size_t n_metrics, struct plan *p);
+/* Of unembedding one row. */
+double panel_flops(const struct arch *a, const struct metric *metric, size_t n_metrics);
 /* out [n][n_metrics] of rows x [n][d]. */
 bool panel_read(const struct panel *p, struct session *s, const float *x, size_t n, double *out, struct err *e) MUST_CHECK;
 /* The reference [V] that the row x [d] gives. */

@@ -261,7 +261,7 @@ static bool take_grid(struct patch *p, struct err *e)
 {
     struct patch_grid *g = &p->grid;
     const size_t each = patch_cells_of_pair(g), scores = p->q.n_pairs * p->q.n_metrics;
-    g->cells = each * p->q.n_pairs;
+    g->cost.cells = each * p->q.n_pairs;
     p->scores = mem_take(scores, sizeof *p->scores, e);
     p->values = p->scores ? mem_take(scores * each, sizeof *p->values, e) : NULL;
     p->first_difference = p->values ? mem_take(p->q.n_pairs, sizeof *p->first_difference, e) : NULL;
@@ -284,6 +284,18 @@ static bool take_grid(struct patch *p, struct err *e)
 static void enter(void *ctx, const struct cell *c, float *x, float *z) { patch_enter(ctx, c, x, z); }
 static bool write(void *ctx, const struct cell *c, uint32_t layer, struct tap *out) { return patch_write(ctx, c, layer, out); }
 
+static void count_cost(struct patch *p)
+{
+    const struct arch *a = patch_arch(p);
+    struct sweep_cost sweep = sweep_forecast(a, p->base, p->cell, p->n_cells);
+    struct patch_cost *c = &p->grid.cost;
+    c->rows = sweep.rows;
+    c->flops = sweep.flops;
+    c->all_flops = sweep.flops + (double)(p->n_cells + 2 * p->q.n_pairs) * panel_flops(a, p->q.pair->metric, p->q.n_metrics) +
+                   patch_naive_flops(p);
+    for (size_t i = 0; i < p->q.n_pairs; i++) c->all_flops += 2 * run_flops(a, p->base[i].n);
+}
+
 /* All but the runs. */
 static struct patch *lay_out(const struct patch_request *q, struct err *e)
 {
@@ -296,22 +308,18 @@ static struct patch *lay_out(const struct patch_request *q, struct err *e)
     p->maker = (struct cell_maker){enter, write, p};
     p->texts = texts_of(q, e);
     if (p->texts && take_grid(p, e) && patch_plan_cells(p, e)) {
-        struct sweep_cost cost = sweep_forecast(patch_arch(p), p->base, p->cell, p->n_cells);
-        p->grid.rows = cost.rows;
-        p->grid.flops = cost.flops;
+        count_cost(p);
         return p;
     }
     patch_free(p);
     return NULL;
 }
 
-bool patch_forecast(const struct patch_request *q, struct patch_grid *out, struct err *e)
+bool patch_forecast(const struct patch_request *q, struct patch_cost *out, struct err *e)
 {
     struct patch *p = lay_out(q, e);
     if (!p) return false;
-    *out = (struct patch_grid){.n_layers = p->grid.n_layers, .n_heads = p->grid.n_heads, .n_pos = p->grid.n_pos,
-                               .cells = p->grid.cells, .cells_run = p->grid.cells_run, .rows = p->grid.rows,
-                               .flops = p->grid.flops};
+    *out = p->grid.cost;
     patch_free(p);
     return true;
 }
@@ -337,7 +345,10 @@ enum step patch_step(struct patch *p, struct session *s, struct err *e)
     return step == STEP_FAIL ? STEP_FAIL : STEP_MORE;
 }
 
-bool patch_checking(const struct patch *p) { return p->ran && !p->finished && p->next_group == p->n_groups; }
+bool patch_checking(const struct patch *p)
+{
+    return p->ran && !p->finished && p->next_group == p->n_groups && patch_naive_cells(p) > 0;
+}
 
 /* Whole turns are done; what they have not come to is NaN. */
 const struct patch_grid *patch_partial(struct patch *p)

@@ -64,6 +64,12 @@ struct patch_scores { /* of one pair by one metric */
     double ld_clean, ld_corrupt; /* metrics of answer and foil in logits: the differences themselves; else NaN */
 };
 
+struct patch_cost { /* known before anything runs */
+    size_t cells, cells_run, rows; /* of all pairs; rows: token rows times layers pushed through a block */
+    double flops;                  /* of the sweep's matrix products */
+    double all_flops;              /* and of the runs, the metrics' logits and the naive check */
+};
+
 struct patch_grid {
     uint32_t n_layers, n_heads, n_pos;
     const struct patch_scores *scores; /* [n_pairs][n_metrics] */
@@ -71,8 +77,7 @@ struct patch_grid {
     double check_identity, check_full; /* largest difference of any metric; NaN where there is no such check */
     double check_naive;                /* of the n_naive cells recomputed, as far as they were */
     size_t n_naive;
-    size_t cells, cells_run, rows;     /* of all pairs; rows: token rows times layers pushed through a block */
-    double flops;                      /* of the sweep's matrix products */
+    struct patch_cost cost;
 };
 
 /* Both runs' activations, the bases' caches, the sweep, the metrics' logits. */
@@ -80,8 +85,7 @@ void patch_plan(const struct patch_request *q, int threads, struct plan *p);
 /* Columns of the grid by head and by position. */
 void patch_columns(const struct patch_request *q, uint32_t *heads, uint32_t *pos);
 
-/* Sizes, cells, rows and flops of a grid before it runs; no scores. */
-bool patch_forecast(const struct patch_request *q, struct patch_grid *out, struct err *e) MUST_CHECK;
+bool patch_forecast(const struct patch_request *q, struct patch_cost *out, struct err *e) MUST_CHECK;
 
 struct patch;
 struct patch *patch_new(const struct patch_request *q, struct err *e) MUST_CHECK;

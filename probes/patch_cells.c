@@ -86,14 +86,14 @@ static void add_column(struct patch *p, size_t pair, uint32_t head, uint32_t pos
     }
     *rows += column;
     for (uint32_t l = 0; l < L; l++) add_cell(p, pair, l, first, head, pos, CELL_GRID);
-    p->grid.cells_run += L;
+    p->grid.cost.cells_run += L;
 }
 
 /* Columns in turns, each turn's rows within the budget; the first turn carries the checks. */
 bool patch_plan_cells(struct patch *p, struct err *e)
 {
     size_t rows = 0, most = turn_rows(&p->q), columns = (size_t)p->grid.n_heads * p->grid.n_pos;
-    p->cell = mem_take(p->grid.cells + 2 * CHECK_LAYERS, sizeof *p->cell, e);
+    p->cell = mem_take(p->grid.cost.cells + 2 * CHECK_LAYERS, sizeof *p->cell, e);
     p->group = mem_take(columns * p->q.n_pairs + 2, sizeof *p->group, e);
     if (!p->cell || !p->group) return false;
     add_checks(p);

@@ -19,13 +19,6 @@ struct patch_naive {
     double worst;
 };
 
-/* One whole run of n rows, matrix products only. */
-static double run_flops(const struct arch *a, double n)
-{
-    const double z = (double)a->n_heads * a->d_head, kv = (double)a->n_kv_heads * a->d_head;
-    return n * a->n_layers * 2.0 * a->d_model * (2 * z + 2 * kv + (1.0 + arch_branches(a)) * a->d_mlp);
-}
-
 static uint32_t longest(const struct patch *p)
 {
     uint32_t n = 0;
@@ -36,12 +29,17 @@ static uint32_t longest(const struct patch *p)
 
 size_t patch_naive_cells(const struct patch *p)
 {
-    const double fit = 0.1 * p->grid.flops / run_flops(patch_arch(p), longest(p));
-    size_t most = p->q.n_naive < NAIVE_MOST ? p->q.n_naive : NAIVE_MOST, least = p->grid.flops < SHORT_SWEEP ? 1 : 0;
+    const double fit = 0.1 * p->grid.cost.flops / run_flops(patch_arch(p), longest(p));
+    size_t most = p->q.n_naive < NAIVE_MOST ? p->q.n_naive : NAIVE_MOST, least = p->grid.cost.flops < SHORT_SWEEP ? 1 : 0;
     size_t n = fit < (double)most ? (size_t)fit : most;
     if (n < least) n = least;
     if (n > most) n = most;
-    return n < p->grid.cells_run ? n : p->grid.cells_run;
+    return n < p->grid.cost.cells_run ? n : p->grid.cost.cells_run;
+}
+
+double patch_naive_flops(const struct patch *p)
+{
+    return (double)patch_naive_cells(p) * run_flops(patch_arch(p), longest(p));
 }
 
 void patch_naive_plan(const struct patch_request *q, uint32_t n, int threads, struct plan *p)

@@ -12,8 +12,9 @@
 
 enum { NAIVE_MOST = 16 };
 
-/* How many are due. */
+/* How many are due, and what they cost. */
 size_t patch_naive_cells(const struct patch *p);
+double patch_naive_flops(const struct patch *p);
 /* Of bases of up to n rows. */
 void patch_naive_plan(const struct patch_request *q, uint32_t n, int threads, struct plan *p);
 

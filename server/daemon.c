@@ -59,6 +59,7 @@ bool daemon_lease(struct daemon *d, const struct plan *p, struct lease *out, str
 
 struct budget *daemon_budget(struct daemon *d) { return d->budget; }
 int daemon_threads(struct daemon *d) { return d->threads; }
+struct rate *daemon_rate(struct daemon *d) { return &d->rate; }
 
 const char *daemon_data(struct daemon *d) { return d->config->data; }
 const struct config *daemon_config(struct daemon *d) { return d->config; }

@@ -13,6 +13,7 @@
 #include "budget.h"
 #include "config.h"
 #include "models.h"
+#include "rate.h"
 #include "work.h"
 
 /* The model that `model` of a request (body or query) names, or the first one. Borrowed from the
@@ -25,6 +26,7 @@ struct served *call_model(struct call *c, const char *name, struct err *e) MUST_
 bool daemon_lease(struct daemon *d, const struct plan *p, struct lease *out, struct err *e) MUST_CHECK;
 struct budget *daemon_budget(struct daemon *d);
 int daemon_threads(struct daemon *d); /* of computing */
+struct rate *daemon_rate(struct daemon *d);
 
 const char *daemon_data(struct daemon *d);       /* the ledger's directory */
 const struct config *daemon_config(struct daemon *d); /* what it was started with */

@@ -37,6 +37,7 @@ struct daemon {
     struct ledger *ledger; /* the writer's once it runs */
     char engine[NAME_TEXT], kernel[NAME_TEXT];
     int threads;
+    struct rate rate;
     int64_t started_us; /* wall */
 
     struct jobs *jobs;

@@ -96,6 +96,27 @@ void record_refusal(struct daemon *d, struct job *j, enum job_state to, const st
     end(d, j, to, p->status, &body, false);
 }
 
+/* Before the closing brace. */
+static void put_partial(struct job *j, struct buf *body)
+{
+    struct buf partial = {0};
+    if (j->ops->partial && j->ops->partial(j->work, &partial)) {
+        body->len--;
+        buf_text(body, ",\"partial\":");
+        buf_put(body, partial.data, partial.len);
+        buf_text(body, "}");
+    }
+    buf_release(&partial);
+}
+
+void record_given_up(struct daemon *d, struct job *j, enum job_state to, const struct problem *p)
+{
+    struct buf body = {0};
+    problem_write(p, &body);
+    put_partial(j, &body);
+    end(d, j, to, p->status, &body, false);
+}
+
 /* ---- outcomes ----------------------------------------------------------------------------- */
 
 struct recording {

@@ -21,6 +21,10 @@ void record_outcome(struct daemon *d, struct job *j);
  * job's work. */
 void record_refusal(struct daemon *d, struct job *j, enum job_state to, const struct problem *p);
 
+/* The same of a job that is given up between two steps: the problem carries what the work has so far. The
+ * compute thread. */
+void record_given_up(struct daemon *d, struct job *j, enum job_state to, const struct problem *p);
+
 /* Record durably that the job exists; then `accept` of the job is KEPT or REFUSED and `then` is
  * called on the writer thread. Holds a reference meanwhile. False: ended or asked before. */
 bool record_accept(struct daemon *d, struct job *j,

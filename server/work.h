@@ -62,6 +62,9 @@ struct work_ops {
     bool (*finish)(struct work *w, struct outcome *o, struct err *e);
     /* After a durable commit, on the worker, before the answer leaves: publish the new view. */
     void (*published)(struct work *w, const struct revision *rev);
+    /* Given up half way (worker thread, instead of another step): an object of what there is so far, which the
+     * problem then carries as "partial". False where there is nothing. NULL: there never is. */
+    bool (*partial)(struct work *w, struct buf *out);
     void (*free)(struct work *w);
 };
 

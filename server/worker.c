@@ -120,17 +120,31 @@ static void fail(struct worker *w, struct job *j, const struct err *e)
     record_refusal(w->daemon, j, JOB_FAILED, &p);
 }
 
+static void cancelled(struct worker *w, struct job *j)
+{
+    struct problem p;
+    (void)problem_set(&p, PROBLEM_JOB_CANCELLED, "cancelled while it ran; nothing was changed");
+    record_given_up(w->daemon, j, JOB_CANCELLED, &p);
+}
+
+static void out_of_time(struct worker *w, struct job *j)
+{
+    struct problem p;
+    struct err e = {0};
+    (void)err_set(&e, ERR_DEADLINE, "the job ran longer than --job-timeout");
+    (void)problem_from(&p, &e);
+    record_given_up(w->daemon, j, JOB_FAILED, &p);
+}
+
 /* False when the job was ended instead. */
 static bool may_go_on(struct worker *w, struct job *j, int64_t now)
 {
     if (atomic_load(&j->cancel)) {
-        refuse(w, j, PROBLEM_JOB_CANCELLED, "cancelled while it ran; nothing was changed");
+        cancelled(w, j);
         return false;
     }
     if (now > j->deadline_us) {
-        struct err e = {0};
-        (void)err_set(&e, ERR_DEADLINE, "the job ran longer than --job-timeout");
-        fail(w, j, &e);
+        out_of_time(w, j);
         return false;
     }
     return true;

@@ -16,6 +16,12 @@
 #include "server/daemon.h"
 #include "server/json.h"
 
+struct forecast { /* of a look before it runs; cells 0: it has none */
+    size_t cells, cells_run, rows;
+    double flops;
+    size_t bytes;
+};
+
 struct look {
     struct work work;
     struct arena arena;         /* lives as long as the work */
@@ -29,6 +35,8 @@ struct look {
     char if_match[ID_TEXT];     /* writes: the head the client expects, "" for any */
     struct run_row cached;      /* id "" when there is none */
     jout *warnings;             /* array, taken by look_close; NULL for none */
+    struct forecast forecast;   /* dry_run.h */
+    const struct work_ops *real; /* of a dry run: the ops of the look itself */
 };
 
 /* Copy the request and resolve `view` (member of the request). The look must be

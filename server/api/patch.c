@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "core/site.h"
+#include "dry_run.h"
 #include "handlers.h"
 #include "patch_answer.h"
 #include "place.h"
@@ -22,6 +23,7 @@ struct patch_work {
     struct patch_stats *stats;
     const struct patch_axes *axes;
     struct resolved source;       /* the view values come from; view NULL where it is the request's own */
+    int64_t checks_us;            /* spent on recomputing cells */
 };
 
 static struct patch_work *of(struct work *w) { return (struct patch_work *)w; }
@@ -45,46 +47,76 @@ static struct patch_stats *begin_stats(const struct patch_work *p, struct err *e
     return patch_stats_new(&q, e);
 }
 
+static enum step step_patch(struct patch_work *p, struct session *s, struct err *e)
+{
+    const bool checking = patch_checking(p->patch);
+    const int64_t start = monotonic_us();
+    size_t done, total;
+    enum step step = patch_step(p->patch, s, e);
+    if (checking) p->checks_us += monotonic_us() - start;
+    patch_progress(p->patch, &done, &total);
+    p->look.work.done = (int64_t)done;
+    p->look.work.total = (int64_t)total;
+    return step;
+}
+
 static enum step patch_work_step(struct work *w, struct session *s, struct err *e)
 {
     struct patch_work *p = of(w);
-    size_t done, total;
     if (look_cached(&p->look)) return STEP_DONE;
     if (p->stats) return patch_stats_step(p->stats, e);
-    enum step step = patch_step(p->patch, s, e);
-    patch_progress(p->patch, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    enum step step = step_patch(p, s, e);
     if (step != STEP_DONE || !p->pairs.listed) return step;
     p->stats = begin_stats(p, e);
     return p->stats ? STEP_MORE : STEP_FAIL;
 }
 
-static void put_cost(const struct patch_work *p, const struct patch_grid *g, jout *root)
+static void put_cost(const struct patch_work *p, const struct patch_cost *c, jout *root)
 {
+    const double seconds = (double)(monotonic_us() - p->look.work.started_us) / US_PER_S;
     jout *o = jout_put_object(root, "cost");
-    jout_int(o, "cells", (int64_t)g->cells);
-    jout_int(o, "cells_run", (int64_t)g->cells_run);
-    jout_int(o, "rows", (int64_t)g->rows);
-    jout_f64(o, "flops", g->flops);
-    jout_f64(o, "seconds", (double)(monotonic_us() - p->look.work.started_us) / 1e6);
+    jout_int(o, "cells", (int64_t)c->cells);
+    jout_int(o, "cells_run", (int64_t)c->cells_run);
+    jout_int(o, "rows", (int64_t)c->rows);
+    jout_f64(o, "flops", c->flops);
+    jout_f64(o, "seconds", seconds);
+    jout_f64(o, "checks_seconds", (double)p->checks_us / US_PER_S);
+}
+
+static jout *put_answer(struct patch_work *p, const struct patch_grid *grid, jout *root)
+{
+    const struct patch_told told = {&p->pairs, p->axes, grid, p->stats};
+    if (p->source.view) answer_view(root, "against", &p->source);
+    patch_answer(&told, &p->look, root);
+    put_cost(p, &grid->cost, root);
+    return root;
 }
 
 static bool patch_work_finish(struct work *w, struct outcome *o, struct err *e)
 {
     struct patch_work *p = of(w);
     if (look_cached(&p->look)) return look_answer_cached(&p->look, o, e);
-    const struct patch_told told = {&p->pairs, p->axes, patch_result(p->patch), p->stats};
-    jout *root = look_open(&p->look);
-    if (p->source.view) answer_view(root, "against", &p->source);
-    patch_answer(&told, &p->look, root);
-    put_cost(p, told.grid, root);
-    return look_close(&p->look, root, o, e);
+    const struct patch_grid *grid = patch_result(p->patch);
+    rate_seen(daemon_rate(w->daemon), grid->cost.all_flops, (double)(monotonic_us() - w->started_us) / US_PER_S);
+    return look_close(&p->look, put_answer(p, grid, look_open(&p->look)), o, e);
+}
+
+static bool patch_work_partial(struct work *w, struct buf *out)
+{
+    struct patch_work *p = of(w);
+    struct err e;
+    const struct patch_grid *grid = look_cached(&p->look) ? NULL : patch_partial(p->patch);
+    if (!grid) return false;
+    jout *root = jout_object();
+    answer_view(root, "view", &p->look.view);
+    bool ok = jout_print(put_answer(p, grid, root), out, &e);
+    jout_free(root);
+    return ok;
 }
 
 static const struct work_ops ops = {
     .kind = "patch", .unit = "cells",
-    .step = patch_work_step, .finish = patch_work_finish, .free = patch_work_free,
+    .step = patch_work_step, .finish = patch_work_finish, .partial = patch_work_partial, .free = patch_work_free,
 };
 
 /* ---- the request --------------------------------------------------------------------------------- */
@@ -153,6 +185,14 @@ static bool bounded(const struct patch_work *p, struct err *e)
     return values <= MOST_VALUES || err_field(e, ERR_TOO_LARGE, "pairs", "%zu values would be answered, at most %d", values, MOST_VALUES);
 }
 
+static bool tell_cost(struct patch_work *p, const struct plan *plan, struct err *e)
+{
+    struct patch_cost c;
+    if (!patch_forecast(&p->request, &c, e)) return false;
+    dry_run(&p->look, &(struct forecast){.cells = c.cells, .cells_run = c.cells_run, .rows = c.rows, .flops = c.all_flops}, plan);
+    return true;
+}
+
 static bool prepare(struct patch_work *p, struct call *c, struct err *e)
 {
     struct look *l = &p->look;
@@ -161,13 +201,18 @@ static bool prepare(struct patch_work *p, struct call *c, struct err *e)
     if (!choose_site(p, l->request, e) || !choose_axes(p, l->request, e) || !choose_source(p, c, l->request, e) ||
         !pairs_read(&p->pairs, l, e))
         return false;
-    if (p->pairs.listed) l->seed = json_get(l->request, "seed")->integer;
+    l->seed = json_get(l->request, "seed")->integer;
     pairs_ask(&p->pairs, l, &p->request);
     p->request.source = p->source.view;
-    if (!bounded(p, e) || !look_find(l, c, e)) return false;
+    p->request.n_naive = (uint32_t)json_get(l->request, "check_cells")->integer;
+    p->request.seed = (uint64_t)l->seed;
+    if (!bounded(p, e)) return false;
+    const bool dry = dry_run_asked(l);
+    if (!dry && !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
     patch_plan(&p->request, daemon_threads(c->daemon), &plan);
     if (p->pairs.listed) patch_stats_plan(&p->request, p->pairs.n_groups, &plan);
+    if (dry) return tell_cost(p, &plan, e);
     p->patch = look_lease(l, &plan, e) ? patch_new(&p->request, e) : NULL;
     return p->patch != NULL;
 }

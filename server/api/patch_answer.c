@@ -43,6 +43,8 @@ static void put_checks(const struct patch_told *t, jout *root)
     jout *checks = jout_put_object(root, "checks");
     jout_f64(checks, "identity", t->grid->check_identity);
     jout_f64(checks, "full", t->grid->check_full);
+    jout_f64(checks, "naive", t->grid->check_naive);
+    jout_int(checks, "naive_cells", (int64_t)t->grid->n_naive);
 }
 
 /* ---- several ----------------------------------------------------------------------------------------- */
@@ -128,7 +130,7 @@ void patch_answer(const struct patch_told *t, struct look *l, jout *root)
     put_axes(t, root);
     if (t->pairs->listed) {
         put_results(t, l, root);
-        put_means(t, l, root);
+        if (t->stats) put_means(t, l, root);
     } else {
         put_grid(t, t->grid->scores->values, 1, root, "values");
         pairs_echo(t->pairs, 0, 0, l, t->grid->scores, root);

@@ -314,3 +314,23 @@ def test_refusals_name_the_field(daemon, name):
     with nothing_moves(daemon):
         a = daemon.post("/v1/patch", body)
     problem(a, status, field=field, said=said)
+
+
+def test_a_dry_run_says_what_it_costs_and_leaves_no_row(daemon):
+    before = daemon.get("/v1/runs").json["runs"]
+    told = grid(daemon, dry_run=True, direction="noise")
+    assert told["dry_run"] is True and "values" not in told and "run" not in told
+    assert daemon.get("/v1/runs").json["runs"] == before
+    done = grid(daemon, direction="noise", headers={"Cache-Control": "no-cache"})
+    for member in ("cells", "cells_run", "rows"):
+        assert told["cost"][member] == done["cost"][member]
+    assert told["cost"]["flops"] > done["cost"]["flops"]  # the runs and metrics as well
+    assert 0 < told["cost"]["seconds"] < 10 and told["cost"]["bytes"] > 1 << 16
+
+
+def test_cells_are_recomputed_by_whole_runs(daemon):
+    checks = grid(daemon, headers={"Cache-Control": "no-cache"})["checks"]
+    assert 1 <= checks["naive_cells"] <= 3 and 0 <= checks["naive"] < 1e-4
+    none = grid(daemon, check_cells=0)
+    assert none["checks"]["naive"] is None and none["checks"]["naive_cells"] == 0
+    assert none["cost"]["checks_seconds"] == 0

@@ -162,7 +162,7 @@ static double compare_grid(const struct golden *g, struct one_pair *q, const flo
     near(g, "corrupt", grid->scores->corrupt, by_definition(&q->metric, r->corrupt, r, V), close);
     near(g, "identity", grid->check_identity, 0, close);
     near(g, "full", grid->check_full, 0, close);
-    for (size_t i = 0; i < grid->cells; i++) {
+    for (size_t i = 0; i < grid->cost.cells; i++) {
         char what[128];
         (void)snprintf(what, sizeof what, "%s cell (%zu, %zu) of %s at %u", metric_word(q->metric.kind), i / C, i % C,
                        hook_info(q->site)->spelling, q->metric.pos);

@@ -178,7 +178,7 @@ static void compare(const struct golden *g, struct one_pair *q, const struct ans
     assert_int_equal(*grid->first_difference, first);
     assert_int_equal(grid->n_layers, a->L);
     assert_int_equal(grid->n_heads * grid->n_pos, a->C);
-    assert_int_equal(grid->cells, (size_t)a->L * a->C);
+    assert_int_equal(grid->cost.cells, (size_t)a->L * a->C);
     close_to("clean", grid->scores->clean, q->denoise ? source : base, close);
     close_to("corrupt", grid->scores->corrupt, q->denoise ? base : source, close);
     for (uint32_t i = 0; i < a->L * a->C; i++) {
@@ -191,9 +191,9 @@ static void compare(const struct golden *g, struct one_pair *q, const struct ans
         if (skipped) assert_true(grid->scores->values[i] == (q->denoise ? grid->scores->corrupt : grid->scores->clean));
         run += !skipped;
     }
-    assert_int_equal(grid->cells_run, run);
-    assert_int_equal(grid->rows, rows_expected(q, a->L, a->C, first));
-    assert_true(grid->flops > 0);
+    assert_int_equal(grid->cost.cells_run, run);
+    assert_int_equal(grid->cost.rows, rows_expected(q, a->L, a->C, first));
+    assert_true(grid->cost.flops > 0);
     assert_true(grid->check_identity >= 0 && grid->check_identity <= close);
     assert_true(grid->check_full >= 0 && grid->check_full <= close);
     patch_free(p);
@@ -309,7 +309,7 @@ static void test_denoise_mirrors_noise(void **state)
             struct patch *there = run_patch(&g, &q);
             q.clean = b, q.corrupt = a, q.denoise = false;
             struct patch *back = run_patch(&g, &q);
-            for (size_t i = 0; i < patch_result(there)->cells; i++) {
+            for (size_t i = 0; i < patch_result(there)->cost.cells; i++) {
                 double x = patch_result(there)->scores->values[i], y = patch_result(back)->scores->values[i];
                 if (kind == METRIC_NORM_LOGIT_DIFF) close_to("mirrored cell", x, 1 - y, 1e-9); /* 0 and 1 change places */
                 else assert_true(x == y);
@@ -342,7 +342,7 @@ static void test_baselines(void **state)
         const struct patch_grid *grid = patch_result(p);
         assert_true((denoise ? grid->scores->clean : grid->scores->corrupt) == 0);
         assert_true((denoise ? grid->scores->corrupt : grid->scores->clean) > 1e-3);
-        for (size_t i = 0; i < grid->cells; i++) assert_true(grid->scores->values[i] > -1e-12);
+        for (size_t i = 0; i < grid->cost.cells; i++) assert_true(grid->scores->values[i] > -1e-12);
         patch_free(p);
     }
     golden_close(&g);
@@ -383,8 +383,8 @@ static void test_nothing_differs(void **state)
         struct patch *p = run_patch(&g, &q);
         const struct patch_grid *grid = patch_result(p);
         assert_int_equal(*grid->first_difference, k % 2 ? N : 6);
-        assert_int_equal(grid->cells_run, 0);
-        for (size_t i = 0; i < grid->cells; i++) assert_true(grid->scores->values[i] == grid->scores->clean);
+        assert_int_equal(grid->cost.cells_run, 0);
+        for (size_t i = 0; i < grid->cost.cells; i++) assert_true(grid->scores->values[i] == grid->scores->clean);
         close_to("corrupt", grid->scores->corrupt, grid->scores->clean, 1e-6);
         patch_free(p);
     }
@@ -421,6 +421,80 @@ static void test_progress(void **state)
     golden_close(&g);
 }
 
+/* A few cells once more by whole runs: as many as asked for, and what they give is what the sweep gave. */
+static void test_naive_cells(void **state)
+{
+    (void)state;
+    struct golden g;
+    golden_open(&g, "gqa_tied", NULL);
+    static const uint32_t differ[] = {1, 4};
+    uint32_t clean[9], corrupt[9];
+    two_prompts(g.model, 37, 9, differ, 2, clean, corrupt);
+    for (size_t k = 0; k < N_GRIDS; k++) {
+        struct one_pair q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = 9, .denoise = k % 2, .site = grids[k].site,
+                             .axis = grids[k].axis, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, 8}};
+        struct patch_request request = one_request(&q);
+        struct err e = {0};
+        request.n_naive = 1;
+        struct patch_cost before;
+        must(patch_forecast(&request, &before, &e), e);
+        struct patch *p = patch_new(&request, &e);
+        must(p, e);
+        bool checked = false;
+        enum step step;
+        do {
+            checked |= patch_checking(p);
+            step = patch_step(p, g.session, &e);
+        } while (step == STEP_MORE);
+        assert_int_equal(step, STEP_DONE);
+        const struct patch_grid *grid = patch_result(p);
+        assert_true(checked);
+        assert_int_equal(grid->n_naive, 1);
+        assert_true(grid->check_naive > 0 && grid->check_naive < 1e-3); /* rounded in another order */
+        assert_memory_equal(&grid->cost, &before, sizeof before);
+        assert_true(before.all_flops > before.flops);
+        patch_free(p);
+    }
+    golden_close(&g);
+}
+
+/* Given up after some turns: the cells of those have their values, the others none. */
+static void test_partial(void **state)
+{
+    (void)state;
+    struct golden g;
+    golden_open(&g, "gqa_tied", NULL);
+    struct err e = {0};
+    static const uint32_t differ[] = {0};
+    uint32_t clean[9], corrupt[9];
+    two_prompts(g.model, 38, 9, differ, 1, clean, corrupt);
+    struct one_pair q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = 9, .denoise = true, .site = HOOK_RESID_PRE,
+                         .axis = PATCH_LAYER_POS, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, 8},
+                         .memory_bytes = 1};
+    struct patch *whole = run_patch(&g, &q);
+    struct patch_request request = one_request(&q);
+    struct patch *p = patch_new(&request, &e);
+    must(p, e);
+    assert_null(patch_partial(p));
+    size_t done, total, known = 0;
+    patch_progress(p, &done, &total);
+    while (done < total / 2) {
+        assert_int_equal(patch_step(p, g.session, &e), STEP_MORE);
+        patch_progress(p, &done, &total);
+    }
+    const struct patch_grid *some = patch_partial(p), *all = patch_result(whole);
+    for (size_t i = 0; i < all->cost.cells; i++)
+        if (!isnan(some->scores->values[i])) {
+            assert_true(some->scores->values[i] == all->scores->values[i]);
+            known++;
+        }
+    assert_true(known >= all->cost.cells / 3 && known < all->cost.cells);
+    assert_true(some->scores->clean == 1 && some->scores->corrupt == 0);
+    patch_free(p);
+    patch_free(whole);
+    golden_close(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -433,6 +507,8 @@ int main(void)
         cmocka_unit_test(test_nothing_to_normalise_by),
         cmocka_unit_test(test_nothing_differs),
         cmocka_unit_test(test_progress),
+        cmocka_unit_test(test_naive_cells),
+        cmocka_unit_test(test_partial),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -147,11 +148,37 @@ static void a_long_work_begins_beside_an_endless_brief_one(void **state)
     assert_true(atomic_load(&endless_done) < ENDLESS_STEPS);
 }
 
+static bool half(struct work *w, struct buf *out)
+{
+    buf_printf(out, "{\"seen\":%d}", w->done > 0);
+    return true;
+}
+
+static const struct work_ops halved = {.kind = "halved", .unit = "steps", .step = endless_step, .finish = finish,
+                                       .partial = half, .free = free_work};
+
+/* Cancelled between two steps it says what there is so far. */
+static void a_cancelled_work_leaves_what_it_has(void **state)
+{
+    struct daemon *d = *state;
+    atomic_store(&enough, false);
+    atomic_store(&endless_done, 0);
+    struct job *j = submit(d, &halved);
+    while (atomic_load(&endless_done) < 2) (void)usleep(1000);
+    assert_true(worker_cancel(d->worker, j));
+    while (!job_ended(j)) (void)usleep(1000);
+    assert_int_equal(job_state(j), JOB_CANCELLED);
+    assert_non_null(strstr(j->body.data, "\"partial\":{\"seen\":1}}"));
+    assert_true(atomic_load(&endless_done) < ENDLESS_STEPS);
+    job_drop(j);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(scratch_does_not_outlive_a_turn, start, stop),
         cmocka_unit_test_setup_teardown(a_long_work_begins_beside_an_endless_brief_one, start, stop),
+        cmocka_unit_test_setup_teardown(a_cancelled_work_leaves_what_it_has, start, stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
