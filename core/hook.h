@@ -63,6 +63,8 @@ struct tap {
     size_t n_pos;
     const uint32_t *head;  /* NULL: all heads of the hook */
     size_t n_head;
+    uint32_t block;        /* PLAIN hooks: heads are blocks of so many values, the last one shorter where it must; then src is
+                            * whole or NULL. 0: they have no heads */
     uint32_t n_source;     /* SOURCE hooks: row length of src/dst */
     float weight;
     const float *src;      /* SET, ADD; NULL: zeros */

@@ -74,9 +74,11 @@ static void touch(struct tap *t, float *x, uint32_t n, size_t read_at, size_t wr
 
 /* ---- plain, query and kv hooks -------------------------------------------------------------------- */
 
-/* Rows of one head of a hook of `heads`, which is number `slot` of the `count` heads the tap's data hold. */
+/* Rows of one head of a hook of `heads`, which is number `slot` of the `count` heads the tap's data hold. A row
+ * of all heads has `whole` values, of which this head's begin at `from`. */
 struct rows {
-    uint32_t first_pos, n, width, head, heads;
+    uint32_t first_pos, n, width;
+    size_t whole, from;
     size_t slot, count, stride;
     float *data;
 };
@@ -86,8 +88,8 @@ static void fire_row(struct tap *t, const struct rows *r, size_t at, uint32_t ro
 {
     size_t src_at = t->n_src_pos <= 1 ? 0 : at;
     if (t->n_src_pos > 1 && src_at >= t->n_src_pos) return;
-    size_t write_at = t->src_whole ? ((size_t)r->first_pos + row) * r->heads + r->head : src_at * r->count + r->slot;
-    touch(t, r->data + row * r->stride, r->width, (at * r->count + r->slot) * r->width, write_at * r->width);
+    size_t write_at = t->src_whole ? ((size_t)r->first_pos + row) * r->whole + r->from : (src_at * r->count + r->slot) * r->width;
+    touch(t, r->data + row * r->stride, r->width, (at * r->count + r->slot) * r->width, write_at);
 }
 
 static void fire_rows(struct tap *t, const struct rows *r)
@@ -120,12 +122,15 @@ void taps_fire(const struct taps *taps, struct site s, uint32_t seq, uint32_t fi
     for (size_t i = 0; taps && i < taps->n; i++) {
         struct tap *t = &taps->tap[i];
         if (!listens(t, s, seq)) continue;
-        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .heads = n_heads,
-                         .count = heads_of(t, n_heads), .stride = stride};
+        const uint32_t each = t->block ? t->block : width, heads = t->block ? (width + each - 1) / each : n_heads;
+        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = each, .whole = (size_t)n_heads * width,
+                         .count = heads_of(t, heads), .stride = stride};
         for (; r.slot < r.count; r.slot++) {
-            r.head = (uint32_t)head_at(t, r.slot);
-            r.data = data + (size_t)r.head * width;
+            r.from = head_at(t, r.slot) * each;
+            if (t->block && r.whole - r.from < each) r.width = (uint32_t)(r.whole - r.from);
+            r.data = data + r.from;
             fire_rows(t, &r);
+            r.width = each;
         }
     }
 }
@@ -136,8 +141,8 @@ void taps_fire_head(const struct taps *taps, struct site s, uint32_t seq, uint32
     for (size_t i = 0; taps && i < taps->n; i++) {
         struct tap *t = &taps->tap[i];
         if (!listens(t, s, seq)) continue;
-        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .head = head, .heads = n_heads,
-                         .count = heads_of(t, n_heads), .stride = stride, .data = data};
+        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .whole = (size_t)n_heads * width,
+                         .from = (size_t)head * width, .count = heads_of(t, n_heads), .stride = stride, .data = data};
         for (; r.slot < r.count; r.slot++)
             if (head_at(t, r.slot) == head) fire_rows(t, &r);
     }

@@ -9,6 +9,8 @@
  *   layer × head              that head, at all positions       (heads as the site counts them)
  *   layer × head × position   that head at that position        (pattern: the row of that destination)
  *   layer                     all of the site
+ *   layer × block (× position) of a site without heads so many values side by side, such as neurons: the axes of
+ *                             heads, a block in the place of a head
  *
  * in its layer, or in a window of layers around it. In place of the source's values: zero.
  *
@@ -51,6 +53,7 @@ struct patch_request {
     enum patch_from from;
     enum hook site;         /* of a layer, writable, and there in this model */
     enum patch_axis axis;
+    uint32_t block;         /* of a site without heads by an axis of heads; 0 else */
     uint32_t before, after; /* layers below and above a cell's own that it patches as well */
     size_t memory_bytes;    /* for the sweep's rows; 0: 512 MiB */
     uint32_t n_naive;       /* cells to recompute, at most; fewer where that were a tenth of a long sweep */

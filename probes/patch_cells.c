@@ -12,7 +12,9 @@ static bool by_head(enum patch_axis a) { return a == PATCH_LAYER_HEAD || a == PA
 
 void patch_columns(const struct patch_request *q, uint32_t *heads, uint32_t *pos)
 {
-    *heads = by_head(q->axis) ? hook_heads(&view_model(q->view)->arch, q->site) : 1;
+    const struct arch *a = &view_model(q->view)->arch;
+    const uint32_t units = q->block ? (hook_width(a, q->site) + q->block - 1) / q->block : hook_heads(a, q->site);
+    *heads = by_head(q->axis) ? units : 1;
     *pos = by_pos(q->axis) ? q->pair->n : 1;
 }
 
@@ -129,7 +131,7 @@ bool patch_write(const struct patch *p, const struct cell *c, uint32_t layer, st
                         .n_source = patch_used(&p->q.pair[c->base]), .every_pos = true};
     if (!zero) out->src = patch_runs_values(p->runs, c->base, grid ? PATCH_SOURCE : PATCH_BASE, site);
     if (grid && by_pos(p->q.axis)) out->every_pos = false, out->pos = &c->pos, out->n_pos = 1;
-    if (grid && by_head(p->q.axis)) out->head = &c->head, out->n_head = 1;
+    if (grid && by_head(p->q.axis)) out->head = &c->head, out->n_head = 1, out->block = p->q.block;
     return true;
 }
 

@@ -9,10 +9,12 @@
 #include "server/clock.h"
 
 static const struct patch_axes axes_known[] = {
-    {{NULL, NULL}, false, false, PATCH_LAYER},
-    {{"pos", NULL}, false, true, PATCH_LAYER_POS},
-    {{"head", NULL}, true, false, PATCH_LAYER_HEAD},
-    {{"head", "pos"}, true, true, PATCH_LAYER_HEAD_POS},
+    {{NULL, NULL}, false, false, false, PATCH_LAYER},
+    {{"pos", NULL}, false, true, false, PATCH_LAYER_POS},
+    {{"head", NULL}, true, false, false, PATCH_LAYER_HEAD},
+    {{"head", "pos"}, true, true, false, PATCH_LAYER_HEAD_POS},
+    {{"neuron", NULL}, true, false, true, PATCH_LAYER_HEAD},
+    {{"neuron", "pos"}, true, true, true, PATCH_LAYER_HEAD_POS},
 };
 
 struct patch_work {
@@ -85,7 +87,7 @@ static void put_cost(const struct patch_work *p, const struct patch_cost *c, jou
 
 static jout *put_answer(struct patch_work *p, const struct patch_grid *grid, jout *root)
 {
-    const struct patch_told told = {&p->pairs, p->axes, grid, p->stats};
+    const struct patch_told told = {&p->pairs, p->axes, p->request.block, grid, p->stats};
     if (p->source.view) answer_view(root, "against", &p->source);
     patch_answer(&told, &p->look, root);
     put_cost(p, &grid->cost, root);
@@ -125,9 +127,17 @@ static bool choose_site(struct patch_work *p, const struct json *q, struct err *
 {
     const char *word = json_get(q, "site")->text;
     const struct arch *a = &look_model(&p->look)->arch;
-    if (!hook_parse(word, &p->request.site, e)) return place_blame(e, "site");
-    const char *why = hook_absent(a, p->request.site);
-    return !why || err_field(e, ERR_INVALID, "site", "%s has no %s: %s", a->family, word, why);
+    struct site site = {0};
+    struct err not_a_word;
+    if (!site_of_words(a, &(struct site_words){.word = word, .has_layer = true}, &site, &not_a_word) &&
+        !hook_parse(word, &site.hook, e))
+        return place_blame(e, "site");
+    const struct hook_info *info = hook_info(site.hook);
+    const char *why = hook_absent(a, site.hook);
+    if (why) return err_field(e, ERR_INVALID, "site", "%s has no %s: %s", a->family, word, why);
+    p->request.site = site.hook;
+    return (info->scope == SCOPE_LAYER && info->writable) ||
+           err_field(e, ERR_INVALID, "site", "%s is no hook of a layer that can be written, such as hook_resid_pre", info->spelling);
 }
 
 static bool same_words(const struct patch_axes *a, const struct json *second)
@@ -147,9 +157,12 @@ static bool choose_axes(struct patch_work *p, const struct json *q, struct err *
     if (strcmp(axes->child->text, "layer") != 0) return err_field(e, ERR_INVALID, "axes", "the first axis is \"layer\"");
     for (size_t i = 0; i < sizeof axes_known / sizeof *axes_known; i++)
         if (same_words(&axes_known[i], axes->child->next)) p->axes = &axes_known[i];
-    if (!p->axes) return err_field(e, ERR_INVALID, "axes", "behind \"layer\" come \"pos\", \"head\", or \"head\" and \"pos\"");
+    if (!p->axes) return err_field(e, ERR_INVALID, "axes", "behind \"layer\" come \"pos\", \"head\" or \"neuron\", and \"pos\" behind these");
     p->request.axis = p->axes->axis;
-    return !p->axes->head || site->axis != AXIS_PLAIN ||
+    if (p->axes->block) p->request.block = (uint32_t)json_get(q, "block")->integer;
+    if (p->axes->block && site->axis != AXIS_PLAIN)
+        return err_field(e, ERR_INVALID, "axes", "%s has heads; its axis is \"head\", not \"neuron\"", site->spelling);
+    return !p->axes->head || p->axes->block || site->axis != AXIS_PLAIN ||
            err_field(e, ERR_INVALID, "axes", "%s has no heads; its axes are [\"layer\",\"pos\"]", site->spelling);
 }
 

@@ -2,18 +2,18 @@
 
 #include <math.h>
 
-static void put_range(jout *o, const char *key, uint32_t n)
+static void put_range(jout *o, const char *key, uint32_t n, uint32_t step)
 {
     jout *list = jout_put_array(o, key);
-    for (uint32_t i = 0; i < n; i++) jout_int(list, NULL, i);
+    for (uint32_t i = 0; i < n; i++) jout_int(list, NULL, (int64_t)i * step);
 }
 
 static void put_axes(const struct patch_told *t, jout *root)
 {
     jout *axes = jout_put_object(root, "axes");
-    put_range(axes, "layer", t->grid->n_layers);
-    if (t->axes->head) put_range(axes, "head", t->grid->n_heads);
-    if (t->axes->pos) put_range(axes, "pos", t->grid->n_pos);
+    put_range(axes, "layer", t->grid->n_layers, 1);
+    if (t->axes->head) put_range(axes, t->axes->word[0], t->grid->n_heads, t->block ? t->block : 1);
+    if (t->axes->pos) put_range(axes, "pos", t->grid->n_pos, 1);
 }
 
 /* Numbers `stride` doubles apart, nested by the axes there are. */

@@ -7,7 +7,7 @@
 
 struct patch_axes { /* what a grid goes by behind "layer" */
     const char *word[2];
-    bool head, pos;
+    bool head, pos, block; /* block: heads are blocks of neurons */
     enum patch_axis axis;
 };
 
@@ -19,6 +19,7 @@ struct patch_axes { /* what a grid goes by behind "layer" */
 struct patch_told {
     const struct pairs *pairs;
     const struct patch_axes *axes;
+    uint32_t block;                  /* neurons of one cell, where they are an axis */
     const struct patch_grid *grid;
     const struct patch_stats *stats; /* NULL where the request did not list */
 };

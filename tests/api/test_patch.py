@@ -286,9 +286,9 @@ REFUSED = {
     "unknown metric": ({"metric": {"kind": "accuracy"}}, 400, "metric.kind", "kl"),
     "unknown site": ({"site": "hook_embed", "axes": ["layer", "pos"]}, 400, "site", "hook_resid_pre"),
     "axis twice": ({"axes": ["layer", "layer"]}, 400, "axes", "twice"),
-    "unknown axis": ({"axes": ["layer", "neuron"]}, 400, "axes[1]", "pos"),
+    "unknown axis": ({"axes": ["layer", "channel"]}, 400, "axes[1]", "pos"),
     "unknown direction": ({"direction": "sideways"}, 400, "direction", "denoise"),
-    "site that this model has not": ({"site": "attn.hook_result", "axes": ["layer", "neuron"]}, 400, "axes[1]", "pos"),
+    "neurons of a site with heads": ({"site": "attn.hook_result", "axes": ["layer", "neuron"]}, 400, "axes", "head"),
     "axes of another site": ({"axes": ["layer", "head"]}, 400, "axes", "no heads"),
     "layer is not first": ({"axes": ["pos", "layer"]}, 400, "axes", "first"),
     "axes in another order": ({"site": "attn.hook_z", "axes": ["layer", "pos", "head"]}, 400, "axes", "behind"),
@@ -334,3 +334,32 @@ def test_cells_are_recomputed_by_whole_runs(daemon):
     none = grid(daemon, check_cells=0)
     assert none["checks"]["naive"] is None and none["checks"]["naive_cells"] == 0
     assert none["cost"]["checks_seconds"] == 0
+
+
+def test_neurons_by_block_are_patched_side_by_side(daemon, model):
+    """A block of 10 of 24 neurons (the last has 4), at one position: one full run per cell, in numpy."""
+    site, block, pos = "mlp.hook_post", 10, 7
+    got = grid(daemon, site=site, axes=["layer", "neuron", "pos"], block=block)
+    source, base = model.run(CLEAN)[0], model.run(CORRUPT)[1][-1]
+    width = source[f"blocks.0.{site}"].shape[-1]
+    assert got["axes"]["neuron"] == list(range(0, width, block)) and width % block
+    moved = 0
+    for l in got["axes"]["layer"]:
+        for i, first in enumerate(got["axes"]["neuron"]):
+            name = f"blocks.{l}.{site}"
+
+            def put(x, name=name, first=first):
+                x = x.copy()
+                x[pos, first:first + block] = source[name][pos, first:first + block]
+                return x
+            want = metric_of("logit_diff", model.run(CORRUPT, {name: put})[1][-1], None)
+            assert got["values"][l][i][pos] == pytest.approx(want, abs=1e-4)
+            moved += abs(want - metric_of("logit_diff", base, None)) > 1e-3
+    assert moved > 3
+
+
+def test_a_site_may_be_named_by_its_word(daemon):
+    for word, spelling in (("z", "attn.hook_z"), ("resid_pre", "hook_resid_pre"), ("mlp_post", "mlp.hook_post")):
+        axes = ["layer", "head"] if word == "z" else ["layer", "pos"]
+        short, full = (grid(daemon, site=s, axes=axes, headers={"Cache-Control": "no-cache"}) for s in (word, spelling))
+        assert short["values"] == full["values"]
