@@ -107,7 +107,7 @@ static bool prepare(struct localize_work *p, struct call *c, struct err *e)
     const struct json *seed = json_get(l->request, "seed");
     l->seed = seed ? seed->integer : 0;
     p->heads = strcmp(json_get(l->request, "unit")->text, "head") == 0;
-    if (!one_pair(l->request, e) || !pairs_read(&p->pairs, l, e) || !look_find(l, c, e)) return false;
+    if (!one_pair(l->request, e) || !pairs_read(&p->pairs, l, c, e) || !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
     if (!bounded(p, l->request, e)) return false;
     struct localize_request q = {.seed = (uint64_t)l->seed,

@@ -158,3 +158,55 @@ def test_a_large_set(daemon):
 def test_a_subject_that_is_not_there_is_warned_of(daemon):
     r = daemon.post("/v1/sets", {"rows": [{"prompt": "a b", "subject": "c"}, {"prompt": "a b", "subject": "b"}]})
     assert r.status == 201 and len(r.json["warnings"]) == 1 and r.json["warnings"][0].startswith("subject-absent: in 1 of 2")
+
+
+# ---- patch -------------------------------------------------------------------------------------
+
+PAIRS = [{"id": f"r{i}", "clean": {"ids": [5, 7 + i, 9, 11]}, "corrupt": {"ids": [5, 20 + i, 9, 11]}, "answer": 30 + i, "foil": 40}
+         for i in range(4)]
+PATCH = {"site": "hook_resid_pre", "axes": ["layer"], "metrics": [{"kind": "logit_diff", "answer": 30, "foil": 31}]}
+
+
+def shorn(r):
+    """What the answer says, without which run, view and time it was."""
+    return {k: v for k, v in r.json.items() if k not in ("run", "set", "cost", "cached")}
+
+
+def test_patch_reads_a_set_as_it_reads_pairs(fresh_daemon):
+    d = fresh_daemon
+    rows = [dict(p, split="train" if i < 3 else "test", subject="ab"[i % 2]) for i, p in enumerate(PAIRS)]
+    made = d.post("/v1/sets", {"name": "p", "rows": rows}).json
+    pairs = [dict(p, group="ab"[i % 2]) for i, p in enumerate(PAIRS)]
+    by_pairs = d.post("/v1/patch", dict(PATCH, pairs=pairs))
+    assert by_pairs.status == 200, by_pairs
+    by_set = d.post("/v1/patch", dict(PATCH, set="p"))
+    assert by_set.status == 200, by_set
+    assert by_set.json["set"] == {"id": made["set"], "hash": made["hash"]}
+    assert shorn(by_set) == shorn(by_pairs) and "cached" not in by_set.json
+    train = d.post("/v1/patch", dict(PATCH, set=made["set"], split="train", limit=2))
+    assert [r["pair"] for r in train.json["results"]] == ["r0", "r1"]
+    assert shorn(train) == shorn(d.post("/v1/patch", dict(PATCH, pairs=pairs[:2])))
+    # The same rows under another name are the same question; other rows under the same name are not.
+    same = d.post("/v1/sets", {"name": "q", "rows": rows}).json
+    again = d.post("/v1/patch", dict(PATCH, set="q")).json
+    assert again["cached"] is True and again["run"] == by_set.json["run"] and again["set"]["id"] == same["set"]
+    d.post("/v1/sets", {"name": "q", "rows": rows[:2]})
+    other = d.post("/v1/patch", dict(PATCH, set="q"))
+    assert "cached" not in other.json and len(other.json["results"]) == 2
+    assert d.get("/v1/audit/verify").json["ok"]
+
+
+def test_patch_refuses(daemon):
+    d = daemon
+    d.post("/v1/sets", {"name": "bad", "rows": [{"text": "a"}]})
+    d.post("/v1/sets", {"name": "ok", "rows": PAIRS})
+    d.post("/v1/sets", {"name": "uneven", "rows": [PAIRS[0], {"clean": "a", "corrupt": "a b c"}]})
+    refused(d.post("/v1/patch", dict(PATCH, set="none")), 404, "set")
+    refused(d.post("/v1/patch", dict(PATCH, set="bad")), 400, "set", "row 0")
+    refused(d.post("/v1/patch", dict(PATCH, set="uneven")), 400, "set[1].corrupt")
+    refused(d.post("/v1/patch", dict(PATCH, set="ok", split="none")), 400, "split")
+    refused(d.post("/v1/patch", dict(PATCH, pairs=PAIRS, split="none")), 400, "split")
+    refused(d.post("/v1/patch", dict(PATCH, pairs=PAIRS, limit=1)), 400, "limit")
+    assert d.post("/v1/patch", dict(PATCH, pairs=PAIRS, set="ok")).status == 400
+    d.post("/v1/sets", {"name": "many", "rows": [dict(PAIRS[0], id=str(i)) for i in range(1025)]})
+    assert d.post("/v1/patch", dict(PATCH, set="many")).status in (400, 413)
