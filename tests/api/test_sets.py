@@ -210,3 +210,82 @@ def test_patch_refuses(daemon):
     assert d.post("/v1/patch", dict(PATCH, pairs=PAIRS, set="ok")).status == 400
     d.post("/v1/sets", {"name": "many", "rows": [dict(PAIRS[0], id=str(i)) for i in range(1025)]})
     assert d.post("/v1/patch", dict(PATCH, set="many")).status in (400, 413)
+
+
+# ---- spans -------------------------------------------------------------------------------------
+
+def traced(d, pos, **input):
+    r = d.post("/v1/trace", {"inputs": [{"id": "a", **input}], "reads": [{"site": "blocks.0.hook_resid_pre", "pos": pos}], "top_k": 0})
+    return r
+
+
+def where(d, pos, **input):
+    r = traced(d, pos, **input)
+    assert r.status == 200, r
+    capture = r.json["reads"][0] if "reads" in r.json else r.json["captures"][0]
+    return capture["pos"], r.json["inputs"][0]
+
+
+def tokens_with(tokens, text, word):
+    """By laying the tokens' texts on the text (ASCII alone)."""
+    a, at, out = text.index(word), 0, []
+    for i, t in enumerate(tokens):
+        if at < a + len(word) and at + len(t) > a:
+            out.append(i)
+        at += len(t)
+    assert at == len(text)
+    return out
+
+
+def test_positions_by_a_spans_name(daemon):
+    text = "the cat sat on the mat and the cat ran"
+    spans = {"beast": "cat", "again": {"text": "cat", "occurrence": 2}, "start": [0, 3]}
+    extra = {"text": text, "spans": spans, "subject": "mat"}
+    pos, echoed = where(daemon, "beast", **extra)
+    tokens = echoed["tokens"]
+    assert "".join(tokens) == text
+    want = tokens_with(tokens, text, "cat")
+    assert pos == want
+    assert where(daemon, "beast_first", **extra)[0] == want[:1] and where(daemon, "beast_last", **extra)[0] == want[-1:]
+    assert where(daemon, "subject", **extra)[0] == tokens_with(tokens, text, "mat")
+    assert where(daemon, "start", **extra)[0] == tokens_with(tokens, text, "the")
+    late = text.rindex("cat")
+    again = where(daemon, "again", **extra)[0]
+    assert again == [i for i in range(len(tokens)) if len("".join(tokens[:i])) < late + 3 and len("".join(tokens[:i + 1])) > late]
+    assert again[0] > want[-1]
+    assert where(daemon, "last", **extra)[0] == [len(tokens) - 1]
+    assert where(daemon, "all", **extra)[0] == list(range(len(tokens)))
+
+
+def test_spans_of_characters_with_several_bytes(daemon):
+    text = "π≈3, naïve 東京 end"
+    for span, spans in (("s", {"s": "東京"}), ("s", {"s": [text.index("東"), text.index("京") + 1]})):
+        pos, echoed = where(daemon, span, text=text, spans=spans)
+        whole = daemon.post("/v1/tokenize", {"input": text}).json["ids"]
+        before = daemon.post("/v1/tokenize", {"input": text[:text.index(" 東")]}).json["ids"]
+        assert echoed["ids"] == whole and pos[0] >= len(before) and pos[-1] < len(whole) - 1
+        assert "end" in "".join(echoed["tokens"][pos[-1] + 1:]) and len(pos) >= 1
+
+
+def test_bad_spans(daemon):
+    d = daemon
+    refused(traced(d, "nobody", text="a b", spans={"x": "a"}, subject="b"), 400, "reads[0].pos", "last", "all", "subject", "x")
+    refused(traced(d, "subject", text="a b"), 400, "reads[0].pos", "there are last, all")
+    refused(traced(d, "subject", text="a b", subject="c"), 400, "reads[0].pos", "occurs 0 times")
+    refused(traced(d, "x", text="a b a", spans={"x": {"text": "a", "occurrence": 3}}), 400, "reads[0].pos", "occurs 2 times")
+    refused(traced(d, "x", text="a b", spans={"x": [1, 9]}), 400, "reads[0].pos", "ends before character 9")
+    refused(traced(d, "x", text="a b", spans={"x": 1}), 400, "inputs[0].spans.x")
+    refused(traced(d, "subject", ids=[1, 2], subject="a"), 400, "reads[0].pos", "ids")
+    refused(traced(d, "last_first", text="a b"), 400, "reads[0].pos")
+
+
+def test_writes_take_spans_too(daemon):
+    text = "the cat sat"
+    body = {"inputs": [{"id": "a", "text": text, "subject": "cat"}], "writes": [
+        {"site": "blocks.0.hook_resid_pre", "pos": "subject", "op": "scale", "weight": 0}]}
+    by_name = daemon.post("/v1/trace", body)
+    assert by_name.status == 200, by_name
+    at = tokens_with(by_name.json["inputs"][0]["tokens"], text, "cat")
+    body["writes"][0]["pos"] = at
+    by_place = daemon.post("/v1/trace", body)
+    assert by_place.json["inputs"] == by_name.json["inputs"] and by_place.json["writes"][0]["elements"] == by_name.json["writes"][0]["elements"]
