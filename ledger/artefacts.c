@@ -10,7 +10,7 @@
 static bool id_letter(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z'); }
 
 /* "set_…": the kind, an underline, and nothing but letters and digits of ids. */
-bool artefact_like_id(const char *kind, const char *name)
+static bool artefact_like_id(const char *kind, const char *name)
 {
     size_t n = strlen(kind);
     if (strncmp(name, kind, n) != 0 || name[n] != '_' || !name[n + 1]) return false;
@@ -19,13 +19,13 @@ bool artefact_like_id(const char *kind, const char *name)
     return true;
 }
 
-static bool check_name(const struct artefact *a, struct err *e)
+bool ledger_artefact_name(const char *kind, const char *name, const char *field, struct err *e)
 {
-    size_t n = strlen(a->name), bad;
-    if (n >= NAME_TEXT) return err_field(e, ERR_INVALID, "name", "has %zu bytes; at most %d", n, NAME_TEXT - 1);
-    if (!utf8_valid(a->name, n, &bad)) return err_field(e, ERR_INVALID, "name", "is not UTF-8 at byte %zu", bad);
-    return !artefact_like_id(a->kind, a->name) ||
-           err_field(e, ERR_INVALID, "name", "\"%s\" looks like an id; ids are ours to give", a->name);
+    size_t n = strlen(name), bad;
+    if (n >= NAME_TEXT) return err_field(e, ERR_INVALID, field, "has %zu bytes; at most %d", n, NAME_TEXT - 1);
+    if (!utf8_valid(name, n, &bad)) return err_field(e, ERR_INVALID, field, "is not UTF-8 at byte %zu", bad);
+    return !artefact_like_id(kind, name) ||
+           err_field(e, ERR_INVALID, field, "\"%s\" looks like an id; ids are ours to give", name);
 }
 
 /* ---- writing --------------------------------------------------------------------------------- */
@@ -66,7 +66,7 @@ bool artefact_append(struct chain *c, const struct artefact *a, int64_t run, con
     int64_t model = 0;
     assert(a->kind && a->name && a->summary && a->content && author);
     *known = false;
-    if (!check_name(a, e) || (a->model && !model_entry(s, a->model, &model, e)) ||
+    if (!ledger_artefact_name(a->kind, a->name, "name", e) || (a->model && !model_entry(s, a->model, &model, e)) ||
         !body_put(s, a->content, a->len, hash, e))
         return false;
     id[0] = '\0';

@@ -166,6 +166,8 @@ struct artefact {
     const void *content;
     size_t len;
 };
+/* May it be the name of one? ERR_INVALID naming the field otherwise. */
+bool ledger_artefact_name(const char *kind, const char *name, const char *field, struct err *e) MUST_CHECK;
 /* The same content again, of that kind and model and under the name that means it, is the row there is:
  * *known, and id names it. */
 bool ledger_add_artefact(struct ledger *l, const struct artefact *a, const char *author, bool verified,

@@ -196,8 +196,8 @@ static bool rewrite(const char *text, size_t len, const struct rewrite *how, str
             answer_view(root, "against", how->against);
         } else if (how->set && how->set->set.id[0] && strcmp(v->key, "set") == 0) {
             put_set(how->set, root);
-        } else if (how->unrecorded && strcmp(v->key, "run") == 0) {
-            jout_null(root, "run");
+        } else if (how->unrecorded && (strcmp(v->key, "run") == 0 || strcmp(v->key, "region_id") == 0)) {
+            jout_null(root, v->key);
         } else if (how->unrecorded && strcmp(v->key, "warnings") == 0) {
             jout *list = jout_put_array(root, "warnings");
             jout_text(list, NULL, "not-recorded");
