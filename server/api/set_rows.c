@@ -84,6 +84,7 @@ static void count_fields(struct set_reader *r, const struct json *row)
 
 static bool read_row(struct set_reader *r, const char *text, size_t len, struct arena *a, struct err *e)
 {
+    if (len > SET_LINE_MOST) return err_set(e, ERR_TOO_LARGE, "a row has at most %d bytes, not %zu", SET_LINE_MOST, len);
     const struct json *in = json_parse(text, len, a, e), *row;
     if (!in) return false;
     if (in->type != JSON_OBJECT) return err_set(e, ERR_INVALID, "a row is a JSON object");

@@ -21,7 +21,7 @@
 #include "core/text/strmap.h"
 #include "ledger/ledger.h"
 
-enum { SET_ROWS_MOST = 1000000, SET_BYTES_MOST = 64 << 20, SET_FIELDS_MOST = 32, SET_SPANS_MOST = 64 };
+enum { SET_ROWS_MOST = 1000000, SET_LINE_MOST = 1 << 20, SET_FIELDS_MOST = 32, SET_SPANS_MOST = 64 };
 
 struct set_reader {
     struct buf in;      /* lines as they came */

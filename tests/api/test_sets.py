@@ -155,6 +155,11 @@ def test_a_large_set(daemon):
     assert daemon.get("/v1/sets/large?rows=1&from=49999").json["items"] == rows[-1:]
 
 
+def test_a_line_too_long(daemon):
+    p = send_lines(daemon, '{"text":"a"}\n' + json.dumps({"text": "x" * (1 << 20)}))
+    assert p.status == 413 and p.json["field"] == "rows[1]", p
+
+
 def test_a_subject_that_is_not_there_is_warned_of(daemon):
     r = daemon.post("/v1/sets", {"rows": [{"prompt": "a b", "subject": "c"}, {"prompt": "a b", "subject": "b"}]})
     assert r.status == 201 and len(r.json["warnings"]) == 1 and r.json["warnings"][0].startswith("subject-absent: in 1 of 2")
