@@ -25,6 +25,7 @@ static const struct record_kind {
       "run, digest, message, summary FROM revision WHERE entry = ?",
       "SELECT t.tensor, t.hash FROM revision r JOIN revision_tensor t ON t.revision = r.seq "
       "WHERE r.entry = ? ORDER BY t.tensor"}},
+    {"artefact", {"SELECT id, kind, model, name, summary, size, content, run FROM artefact WHERE entry = ?"}},
     {"prune", {"SELECT id, model, hash, reason FROM prune WHERE entry = ?"}},
 };
 

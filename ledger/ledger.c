@@ -19,7 +19,7 @@ enum { START_CHECK = 1000 /* newest entries whose links are checked at start */ 
 /* Tables that are history; the writer itself cannot change their rows. */
 static const char *const append_only[] = {"migration", "chain", "genesis",  "model",
                                           "delta",     "run",   "revision", "revision_tensor",
-                                          "prune",     NULL};
+                                          "prune",     "artefact", NULL};
 
 int64_t now_us(void)
 {

@@ -5,7 +5,7 @@
  * run and the idempotency answer in ONE synced transaction; large bytes are content-addressed
  * files, synced and renamed before the row that names them.
  *
- * Chain: every model, revision, edit, run and prune is one entry of `chain`, whose hash covers
+ * Chain: every model, revision, edit, run, artefact and prune is one entry of `chain`, whose hash covers
  * the previous hash, the entry's own columns and the HASH of its body. Bodies and objects lie
  * apart, so an old body can be pruned by an appended row and the chain still verifies.
  *
@@ -17,7 +17,7 @@
  * failed; every later write answers ERR_READ_ONLY until the ledger is opened afresh.
  * ERR_CONFLICT: the branch head moved.
  *
- * Ids are opaque: "rev_…", "edit_…", "delta_…", "run_…", "job_…", "model_…". Text returned in
+ * Ids are opaque: "rev_…", "edit_…", "delta_…", "run_…", "job_…", "model_…", "set_…". Text returned in
  * rows is owned by the row; release it with the row's _release.
  */
 #ifndef ENGRAM_LEDGER_H
@@ -154,6 +154,25 @@ struct commit {
 bool ledger_commit(struct ledger *l, const struct commit *c, struct revision *out, struct buf *answer,
                    struct err *e) MUST_CHECK;
 
+/* What is made once and named later: a set of rows, a region. Its content is bytes kept by their hash;
+ * `kind` is the word before the underline of its ids. Names need not be unique: a name means the newest
+ * of that kind and model, and may not look like an id of the kind. */
+struct artefact {
+    char id[ID_TEXT];     /* chosen by ledger_new_id, or "" */
+    const char *kind;     /* "set", "region"… */
+    const char *model;    /* row's id; NULL: of no model */
+    const char *name;     /* "": none */
+    const char *summary;  /* JSON: what lists say of it */
+    const void *content;
+    size_t len;
+};
+/* May it be the name of one? ERR_INVALID naming the field otherwise. */
+bool ledger_artefact_name(const char *kind, const char *name, const char *field, struct err *e) MUST_CHECK;
+/* The same content again, of that kind and model and under the name that means it, is the row there is:
+ * *known, and id names it. */
+bool ledger_add_artefact(struct ledger *l, const struct artefact *a, const char *author, bool verified,
+                         char id[ID_TEXT], bool *known, struct err *e) MUST_CHECK;
+
 /* An edit that was evaluated but not committed (dry run, gates missed, null edit), or any look. */
 struct run {
     char id[ID_TEXT];
@@ -168,7 +187,9 @@ struct run {
     struct idempotency key;
     int status;
     const char *job_id; /* or NULL */
+    const struct artefact *artefact; /* that it made, in the same transaction; or NULL. Its id stands in the result */
 };
+/* An artefact of the run is a new row whatever there is: it is named by its own run. */
 bool ledger_add_run(struct ledger *l, const struct run *run, struct err *e) MUST_CHECK;
 
 void ledger_new_id(const char *prefix, char out[ID_TEXT]); /* prefix "run" → "run_…", random */
@@ -195,6 +216,26 @@ bool ledger_runs(struct ledger_reader *r, const char *model, const char *kind, c
 /* The newest run with that key, whose result is still kept; false in *found otherwise. */
 bool ledger_cached(struct ledger_reader *r, const uint8_t key[SHA256_BYTES], struct run_row *out,
                    bool *found, struct err *e) MUST_CHECK;
+struct artefact_row {
+    char id[ID_TEXT];
+    int64_t chain_seq;
+    char kind[32], model[ID_TEXT], run[ID_TEXT]; /* model and run: "" where none */
+    char name[NAME_TEXT], author[NAME_TEXT];
+    bool author_verified;
+    int64_t created_us, size;
+    char hash[DIGEST_TEXT]; /* of the content */
+    char *summary;          /* JSON */
+};
+void artefact_row_release(struct artefact_row *a);
+/* By id; or the newest of that name, of no model or of `model` (a row's id, or NULL). ERR_NOT_FOUND. */
+bool ledger_artefact(struct ledger_reader *r, const char *kind, const char *model, const char *name,
+                     struct artefact_row *out, struct err *e) MUST_CHECK;
+/* Newest first, as runs are; model NULL: of all. */
+bool ledger_artefacts(struct ledger_reader *r, const char *kind, const char *model, int limit, int64_t before,
+                      void (*each)(void *ctx, const struct artefact_row *row), void *ctx, struct err *e) MUST_CHECK;
+/* Its bytes, whose hash is compared. */
+bool ledger_artefact_content(struct ledger_reader *r, const struct artefact_row *a, struct buf *out,
+                             struct err *e) MUST_CHECK;
 /* The answer of an edit as it was given (JSON). */
 bool ledger_edit(struct ledger_reader *r, const char *id, struct buf *answer, struct err *e) MUST_CHECK;
 /* A delta's bytes (safetensors) and a JSON description. */

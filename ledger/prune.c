@@ -1,5 +1,5 @@
 /* Taking a body away, on the record. Only what was asked and answered may go: a request or a result
- * of a run. What the weights are rebuilt from (manifests, deltas, kept tensors) may not. */
+ * of a run. What the weights are rebuilt from (manifests, deltas, kept tensors) and artefacts may not. */
 #include <string.h>
 
 #include "objects.h"
@@ -10,7 +10,8 @@ static bool needed(struct store *s, const uint8_t hash[SHA256_BYTES], int64_t *o
     return DB_INT(s->db, e, out,
                   "SELECT (SELECT count(*) FROM delta WHERE content = ?1) + (SELECT count(*) FROM "
                   "model WHERE "
-                  "manifest = ?1) + (SELECT count(*) FROM revision_tensor WHERE hash = ?1)",
+                  "manifest = ?1) + (SELECT count(*) FROM revision_tensor WHERE hash = ?1) + "
+                  "(SELECT count(*) FROM artefact WHERE content = ?1)",
                   a_hash(hash));
 }
 
@@ -39,7 +40,7 @@ static bool prune(struct store *s, const uint8_t hash[SHA256_BYTES], const char 
     char id[ID_TEXT], model[ID_TEXT];
     int64_t entry = 0, uses;
     if (!chain_open(&c, s, e) || !needed(s, hash, &uses, e)) return false;
-    if (uses) return err_set(e, ERR_CONFLICT, "weights are rebuilt from that body");
+    if (uses) return err_set(e, ERR_CONFLICT, "weights are rebuilt from that body, or it is an artefact");
     if (!whose(s, hash, &entry, model, e) ||
         !DB_ONE(s->db, e, &row, "SELECT bytes IS NULL FROM body WHERE hash = ?", a_hash(hash)))
         return false;

@@ -56,12 +56,22 @@ static bool revision_seq(struct store *s, const char *id, int64_t *seq, struct e
     return *seq != 0 || err_set(e, ERR_NOT_FOUND, "no revision %s", id);
 }
 
+static bool append_artefact(struct chain *c, const struct run *run, int64_t entry, struct err *e)
+{
+    char id[ID_TEXT];
+    bool known;
+    const struct artefact *a = run->artefact;
+    assert(!a || a->id[0]);
+    return !a || artefact_append(c, a, entry, run->by.author, run->by.author_verified, id, &known, e);
+}
+
 static bool add(struct store *s, const struct run *run, struct err *e)
 {
     struct chain c;
     struct run_insert in = {.run = run, .result = run->result, .result_len = run->result_len};
     if (!chain_open(&c, s, e) || !model_entry(s, run->model, &in.model, e) ||
-        !revision_seq(s, run->revision, &in.revision, e) || !run_append(&c, &in, e))
+        !revision_seq(s, run->revision, &in.revision, e) || !run_append(&c, &in, e) ||
+        !append_artefact(&c, run, in.entry, e))
         return false;
     const uint8_t *result = run->result ? in.result_hash : NULL;
     return answer_put(s, &run->key, run->status, result, run->job_id, c.time_us, e) &&

@@ -104,6 +104,10 @@ struct run_insert {
 };
 bool run_append(struct chain *c, struct run_insert *in, struct err *e) MUST_CHECK;
 
+/* A row of `artefact` (artefacts.c), sealed on return; run 0: none. */
+bool artefact_append(struct chain *c, const struct artefact *a, int64_t run, const char *author,
+                     bool verified, char id[ID_TEXT], bool *known, struct err *e) MUST_CHECK;
+
 /* ---- states ---------------------------------------------------------------------------------- */
 
 struct manifest;

@@ -85,7 +85,7 @@ static bool check_unsealed(struct verifier *v, bool *finished, struct err *e)
 #define TABLE(t)                                                                                   \
     {#t, "SELECT x.entry FROM " #t " x LEFT JOIN chain c ON c.seq = x.entry AND c.kind = '" #t     \
          "' WHERE c.seq IS NULL AND x.entry <= ? ORDER BY x.entry LIMIT 1"}
-        TABLE(genesis), TABLE(model), TABLE(delta), TABLE(run), TABLE(revision), TABLE(prune),
+        TABLE(genesis), TABLE(model), TABLE(delta), TABLE(run), TABLE(revision), TABLE(artefact), TABLE(prune),
 #undef TABLE
     };
     struct stmt *row;
@@ -236,6 +236,7 @@ static bool check_revisions(struct verifier *v, bool *finished, struct err *e)
 #define NAMES                                                                                      \
     "SELECT 'the manifest of ' || id AS what, entry, manifest AS hash FROM model UNION ALL "       \
     "SELECT 'the content of ' || id, entry, content FROM delta UNION ALL "                         \
+    "SELECT 'the content of ' || id, entry, content FROM artefact UNION ALL "                      \
     "SELECT 'the request of ' || id, entry, request FROM run WHERE request IS NOT NULL UNION ALL " \
     "SELECT 'the result of ' || id, entry, result FROM run WHERE result IS NOT NULL UNION ALL "    \
     "SELECT 'tensor ' || t.tensor || ' of revision ' || r.seq, r.entry, t.hash FROM revision r "   \

@@ -272,7 +272,7 @@ void emit_routes(const struct schema *s, FILE *c)
         bool post = strcmp(text_of(r, "method"), "POST") == 0, later = strcmp(how, "later") == 0;
         fprintf(c, "    {.method = %s, .path = %s, .summary = %s,\n", literal(text_of(r, "method")),
                 literal(path), literal(text_of(r, "summary")));
-        fprintf(c, "     .dialect = DIALECT_%s,\n", dialect);
+        fprintf(c, "     .dialect = DIALECT_%s,%s\n", dialect, flag_of(r, "lines") ? " .lines = true," : "");
         fprintf(c, "     .serves = SERVES_%s, .level = LEVEL_%s, .writes = %s, .body_limit = %.0f,\n",
                 serve, level, flag_of(r, "writes") ? "true" : "false",
                 limit ? limit->valuedouble : post ? 1048576.0 : 0.0);

@@ -342,6 +342,11 @@ static cJSON *operation(const struct schema *s, const cJSON *r)
         cJSON *request = object(), *types = content("application/json", reference("schemas", body));
         if (member(r, "example"))
             put(types->child, "example", cJSON_Duplicate(member(r, "example"), true));
+        if (flag_of(r, "lines")) {
+            cJSON *lines = content("application/x-ndjson", object());
+            cJSON *of = cJSON_DetachItemFromObject(lines, "application/x-ndjson");
+            put(types, "application/x-ndjson", of);
+        }
         put(request, "required", cJSON_CreateBool(needs_something(type_named(s, body))));
         put(request, "content", types);
         put(o, "requestBody", request);

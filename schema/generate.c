@@ -128,7 +128,7 @@ static void check_route(const struct schema *s, const cJSON *r)
                *handler = text_of(r, "handler"), *body = text_of(r, "body");
     only_known(r, where,
                " method path handler serves role tag summary description query body answers "
-               "example writes limit etag dialect ");
+               "example writes limit etag dialect lines ");
     if (!text_of(r, "summary") || !serves || !text_of(r, "role"))
         refuse("%s: summary, serves and role are needed", where);
     if (body) (void)type_named(s, body);

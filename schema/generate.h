@@ -14,7 +14,7 @@
  * are optional unless `required`, fields of answers required unless `optional`; types of answers
  * say `"answer": true`. What is `later` (or in `later_enum`) is accepted, so that its handler can
  * answer 501, and is kept out of openapi.json. `exactly` lists groups of fields of which exactly
- * one must be given. A route may name a `dialect` other than our own (server/call.h).
+ * one must be given. A route with `lines` takes application/x-ndjson beside JSON. A route may name a `dialect` other than our own (server/call.h).
  *
  * A program of the build, single threaded: it stops with one sentence at the first contradiction
  * and leaves its memory to the system.

@@ -36,6 +36,7 @@ struct call {
     const char *param[2];        /* decoded path parameters, in order */
     const struct json *query;    /* object of strings and numbers, validated; never NULL */
     const struct json *body;     /* validated object, or NULL */
+    struct buf *lines;           /* a body of JSON lines, unread, for the handler to take; or NULL */
     struct idempotency key;      /* key "" when absent */
     const char *if_match;        /* revision id without quotes, or NULL */
     const char *if_none_match;   /* raw ETag, or NULL */
@@ -80,6 +81,7 @@ struct route { /* generated from schema/routes.json into gen/routes.c */
     enum dialect dialect;
     enum level level;     /* least role; LEVEL_NONE: open to all */
     bool writes;          /* If-Match and Idempotency-Key count */
+    bool lines;           /* takes application/x-ndjson beside JSON */
     size_t body_limit;    /* bytes; 0: no body */
     const struct shape *query, *body; /* NULL: none */
     sync_fn sync;

@@ -147,6 +147,10 @@ static bool read_body(struct exchange *x, struct err *e)
     const struct shape *shape = x->call.route->body;
     if (!shape) return true;
     if (!buf_ok(&x->body, e)) return false;
+    if (x->call.route->lines && guard_is_lines(x->header[HEADER_CONTENT_TYPE])) {
+        x->call.lines = &x->body;
+        return true;
+    }
     const struct json *in = NULL;
     if (x->body.len) {
         if (!afford_body(x, e)) return false;

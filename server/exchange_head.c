@@ -83,6 +83,7 @@ static bool check_body(struct exchange *x, struct problem *p)
     if (x->declared > (limit ? limit : IGNORED_BODY))
         return problem_set(p, PROBLEM_BODY_TOO_LARGE, "%llu bytes declared; the limit is %zu",
                            (unsigned long long)x->declared, limit ? limit : IGNORED_BODY);
+    if (x->call.route->lines && guard_is_lines(x->header[HEADER_CONTENT_TYPE])) return true;
     return !limit || !x->declared || guard_json(x->header[HEADER_CONTENT_TYPE], p);
 }
 

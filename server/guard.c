@@ -139,14 +139,19 @@ bool guard_origin(const char *fetch_site, const char *origin, const char *host, 
     return problem_set(p, PROBLEM_CROSS_SITE, "Origin is not this host");
 }
 
+static bool is_media(const char *content_type, const char *name)
+{
+    size_t n = strlen(name);
+    if (!content_type || strncasecmp(content_type, name, n) != 0) return false;
+    const char *rest = content_type + n;
+    while (*rest == ' ' || *rest == '\t') rest++;
+    return *rest == '\0' || *rest == ';';
+}
+
+bool guard_is_lines(const char *content_type) { return is_media(content_type, "application/x-ndjson"); }
+
 bool guard_json(const char *content_type, struct problem *p)
 {
-    static const char json[] = "application/json";
-    size_t n = sizeof json - 1;
-    if (content_type && strncasecmp(content_type, json, n) == 0) {
-        const char *rest = content_type + n;
-        while (*rest == ' ' || *rest == '\t') rest++;
-        if (*rest == '\0' || *rest == ';') return true;
-    }
-    return problem_set(p, PROBLEM_MEDIA_TYPE, "send the body as Content-Type: application/json");
+    return is_media(content_type, "application/json") ||
+           problem_set(p, PROBLEM_MEDIA_TYPE, "send the body as Content-Type: application/json");
 }

@@ -48,5 +48,6 @@ bool guard_origin(const char *fetch_site, const char *origin, const char *host,
                   struct problem *p) MUST_CHECK;
 /* application/json, with or without parameters. */
 bool guard_json(const char *content_type, struct problem *p) MUST_CHECK;
+bool guard_is_lines(const char *content_type); /* application/x-ndjson */
 
 #endif

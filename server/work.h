@@ -26,13 +26,16 @@ struct work;
 struct served;
 struct session; /* the compute thread's: scratch, thread pool, BLAS */
 
-enum record { RECORD_NOTHING, RECORD_RUN, RECORD_COMMIT };
+enum record { RECORD_NOTHING, RECORD_RUN, RECORD_COMMIT, RECORD_ARTEFACT };
 
 struct outcome {
     int status;          /* 200, 201… */
     enum record record;
     struct run run;      /* RECORD_RUN; id, kind, model, by… filled by finish; texts borrowed from the work */
     struct commit commit; /* RECORD_COMMIT; its answer() writes the body */
+    struct artefact artefact; /* RECORD_ARTEFACT; texts borrowed from the work; its body is written by `named`… */
+    /* …once its id is known. known: it was there before. */
+    bool (*named)(struct work *w, const char *id, bool known, struct buf *body, struct err *e);
     struct buf body;     /* the answer (JSON); for RECORD_COMMIT filled by the commit */
     /* RECORD_RUN while the ledger cannot be written: called to rewrite the body with "run": null
      * and the warning not-recorded. */

@@ -67,6 +67,16 @@ void tokenizer_decode(const struct tokenizer *t, const uint32_t *id, size_t n, b
 /* One token's display text: its piece repaired to valid UTF-8 with U+FFFD. */
 void tokenizer_show(const struct tokenizer *t, uint32_t id, struct buf *out);
 
+struct offset { /* [from, to) in bytes of the text */
+    size_t from, to;
+};
+/* Where each of a text's ids (without a BOS that is not in it) lies: pieces are laid on the text one after
+ * another, so a token that begins with a space has the space, and of a character in several tokens each
+ * has its bytes. ERR_UNPROCESSABLE where the tokens do not spell the text: one that a normalizer has
+ * changed, or that has characters without a token. */
+bool tokenizer_offsets(const struct tokenizer *t, const char *text, size_t len, const uint32_t *id, size_t n,
+                       struct offset *out, struct err *e) MUST_CHECK;
+
 struct message {
     const char *role;
     const char *content;

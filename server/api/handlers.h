@@ -30,6 +30,14 @@ struct work *api_patch(struct call *c, struct err *e);
 struct work *api_localize(struct call *c, struct err *e);
 struct work *api_tuco(struct call *c, struct err *e);
 
+/* Nouns: sets.c, regions.c */
+struct work *api_set_add(struct call *c, struct err *e);
+bool api_sets(struct call *c, struct reply *r, struct err *e);
+bool api_set_get(struct call *c, struct reply *r, struct err *e);
+struct work *api_region_add(struct call *c, struct err *e);
+bool api_regions(struct call *c, struct reply *r, struct err *e);
+bool api_region_get(struct call *c, struct reply *r, struct err *e);
+
 /* Change: edits.c, rollback.c, edits_get.c */
 struct work *api_edits(struct call *c, struct err *e);
 struct work *api_rollback(struct call *c, struct err *e);

@@ -1,5 +1,6 @@
 #include "answer.h"
 #include "handlers.h"
+#include "page.h"
 #include "place.h"
 
 #include <inttypes.h>
@@ -15,29 +16,10 @@ static void served_name(const struct call *c, const char *model_id, char out[NAM
     served_drop(s);
 }
 
-/* One page of rows: one more than `limit` is asked for, to know whether there is a next. */
-struct page {
-    const struct served *model;
-    jout *list;
-    int64_t limit, n, last;
-};
-
-static int64_t number_of(const struct call *c, const char *key, int64_t otherwise)
-{
-    const struct json *v = json_get(c->query, key);
-    return v ? v->integer : otherwise;
-}
-
 static const char *word_of(const struct call *c, const char *key)
 {
     const struct json *v = json_get(c->query, key);
     return v ? v->text : NULL;
-}
-
-static void put_next(jout *o, const struct page *p)
-{
-    if (p->n > p->limit) jout_int(o, "next", p->last);
-    else jout_null(o, "next");
 }
 
 /* ---- revisions --------------------------------------------------------------------------------- */
@@ -58,8 +40,7 @@ static void revisions_tag(const struct call *c, const char *head, char out[80])
 static void one_revision(void *ctx, const struct revision *rev)
 {
     struct page *p = ctx;
-    if (p->n++ >= p->limit) return;
-    p->last = rev->seq;
+    if (page_full(p, rev->seq)) return;
     answer_revision(jout_put_object(p->list, NULL), rev, p->model->name);
 }
 
@@ -76,13 +57,13 @@ bool api_revisions(struct call *c, struct reply *r, struct err *e)
     if (answer_unchanged(c, r, tag)) return true;
 
     jout *o = jout_object();
-    struct page p = {s, jout_put_array(o, "revisions"), number_of(c, "limit", 50), 0, 0};
+    struct page p = {s, jout_put_array(o, "revisions"), query_number(c, "limit", 50), 0, 0};
     if (!ledger_revisions(c->reader, s->row.id, branch, (int)p.limit + 1,
-                          number_of(c, "before", 0), one_revision, &p, e)) {
+                          query_number(c, "before", 0), one_revision, &p, e)) {
         jout_free(o);
         return false;
     }
-    put_next(o, &p);
+    page_next(o, &p);
     return answer_reply(r, o, e);
 }
 
@@ -125,8 +106,7 @@ bool api_branches(struct call *c, struct reply *r, struct err *e)
 static void one_run(void *ctx, const struct run_row *run)
 {
     struct page *p = ctx;
-    if (p->n++ >= p->limit) return;
-    p->last = run->chain_seq;
+    if (page_full(p, run->chain_seq)) return;
     answer_run(jout_put_object(p->list, NULL), run, p->model->name);
 }
 
@@ -154,13 +134,13 @@ bool api_runs(struct call *c, struct reply *r, struct err *e)
     struct served *s = call_served(c, c->query, e);
     if (!s || !view_of(c, s, revision, &view, e)) return false;
     jout *o = jout_object();
-    struct page p = {s, jout_put_array(o, "runs"), number_of(c, "limit", 50), 0, 0};
-    if (!ledger_runs(c->reader, s->row.id, word_of(c, "kind"), view, (int)p.limit + 1, number_of(c, "before", 0),
+    struct page p = {s, jout_put_array(o, "runs"), query_number(c, "limit", 50), 0, 0};
+    if (!ledger_runs(c->reader, s->row.id, word_of(c, "kind"), view, (int)p.limit + 1, query_number(c, "before", 0),
                      one_run, &p, e)) {
         jout_free(o);
         return false;
     }
-    put_next(o, &p);
+    page_next(o, &p);
     return answer_reply(r, o, e);
 }
 

@@ -3,6 +3,8 @@
 
 #include "handlers.h"
 #include "pairs.h"
+#include "place.h"
+#include "region_expr.h"
 #include "server/clock.h"
 #include "probes/localize.h"
 
@@ -11,6 +13,10 @@ struct localize_work {
     struct pairs pairs;
     struct localize *localize;
     bool heads; /* the unit is the head */
+    const char *save;          /* the name its region is stored under, with the run; or NULL */
+    struct artefact made;
+    struct region_told told;
+    struct buf content, summary;
 };
 
 static struct localize_work *of(struct work *w) { return (struct localize_work *)w; }
@@ -18,6 +24,9 @@ static struct localize_work *of(struct work *w) { return (struct localize_work *
 static void localize_work_free(struct work *w)
 {
     localize_free(of(w)->localize);
+    region_told_release(&of(w)->told);
+    buf_release(&of(w)->content);
+    buf_release(&of(w)->summary);
     pairs_release(&of(w)->pairs);
     look_release(&of(w)->look);
     mem_drop(w);
@@ -41,16 +50,37 @@ static void put_unit(const struct localize_work *p, jout *o, const struct unit *
     if (p->heads) jout_int(o, "head", u->head);
 }
 
+/* The k best as a region of the model. */
+static bool make_region(struct localize_work *p, const struct localize_result *r, struct err *e)
+{
+    const struct model *m = look_model(&p->look);
+    uint64_t width = p->heads ? m->arch.n_heads : 1;
+    p->told.unit = p->heads ? REGION_HEAD : REGION_LAYER;
+    for (uint32_t i = 0; i < r->k; i++) {
+        uint64_t part = r->ranking[i].layer * width + r->ranking[i].head;
+        if (!region_add(&p->told.set, part, part + 1, e)) return false;
+    }
+    region_settle(&p->told.set);
+    region_summary(&p->told, &p->summary);
+    if (!region_write(&p->told, m, &p->content, e) || !buf_ok(&p->summary, e)) return false;
+    p->made = (struct artefact){.kind = "region", .model = p->look.view.model_id, .name = p->save, .summary = p->summary.data,
+                                .content = p->content.data, .len = p->content.len};
+    ledger_new_id("region", p->made.id);
+    return true;
+}
+
 static bool localize_work_finish(struct work *w, struct outcome *o, struct err *e)
 {
     struct localize_work *p = of(w);
     if (look_cached(&p->look)) return look_answer_cached(&p->look, o, e);
     const struct localize_result *r = localize_result(p->localize);
+    if (p->save && !make_region(p, r, e)) return false;
     jout *root = look_open(&p->look), *region = jout_put_object(root, "region");
     jout_text(region, "unit", p->heads ? "head" : "layer");
     jout *members = jout_put_array(region, "members");
     for (uint32_t i = 0; i < r->k; i++) put_unit(p, jout_put_object(members, NULL), &r->ranking[i]);
     jout_f64(region, "effect", r->region_effect);
+    if (p->save) jout_text(root, "region_id", p->made.id);
     jout *ranking = jout_put_array(root, "ranking");
     for (size_t i = 0; i < r->n_units; i++) {
         jout *one = jout_put_object(ranking, NULL);
@@ -69,7 +99,9 @@ static bool localize_work_finish(struct work *w, struct outcome *o, struct err *
     pairs_echo(&p->pairs, 0, 0, &p->look, r->grid->scores, root);
     jout *cost = jout_put_object(root, "cost");
     jout_f64(cost, "seconds", (double)(monotonic_us() - w->started_us) / 1e6);
-    return look_close(&p->look, root, o, e);
+    if (!look_close(&p->look, root, o, e)) return false;
+    if (p->save) o->run.artefact = &p->made;
+    return true;
 }
 
 static const struct work_ops ops = {
@@ -104,10 +136,12 @@ static bool prepare(struct localize_work *p, struct call *c, struct err *e)
     const char *method = json_get(l->request, "method")->text;
     if (strcmp(method, "patch") != 0)
         return err_field(e, ERR_UNSUPPORTED, "method", "\"%s\" is not served yet", method);
-    const struct json *seed = json_get(l->request, "seed");
+    const struct json *seed = json_get(l->request, "seed"), *save = json_get(l->request, "save");
+    p->save = save ? save->text : NULL;
+    if (save && !ledger_artefact_name("region", save->text, "save", e)) return false;
     l->seed = seed ? seed->integer : 0;
     p->heads = strcmp(json_get(l->request, "unit")->text, "head") == 0;
-    if (!one_pair(l->request, e) || !pairs_read(&p->pairs, l, e) || !look_find(l, c, e)) return false;
+    if (!one_pair(l->request, e) || !pairs_read(&p->pairs, l, c, e) || !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
     if (!bounded(p, l->request, e)) return false;
     struct localize_request q = {.seed = (uint64_t)l->seed,

@@ -70,10 +70,23 @@ void look_release(struct look *l)
 
 void look_also(struct look *l, const struct resolved *against) { l->against = against; }
 
-/* Members that say where to look rather than what for; the digests stand in for them. */
+void look_set(struct look *l, const struct artefact_row *set)
+{
+    memcpy(l->set.id, set->id, sizeof l->set.id);
+    memcpy(l->set.hash, set->hash, sizeof l->set.hash);
+}
+
+static void put_set(const struct look *l, jout *root)
+{
+    jout *o = jout_put_object(root, "set");
+    jout_text(o, "id", l->set.id);
+    jout_text(o, "hash", l->set.hash);
+}
+
+/* Members that say where to look rather than what for; the digests and the set's hash stand in for them. */
 static bool names_a_view(const char *key)
 {
-    static const char *const names[] = {"view", "against", "model"};
+    static const char *const names[] = {"view", "against", "model", "set"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(names[i], key) == 0) return true;
     return false;
@@ -86,6 +99,7 @@ static void make_key(struct look *l, const struct provenance *by)
     buf_put(&b, l->work.served->described, SHA256_BYTES); /* what text becomes, and numbers that are no weights */
     buf_printf(&b, "%s\n%s\n%s\n%s\n%s\n%d\n%lld\n", l->work.ops->kind, l->view.digest,
                l->against ? l->against->digest : "", by->engine, by->kernel, by->threads, (long long)l->seed);
+    if (l->set.id[0]) buf_printf(&b, "set %s\n", l->set.hash);
     for (const struct json *v = l->request->child; v; v = v->next) {
         if (names_a_view(v->key)) continue;
         buf_printf(&b, "%s:", v->key);
@@ -124,6 +138,7 @@ jout *look_open(struct look *l)
     jout *root = jout_object();
     jout_text(root, "run", l->run);
     answer_view(root, "view", &l->view);
+    if (l->set.id[0]) put_set(l, root);
     return root;
 }
 
@@ -162,6 +177,7 @@ bool look_close(struct look *l, jout *root, struct outcome *o, struct err *e)
 /* A kept answer again, some of its members said anew. */
 struct rewrite {
     const struct resolved *view, *against; /* or NULL: as it was */
+    const struct look *set;                /* likewise: whose set */
     bool cached, unrecorded;
 };
 
@@ -178,8 +194,10 @@ static bool rewrite(const char *text, size_t len, const struct rewrite *how, str
             answer_view(root, "view", how->view);
         } else if (how->against && strcmp(v->key, "against") == 0) {
             answer_view(root, "against", how->against);
-        } else if (how->unrecorded && strcmp(v->key, "run") == 0) {
-            jout_null(root, "run");
+        } else if (how->set && how->set->set.id[0] && strcmp(v->key, "set") == 0) {
+            put_set(how->set, root);
+        } else if (how->unrecorded && (strcmp(v->key, "run") == 0 || strcmp(v->key, "region_id") == 0)) {
+            jout_null(root, v->key);
         } else if (how->unrecorded && strcmp(v->key, "warnings") == 0) {
             jout *list = jout_put_array(root, "warnings");
             jout_text(list, NULL, "not-recorded");
@@ -203,7 +221,7 @@ bool look_answer_cached(struct look *l, struct outcome *o, struct err *e)
     o->status = 200;
     o->record = RECORD_NOTHING;
     return rewrite(l->cached.result, strlen(l->cached.result),
-                   &(struct rewrite){.view = &l->view, .against = l->against, .cached = true}, &o->body, e);
+                   &(struct rewrite){.view = &l->view, .against = l->against, .set = l, .cached = true}, &o->body, e);
 }
 
 void look_unrecorded(struct work *w, struct buf *body)

@@ -46,8 +46,8 @@ bool member_place(struct look *l, const struct tapping *t, const struct member *
     char name[128];
     struct places pos, head;
     *out = (struct trace_place){.input = (uint32_t)input, .site = site};
-    if (!place_pos(json_get(m->v, "pos"), (uint32_t)t->input[input].in.n, place_field(name, m->field, "pos"),
-                   &l->arena, &pos, e) ||
+    if (!place_pos_in(json_get(m->v, "pos"), look_model(l), &t->input[input], place_field(name, m->field, "pos"),
+                      &l->arena, &pos, e) ||
         !place_head(json_get(m->v, "head"), arch_of(l), site.hook, place_field(name, m->field, "head"),
                     &l->arena, &head, e))
         return false;

@@ -5,6 +5,7 @@
 
 #include "metrics.h"
 #include "place.h"
+#include "set_rows.h"
 
 /* ---- reading --------------------------------------------------------------------------------------- */
 
@@ -21,6 +22,59 @@ static struct list list_of(const struct json *q, const char *many, const char *o
     if (list) return (struct list){list->child, list->len, true, many};
     return (struct list){*one ? json_get(q, one) : q, 1, false, one};
 }
+
+/* ---- rows of a set ---------------------------------------------------------------------------------- */
+
+enum { MOST_PAIRS = 1024 };
+
+static bool join_rows(struct set_rows *s, const struct json *limit, struct buf *out, size_t *n, struct err *e)
+{
+    const struct json *row;
+    struct arena a;
+    bool ok = true;
+    buf_text(out, "[");
+    for (*n = 0; ok && (!limit || *n < (size_t)limit->integer); ++*n) {
+        arena_init(&a, 0);
+        ok = set_rows_next(s, &a, &row, e);
+        if (ok && row && !json_get(row, "clean"))
+            ok = err_field(e, ERR_INVALID, "set", "row %zu has no clean and corrupt", s->n - 1);
+        if (ok && row && *n == MOST_PAIRS)
+            ok = err_field(e, ERR_TOO_LARGE, "set", "more than %d rows; pick some by limit or split", MOST_PAIRS);
+        if (ok && row) {
+            buf_text(out, *n ? "," : "");
+            json_write(row, out);
+        }
+        arena_release(&a);
+        if (!row) break;
+    }
+    buf_text(out, "]");
+    return ok && buf_ok(out, e);
+}
+
+/* The rows as a list of pairs in the look's arena. */
+static bool list_of_set(struct look *l, struct call *c, const struct json *q, struct list *out, struct err *e)
+{
+    struct set_rows s;
+    struct buf text = {0};
+    const struct json *name = json_get(q, "set"), *split = json_get(q, "split"), *limit = json_get(q, "limit"), *list = NULL;
+    if (!name) {
+        if (!split && !limit) return true;
+        return err_field(e, ERR_INVALID, split ? "split" : "limit", "picks rows of a set, and none is named");
+    }
+    if (!set_rows_open(&s, c->reader, name->text, e)) return place_blame(e, "set");
+    s.split = split ? split->text : NULL;
+    look_set(l, &s.head);
+    size_t n = 0;
+    bool ok = join_rows(&s, limit, &text, &n, e);
+    if (ok && !n) ok = err_field(e, ERR_INVALID, split ? "split" : "set", "no row of %s is in it", s.head.id);
+    if (ok) ok = (list = json_parse(text.data, text.len, &l->arena, e)) != NULL;
+    if (ok) *out = (struct list){list->child, list->len, true, "set"};
+    buf_release(&text);
+    set_rows_close(&s);
+    return ok;
+}
+
+/* ---- pairs ------------------------------------------------------------------------------------------ */
 
 static const char *field_of(const struct list *l, size_t i, char out[64])
 {
@@ -84,13 +138,20 @@ static void set_group(struct pairs *p, size_t i, const struct json *group, const
     p->group[i] = (uint32_t)p->n_groups++;
 }
 
-bool pairs_read(struct pairs *p, struct look *l, struct err *e)
+static const struct json *group_of(const struct json *v, bool of_set)
+{
+    const struct json *group = json_get(v, "group");
+    return group || !of_set ? group : json_get(v, "subject");
+}
+
+bool pairs_read(struct pairs *p, struct look *l, struct call *c, struct err *e)
 {
     const struct json *q = l->request, **named;
     struct list pairs = list_of(q, "pairs", ""), metrics = list_of(q, "metrics", "metric");
     char field[64];
     size_t i = 0;
     if (json_get(q, "multi")) return err_field(e, ERR_UNSUPPORTED, "multi", "\"multi\" is not served yet");
+    if (!list_of_set(l, c, q, &pairs, e)) return false;
     *p = (struct pairs){.n_metrics = metrics.n, .listed = pairs.many || metrics.many,
                         .denoise = strcmp(json_get(q, "direction")->text, "denoise") == 0};
     p->pair = arena_take(&l->arena, pairs.n, sizeof *p->pair, e);
@@ -101,7 +162,7 @@ bool pairs_read(struct pairs *p, struct look *l, struct err *e)
     if (!p->pair || !p->metric || !p->asked || !p->group || !named) return false;
     for (const struct json *v = pairs.first; i < pairs.n; v = v->next, i++) {
         p->n = i + 1; /* for pairs_release */
-        named[i] = json_get(v, "group");
+        named[i] = group_of(v, l->set.id[0]);
         if (!read_texts(&p->pair[i], l, v, field_of(&pairs, i, field), e) || !read_metrics(p, i, l, v, field, &metrics, e))
             return false;
         set_group(p, i, named[i], named);

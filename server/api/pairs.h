@@ -3,6 +3,9 @@
  *     "clean", "corrupt", "metric"         one of each: the answer is one grid
  *     "pairs": [{"id","clean","corrupt","answer","foil","group"}], "metrics": […]
  *                                          either in the place of the single forms: the answer lists results
+ *     "set": "id or name", "split", "limit"
+ *                                          in the place of pairs: rows of a set (set_rows.h), whose subject is
+ *                                          their group where they have none
  *
  * A pair's own answer and foil stand in the place of a metric's. Pairs of one group (a template, a subject)
  * are not independent of each other: intervals are taken over groups; without, each pair is a group.
@@ -32,7 +35,7 @@ struct pairs {
     struct patch_pair *asked;  /* [n] as probes take them */
 };
 
-bool pairs_read(struct pairs *p, struct look *l, struct err *e) MUST_CHECK;
+bool pairs_read(struct pairs *p, struct look *l, struct call *c, struct err *e) MUST_CHECK;
 void pairs_release(struct pairs *p);
 
 /* Put them and the look's view into a request; site, axis and source are the caller's. */

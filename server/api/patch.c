@@ -212,7 +212,7 @@ static bool prepare(struct patch_work *p, struct call *c, struct err *e)
     struct plan plan = {0};
     if (!look_begin(l, c, &ops, e)) return false;
     if (!choose_site(p, l->request, e) || !choose_axes(p, l->request, e) || !choose_source(p, c, l->request, e) ||
-        !pairs_read(&p->pairs, l, e))
+        !pairs_read(&p->pairs, l, c, e))
         return false;
     l->seed = json_get(l->request, "seed")->integer;
     pairs_ask(&p->pairs, l, &p->request);

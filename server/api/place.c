@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/site.h"
+#include "spans.h"
 
 const char *place_field(char out[128], const char *field, const char *member)
 {
@@ -88,6 +89,14 @@ bool place_pos(const struct json *pos, uint32_t n, const char *field, struct are
     uint32_t *at = arena_take(a, 1, sizeof *at, e);
     *out = (struct places){at, 1};
     return at && one_pos(pos->integer, n, field, at, e);
+}
+
+bool place_pos_in(const struct json *pos, const struct model *m, const struct named_input *in, const char *field,
+                  struct arena *a, struct places *out, struct err *e)
+{
+    uint32_t n = (uint32_t)in->in.n, from, to;
+    if (!pos || pos->type != JSON_STRING) return place_pos(pos, n, field, a, out, e);
+    return span_tokens(m, &in->in, in->of, pos->text, field, &from, &to, e) && range(from, to, n, field, a, out, e);
 }
 
 bool place_head(const struct json *head, const struct arch *arch, enum hook hook, const char *field,

@@ -15,6 +15,7 @@ struct places {
 struct named_input {
     const char *id;
     struct input in;
+    const struct json *of; /* what has its "spans" and "subject"; or NULL */
     struct places top;  /* positions whose distribution is asked for */
 };
 /* The number of the input with that id. */
@@ -25,6 +26,9 @@ bool place_input(const struct named_input *in, size_t n, const struct json *id, 
  * input's tokens. NULL json: all. */
 bool place_pos(const struct json *pos, uint32_t n, const char *field, struct arena *a,
                struct places *out, struct err *e) MUST_CHECK;
+/* The same in one input, where a word may also name a span of it (spans.h). */
+bool place_pos_in(const struct json *pos, const struct model *m, const struct named_input *in, const char *field,
+                  struct arena *a, struct places *out, struct err *e) MUST_CHECK;
 /* head: an integer or a list below the hook's heads. NULL json: {NULL, 0}, all of them. A head at
  * a hook without heads is refused. */
 bool place_head(const struct json *head, const struct arch *arch, enum hook hook, const char *field,

@@ -9,6 +9,7 @@
 #include "core/sample.h"
 #include "probes/metric.h"
 #include "server/clock.h"
+#include "spans.h"
 
 struct trace_work {
     struct look look;
@@ -228,7 +229,10 @@ static bool parse_inputs(struct trace_work *t, const struct json *inputs, const 
         for (size_t k = 0; k < i; k++)
             if (strcmp(taps->input[k].id, in->id) == 0)
                 return err_field(e, ERR_INVALID, field, "two inputs have the id \"%.64s\"", in->id);
-        if (!input_resolve(look_model(l), v, field, &in->in, e)) return false;
+        if (!spans_check(json_get(v, "spans"), place_field((char[128]){0}, field, "spans"), e) ||
+            !input_resolve(look_model(l), v, field, &in->in, e))
+            return false;
+        in->of = v;
         taps->n_inputs++;
         if (!place_pos(top_pos, (uint32_t)in->in.n, "top_pos", &l->arena, &in->top, e)) return false;
         t->in[i] = (struct trace_input){in->in.ids, (uint32_t)in->in.n, in->top.at, in->top.n};

@@ -308,7 +308,7 @@ def test_a_revision_cannot_be_written_to(d):
     refused(d, "/v1/rollback", with_(ROLLBACK, branch=d.old), 404, "branch", d.old)
 
 
-@pytest.mark.parametrize("path", ["/v1/branches", "/v1/sets", "/v1/regions", "/v1/train", "/v1/batches", "/v1/deltas", "/v1/measure"])
+@pytest.mark.parametrize("path", ["/v1/branches", "/v1/train", "/v1/batches", "/v1/deltas", "/v1/measure"])
 def test_later_routes(d, path):
     refused(d, path, {"name": "x"}, 501, None, "")
 

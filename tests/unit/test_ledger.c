@@ -530,40 +530,107 @@ static void test_migrations_go_forward_once(void **state)
     fx_open(&x);
     fx_shut(&x);
     (void)snprintf(path, sizeof path, "%s/ledger.db", x.dir);
-    struct migration list[2] = {migrations[0],
-                                {"0002_later.sql", broken_sql, broken_sql + sizeof broken_sql - 1}};
-    assert_int_equal(n_migrations, 1);
+    enum { NOW = 2, NEXT = NOW + 1 };
+    struct migration list[NEXT] = {migrations[0], migrations[1],
+                                   {"0003_later.sql", broken_sql, broken_sql + sizeof broken_sql - 1}};
+    assert_int_equal(n_migrations, NOW);
 
     struct db *db = db_open(path, DB_WRITER, &err);
     must(db != NULL);
-    must_fail(migrate(db, list, 2, path, &err), ERR_INTERNAL); /* all of it or nothing */
-    assert_non_null(strstr(err.text, "0002_later.sql"));
-    must(migrate_check(db, list, 1, &err));
-    list[1] = (struct migration){"0002_later.sql", second_sql, second_sql + sizeof second_sql - 1};
-    must_fail(migrate_check(db, list, 2, &err), ERR_UNSUPPORTED);
-    must(migrate(db, list, 2, path, &err));
-    must(migrate(db, list, 2, path, &err)); /* nothing left to do */
-    must(migrate_check(db, list, 2, &err));
-    must(migrate_schema(db, list, 2, problem, &err));
+    must_fail(migrate(db, list, NEXT, path, &err), ERR_INTERNAL); /* all of it or nothing */
+    assert_non_null(strstr(err.text, "0003_later.sql"));
+    must(migrate_check(db, list, NOW, &err));
+    list[NOW] = (struct migration){"0003_later.sql", second_sql, second_sql + sizeof second_sql - 1};
+    must_fail(migrate_check(db, list, NEXT, &err), ERR_UNSUPPORTED);
+    must(migrate(db, list, NEXT, path, &err));
+    must(migrate(db, list, NEXT, path, &err)); /* nothing left to do */
+    must(migrate_check(db, list, NEXT, &err));
+    must(migrate_schema(db, list, NEXT, problem, &err));
     assert_string_equal(problem, "");
-    must(migrate_schema(db, list, 1, problem, &err));
+    must(migrate_schema(db, list, NOW, problem, &err));
     assert_string_equal(problem, "schema: table later does not belong there");
     must(db_int(db, &err, &n, "SELECT count(*) FROM migration", NULL, 0));
-    assert_int_equal(n, 2);
-    (void)snprintf(copy, sizeof copy, "%s.before-0002", path);
+    assert_int_equal(n, NEXT);
+    (void)snprintf(copy, sizeof copy, "%s.before-0003", path);
     assert_int_equal(stat(copy, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0600);
     assert_true(st.st_size > 0);
 
-    list[1] =
-        (struct migration){"0002_later.sql", changed_sql, changed_sql + sizeof changed_sql - 1};
-    must_fail(migrate(db, list, 2, path, &err), ERR_CORRUPT);
-    must_fail(migrate(db, list, 1, path, &err), ERR_UNSUPPORTED);
+    list[NOW] =
+        (struct migration){"0003_later.sql", changed_sql, changed_sql + sizeof changed_sql - 1};
+    must_fail(migrate(db, list, NEXT, path, &err), ERR_CORRUPT);
+    must_fail(migrate(db, list, NOW, path, &err), ERR_UNSUPPORTED);
     db_close(db);
     assert_null(ledger_open(x.dir, &err)); /* a ledger from the future */
     assert_int_equal(err.code, ERR_UNSUPPORTED);
     assert_non_null(strstr(err.text, "newer"));
     fx_close(&x);
+}
+
+/* Ledgers of every past version, as that version's own daemon wrote them (tests/golden/ledger): brought up
+ * to date they keep every entry and its hash, verify and replay, and take new rows. A later migration
+ * adds a row here. */
+static void load_dump(struct fixture *x, const char *path, char file[128])
+{
+    struct err err;
+    struct buf sql = {0};
+    char piece[4096];
+    size_t n;
+    memset(x, 0, sizeof *x);
+    (void)snprintf(x->dir, sizeof x->dir, "/tmp/engramd-test-XXXXXX");
+    assert_non_null(mkdtemp(x->dir));
+    must((x->m = model_open(TINY, "tiny", NULL, NULL, &err)) != NULL);
+    must(base_digests_init(&x->d, x->m, NULL, &err));
+    x->view = view_base(x->m);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    while ((n = fread(piece, 1, sizeof piece, f)) > 0) buf_put(&sql, piece, n);
+    (void)fclose(f);
+    (void)snprintf(file, 128, "%s/ledger.db", x->dir);
+    FILE *empty = fopen(file, "w");
+    assert_non_null(empty);
+    (void)fclose(empty);
+    struct db *db = db_open(file, DB_WRITER, &err);
+    must(db != NULL);
+    must(db_script(db, sql.data, &err));
+    db_close(db);
+    buf_release(&sql);
+}
+
+static void test_ledgers_of_past_versions_are_brought_up_to_date(void **state)
+{
+    static const struct {
+        const char *dump, *copy, *head; /* the newest entry's hash */
+        int64_t entries, revisions;
+    } past[] = {
+        {"tests/golden/ledger/0001.sql", "before-0002",
+         "sha256:74c0338667e204e8f3bee617cff20d4b9595db13ae9e75c52ea49b3e2b0637e9", 9, 3},
+    };
+    (void)state;
+    assert_int_equal(sizeof past / sizeof *past, n_migrations - 1);
+    for (size_t i = 0; i < sizeof past / sizeof *past; i++) {
+        struct fixture x;
+        struct err err;
+        struct stat st;
+        char file[128], copy[160], id[ID_TEXT];
+        load_dump(&x, past[i].dump, file);
+        assert_null(ledger_reader_open(x.dir, &err)); /* only the writer changes it */
+        assert_int_equal(err.code, ERR_UNSUPPORTED);
+        fx_reopen(&x);
+        (void)snprintf(copy, sizeof copy, "%s.%s", file, past[i].copy);
+        assert_int_equal(stat(copy, &st), 0);
+        struct verify_report report = fx_verify(&x, true);
+        assert_string_equal(report.problem, "");
+        assert_string_equal(report.head, past[i].head);
+        assert_int_equal(report.chain, past[i].entries);
+        assert_int_equal(report.seq, past[i].revisions);
+        must(ledger_find_model(x.r, x.d.base, &x.row, &err));
+        must(ledger_head(x.r, x.row.id, "main", &x.head, &err));
+        fx_edit(&x, 1);
+        fx_look(&x, "{}", 0, id);
+        fx_sound(&x);
+        fx_close(&x);
+    }
 }
 
 static void test_another_database_is_no_ledger(void **state)
@@ -609,6 +676,7 @@ int main(void)
         cmocka_unit_test(test_large_deltas_are_files),
         cmocka_unit_test(test_two_models_share_one_ledger),
         cmocka_unit_test(test_migrations_go_forward_once),
+        cmocka_unit_test(test_ledgers_of_past_versions_are_brought_up_to_date),
         cmocka_unit_test(test_another_database_is_no_ledger),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

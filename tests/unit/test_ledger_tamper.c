@@ -21,6 +21,17 @@ static void shell(const char *fmt, const char *a, const char *b)
     if (system(line) != 0) fail_msg("failed: %s", line);
 }
 
+static void add_artefacts(void)
+{
+    struct err err;
+    char id[ID_TEXT];
+    bool known;
+    struct artefact a = {.kind = "set", .name = "a set", .summary = "{}", .content = "{}\n", .len = 3};
+    must(ledger_add_artefact(world.l, &a, "tester", true, id, &known, &err));
+    a = (struct artefact){.kind = "region", .model = world.row.id, .name = "", .summary = "{}", .content = "[1]", .len = 3};
+    must(ledger_add_artefact(world.l, &a, "tester", true, id, &known, &err));
+}
+
 /* A ledger with every kind of row: edits, a rollback, a snapshot, looks, a prune, bodies that are
  * files. */
 static int make_world(void **state)
@@ -38,6 +49,7 @@ static int make_world(void **state)
     fx_edit_with(&world, embed, 90, 2);
     fx_rollback(&world, base);
     fx_edit(&world, 2);
+    add_artefacts();
     fx_look(&world, "{\"look\":1}", 3, id);
     fx_look(&world, "{\"look\":2}", 4, id);
     must(ledger_run(world.r, id, &run, &err));
@@ -133,7 +145,8 @@ static void expect_finding(const char *what, const char *in_problem)
 /* ---- every field ----------------------------------------------------------------------------- */
 
 static const char *const history[] = {"chain",           "genesis", "model", "delta", "revision",
-                                      "revision_tensor", "run",     "prune", "body",  "migration"};
+                                      "revision_tensor", "run",     "prune", "body",  "migration",
+                                      "artefact"};
 enum { TABLES = sizeof history / sizeof *history };
 
 struct columns {
@@ -252,7 +265,14 @@ static void test_findings_name_the_place(void **state)
         {"DELETE FROM body WHERE hash = (SELECT content FROM delta ORDER BY entry LIMIT 1)",
          "the content of delta_"},
         {"DELETE FROM prune", "the prune it seals is missing"},
-        {"PRAGMA user_version=2; UPDATE migration SET name = name", "newer engramd"},
+        {"UPDATE artefact SET name = 'another' WHERE kind = 'set'", "artefact set_"},
+        {"DELETE FROM artefact WHERE kind = 'set'", "the artefact it seals is missing"},
+        {"INSERT INTO artefact SELECT 1, 'set_x', kind, model, name, summary, size, content, run FROM artefact LIMIT 1",
+         "a row of artefact claims chain entry 1"},
+        {"UPDATE body SET bytes = x'7b7d0b' WHERE hash = (SELECT content FROM artefact WHERE kind = 'set')",
+         "the content of set_"},
+        {"DELETE FROM body WHERE hash = (SELECT content FROM artefact WHERE kind = 'set')", "the content of set_"},
+        {"PRAGMA user_version=3; UPDATE migration SET name = name", "newer engramd"},
         {"PRAGMA application_id=7; UPDATE migration SET name = name", "not an engramd ledger"},
         {"CREATE TABLE extra (x); INSERT INTO extra VALUES (1)",
          "schema: table extra does not belong there"},
@@ -297,7 +317,7 @@ static void test_every_trigger_is_missed(void **state)
         restore_pristine();
         n++;
     }
-    assert_int_equal(n, 30);
+    assert_int_equal(n, 33);
     buf_release(&names);
 }
 
@@ -526,6 +546,9 @@ static void test_plain_statements_are_refused(void **state)
         {"INSERT OR REPLACE INTO migration SELECT * FROM migration", "next number"},
         {"UPDATE migration SET sha256 = zeroblob(32)", "append-only"},
         {"DELETE FROM migration", "append-only"},
+        {"INSERT OR REPLACE INTO artefact SELECT * FROM artefact", "next entry"},
+        {"UPDATE artefact SET name = 'x'", "append-only"},
+        {"DELETE FROM artefact", "append-only"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof attempts / sizeof *attempts; i++) {

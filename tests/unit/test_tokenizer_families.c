@@ -401,6 +401,46 @@ static void long_texts_stay_cheap(void **state)
     }
 }
 
+/* Spans of texts as the reference's offset mapping has them (tests/golden/make_offsets.py). A character in
+ * several tokens is whole in each of the reference's; the tokens of a span are the same. */
+static void test_tokens_lie_where_the_reference_has_them(void **state)
+{
+    const struct json *cases = golden_json("tests/golden/tokenizer/offsets.json", &golden_arena);
+    size_t n = 0, placed = 0;
+    (void)state;
+    for (const struct json *c = cases->child; c; c = c->next) {
+        struct err e;
+        struct ids ids = {0};
+        struct tokenizer *t = from_json(json_get(golden("", json_get(c, "family")->text), "tokenizer"));
+        const struct json *text = json_get(c, "text");
+        assert_true(tokenizer_encode(t, text->text, text->len, true, &ids, &e));
+        assert_int_equal(ids.n, json_get(c, "ids")->len);
+        struct offset *at = mem_new((ids.n + 1) * sizeof *at);
+        bool ok = tokenizer_offsets(t, text->text, text->len, ids.id, ids.n, at, &e);
+        if (!ok) assert_int_equal(e.code, ERR_UNPROCESSABLE);
+        for (const struct json *s = json_get(c, "spans")->child; s; s = s->next, n++) {
+            const struct json *from = s->child, *to = from->next, *first = to->next, *end = first->next;
+            int64_t a = -1, b = -1;
+            for (size_t i = 0; ok && i < ids.n; i++) {
+                if (at[i].from >= (size_t)to->integer || at[i].to <= (size_t)from->integer) continue;
+                if (a < 0) a = (int64_t)i;
+                b = (int64_t)i + 1;
+            }
+            if (!ok) continue;
+            placed++;
+            if (a != first->integer || b != end->integer)
+                fail_msg("%s: \"%.*s\" of \"%s\" is [%lld, %lld), not [%lld, %lld)", json_get(c, "family")->text,
+                         (int)(to->integer - from->integer), text->text + from->integer, text->text, (long long)a, (long long)b,
+                         (long long)first->integer, (long long)end->integer);
+        }
+        mem_drop(at);
+        ids_release(&ids);
+        tokenizer_free(t);
+    }
+    assert_int_equal(n, 18 * 18);
+    assert_int_equal(placed, n);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -413,6 +453,7 @@ int main(void)
         cmocka_unit_test(scanners_cut_any_mixture_as_their_patterns_do),
         cmocka_unit_test(normalised_special_tokens_respect_sections),
         cmocka_unit_test(long_texts_stay_cheap),
+        cmocka_unit_test(test_tokens_lie_where_the_reference_has_them),
     };
     return cmocka_run_group_tests(tests, golden_arena_init, golden_arena_release);
 }
