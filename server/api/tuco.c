@@ -54,8 +54,8 @@ static void put_score(const struct tuco_work *t, jout *o, size_t i)
     for (uint32_t l = 0; l < m->arch.n_layers; l++) {
         jout *one = jout_put_object(layers, NULL);
         jout_int(one, "layer", l);
-        jout_f64(one, "ptc", s->layer_ptc[l]);
-        jout_f64(one, "ftc", s->layer_ftc[l]);
+        jout_f64(one, "ptc", s->layer[l].ptc);
+        jout_f64(one, "ftc", s->layer[l].ftc);
     }
     if (s->position) jout_f64s(o, "by_position", s->position, t->prompt[i].n);
 }
@@ -72,7 +72,7 @@ static bool tuco_work_finish(struct work *w, struct outcome *o, struct err *e)
 }
 
 static const struct work_ops ops = {
-    .kind = "tuco", .unit = "layers", .brief = true,
+    .kind = "tuco", .unit = "rows", .brief = true,
     .step = tuco_work_step, .finish = tuco_work_finish, .free = tuco_work_free,
 };
 
@@ -90,14 +90,14 @@ static bool prepare(struct tuco_work *t, struct call *c, struct err *e)
         char field[64];
         (void)snprintf(field, sizeof field, "prompts[%zu]", t->n);
         if (!input_resolve(look_model(l), v, field, &t->prompt[t->n], e)) return false;
-        t->in[t->n] = (struct tuco_input){t->prompt[t->n].ids, (uint32_t)t->prompt[t->n].n, all};
+        t->in[t->n] = (struct tuco_input){.ids = t->prompt[t->n].ids, .n = (uint32_t)t->prompt[t->n].n, .all_positions = all};
         t->n++;
     }
     look_also(l, &t->against);
     if (!look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
     struct plan plan = {0};
-    tuco_plan(&look_model(l)->arch, t->in, t->n, daemon_threads(c->daemon), &plan);
+    tuco_plan(l->view.view, t->against.view, t->in, t->n, daemon_threads(c->daemon), &plan);
     if (!look_lease(l, &plan, e)) return false;
     t->tuco = tuco_new(l->view.view, t->against.view, t->in, t->n, e);
     return t->tuco != NULL;
