@@ -2,15 +2,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "against.h"
 #include "handlers.h"
 #include "input.h"
-#include "look.h"
 #include "place.h"
 #include "probes/tuco.h"
+#include "server/clock.h"
 
 struct tuco_work {
     struct look look;
-    struct resolved against;
+    struct against against;
+    bool sublayer;
     struct input *prompt;
     struct tuco_input *in;
     size_t n;
@@ -24,7 +26,7 @@ static void tuco_work_free(struct work *w)
     struct tuco_work *t = of(w);
     tuco_free(t->tuco);
     for (size_t i = 0; i < t->n; i++) input_release(&t->prompt[i]);
-    resolved_release(&t->against);
+    against_release(&t->against);
     look_release(&t->look);
     mem_drop(w);
 }
@@ -41,6 +43,27 @@ static enum step tuco_work_step(struct work *w, struct session *s, struct err *e
     return step;
 }
 
+static void put_norms(jout *o, const char *key, const struct tuco_norms *n)
+{
+    jout *one = jout_put_object(o, key);
+    jout_f64(one, "ptc", n->ptc);
+    jout_f64(one, "ftc", n->ftc);
+}
+
+static void put_layer(jout *o, uint32_t layer, const struct tuco_layer *n, bool sublayer)
+{
+    jout_int(o, "layer", layer);
+    jout_f64(o, "ptc", n->ptc);
+    jout_f64(o, "ftc", n->ftc);
+    jout *sum = jout_put_object(o, "cumulative");
+    jout_f64(sum, "ptc", n->sum.ptc);
+    jout_f64(sum, "ftc", n->sum.ftc);
+    jout_f64(sum, "beta", n->beta);
+    if (!sublayer) return;
+    put_norms(o, "attn", &n->attn);
+    put_norms(o, "mlp", &n->mlp);
+}
+
 static void put_score(const struct tuco_work *t, jout *o, size_t i)
 {
     const struct tuco_score *s = tuco_result(t->tuco, i);
@@ -50,14 +73,24 @@ static void put_score(const struct tuco_work *t, jout *o, size_t i)
     jout_f64(o, "tuco", s->tuco);
     jout_f64(o, "ptc", s->ptc);
     jout_f64(o, "ftc", s->ftc);
+    jout_f64(o, "beta_max", s->beta_max);
+    if (t->in[i].all_positions) jout_f64(o, "sequence_beta_max", s->sequence_beta_max);
+    if (t->in[i].output_co) jout_f64(o, "output_co", s->output_co);
     jout *layers = jout_put_array(o, "by_layer");
-    for (uint32_t l = 0; l < m->arch.n_layers; l++) {
-        jout *one = jout_put_object(layers, NULL);
-        jout_int(one, "layer", l);
-        jout_f64(one, "ptc", s->layer[l].ptc);
-        jout_f64(one, "ftc", s->layer[l].ftc);
-    }
-    if (s->position) jout_f64s(o, "by_position", s->position, t->prompt[i].n);
+    for (uint32_t l = 0; l < m->arch.n_layers; l++) put_layer(jout_put_object(layers, NULL), l, &s->layer[l], t->sublayer);
+    if (s->position) jout_f64s(o, "by_position", s->position, s->n_positions);
+    if (t->in[i].pos) jout_u32s(o, "positions", t->in[i].pos, t->in[i].n_pos);
+}
+
+static void put_checks(const struct tuco_work *t, jout *root)
+{
+    double worst = 0;
+    for (size_t i = 0; i < t->n; i++)
+        if (tuco_result(t->tuco, i)->check > worst) worst = tuco_result(t->tuco, i)->check;
+    jout_f64(jout_put_object(root, "checks"), "identity", worst);
+    jout *cost = jout_put_object(root, "cost");
+    jout_int(cost, "rows", t->look.work.done);
+    jout_f64(cost, "seconds", (double)(monotonic_us() - t->look.work.started_us) / 1e6);
 }
 
 static bool tuco_work_finish(struct work *w, struct outcome *o, struct err *e)
@@ -65,9 +98,10 @@ static bool tuco_work_finish(struct work *w, struct outcome *o, struct err *e)
     struct tuco_work *t = of(w);
     if (look_cached(&t->look)) return look_answer_cached(&t->look, o, e);
     jout *root = look_open(&t->look);
-    answer_view(root, "against", &t->against);
+    answer_view(root, "against", &t->against.at);
     jout *scores = jout_put_array(root, "scores");
     for (size_t i = 0; i < t->n; i++) put_score(t, jout_put_object(scores, NULL), i);
+    put_checks(t, root);
     return look_close(&t->look, root, o, e);
 }
 
@@ -76,30 +110,50 @@ static const struct work_ops ops = {
     .step = tuco_work_step, .finish = tuco_work_finish, .free = tuco_work_free,
 };
 
-static bool prepare(struct tuco_work *t, struct call *c, struct err *e)
+/* Which positions of a prompt are listed. */
+static bool read_positions(struct tuco_work *t, const struct json *asked, struct tuco_input *in, struct err *e)
+{
+    struct places at;
+    in->all_positions = json_is(asked, "all");
+    if (asked->type == JSON_STRING) return true;
+    if (!place_pos(asked, in->n, "positions", &t->look.arena, &at, e)) return false;
+    in->pos = at.at;
+    in->n_pos = at.n;
+    return true;
+}
+
+static bool read_prompts(struct tuco_work *t, const struct json *q, struct err *e)
 {
     struct look *l = &t->look;
-    if (!look_begin(l, c, &ops, e)) return false;
-    const struct json *prompts = json_get(l->request, "prompts");
-    bool all = strcmp(json_get(l->request, "positions")->text, "all") == 0;
-    if (!look_view(l, c, json_get(l->request, "against")->text, &t->against, e)) return place_blame(e, "against");
+    const struct json *prompts = json_get(q, "prompts");
     t->prompt = arena_take(&l->arena, prompts->len, sizeof *t->prompt, e);
     t->in = arena_take(&l->arena, prompts->len, sizeof *t->in, e);
     if (!t->prompt || !t->in) return false;
     for (const struct json *v = prompts->child; v; v = v->next) {
+        struct tuco_input *in = &t->in[t->n];
         char field[64];
         (void)snprintf(field, sizeof field, "prompts[%zu]", t->n);
         if (!input_resolve(look_model(l), v, field, &t->prompt[t->n], e)) return false;
-        t->in[t->n] = (struct tuco_input){.ids = t->prompt[t->n].ids, .n = (uint32_t)t->prompt[t->n].n, .all_positions = all};
+        *in = (struct tuco_input){.ids = t->prompt[t->n].ids, .n = (uint32_t)t->prompt[t->n].n,
+                                  .output_co = json_flag(q, "output_co", false)};
         t->n++;
+        if (!read_positions(t, json_get(q, "positions"), in, e)) return false;
     }
-    look_also(l, &t->against);
-    if (!look_find(l, c, e)) return false;
+    t->sublayer = json_is(json_get(q, "detail"), "sublayer");
+    return true;
+}
+
+static bool prepare(struct tuco_work *t, struct call *c, struct err *e)
+{
+    struct look *l = &t->look;
+    if (!look_begin(l, c, &ops, e) || !against_read(&t->against, l, c, json_get(l->request, "against"), e) ||
+        !read_prompts(t, l->request, e) || !look_find(l, c, e))
+        return false;
     if (look_cached(l)) return true;
     struct plan plan = {0};
-    tuco_plan(l->view.view, t->against.view, t->in, t->n, daemon_threads(c->daemon), &plan);
+    tuco_plan(l->view.view, t->against.at.view, t->in, t->n, daemon_threads(c->daemon), &plan);
     if (!look_lease(l, &plan, e)) return false;
-    t->tuco = tuco_new(l->view.view, t->against.view, t->in, t->n, e);
+    t->tuco = tuco_new(l->view.view, t->against.at.view, t->in, t->n, e);
     return t->tuco != NULL;
 }
 

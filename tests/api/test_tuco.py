@@ -109,3 +109,56 @@ def test_tuco_is_logged_with_both_views(daemon, edited):
 ])
 def test_refusals_name_the_field(daemon, body, status, field, said):
     problem(daemon.post("/v1/tuco", body), status, field=field, said=said)
+
+
+def test_positions_may_be_listed(daemon, edited):
+    ids = IDS[0]
+    whole = ask(daemon, view=edited[0], prompts=[{"ids": ids}], positions="all")["scores"][0]
+    some = ask(daemon, view=edited[0], prompts=[{"ids": ids}], positions=[-1, 3, 0, 3])["scores"][0]
+    assert some["positions"] == [0, 3, len(ids) - 1] and "positions" not in whole
+    assert np.allclose(some["by_position"], [whole["by_position"][p] for p in some["positions"]], rtol=0, atol=1e-6)
+    assert np.isclose(some["tuco"], whole["tuco"], rtol=0, atol=1e-6)
+    first = ask(daemon, view=edited[0], prompts=[{"ids": ids}], positions=[2])["scores"][0]  # the score is the last's
+    assert first["positions"] == [2] and len(first["by_position"]) == 1
+    assert np.isclose(first["tuco"], whole["tuco"], rtol=0, atol=1e-6)
+
+
+def test_parts_and_sums_fit_their_layers(daemon, edited):
+    a = ask(daemon, view=edited[0], detail="sublayer")
+    assert a["checks"]["identity"] < 1e-5 and a["cost"]["rows"] == sum(map(len, IDS)) * 3 and a["cost"]["seconds"] >= 0
+    for s in a["scores"]:
+        for layer in s["by_layer"]:
+            parts = layer["attn"]["ftc"] + layer["mlp"]["ftc"]
+            assert layer["ftc"] <= parts * (1 + 1e-9)
+            assert layer["ptc"] <= (layer["attn"]["ptc"] + layer["mlp"]["ptc"]) * (1 + 1e-9)
+        last = s["by_layer"][-1]["cumulative"]
+        assert last == {"ptc": s["ptc"], "ftc": s["ftc"], "beta": s["tuco"]}
+        assert s["beta_max"] == max(layer["cumulative"]["beta"] for layer in s["by_layer"])
+        # a down-projection was changed: no attention differs, and all of F is that MLP's
+        assert all(layer["attn"]["ftc"] == 0 for layer in s["by_layer"])
+        assert s["by_layer"][2]["mlp"]["ftc"] == pytest.approx(s["ftc"], rel=1e-9)
+    plain = ask(daemon, view=edited[0])["scores"][0]
+    assert "attn" not in plain["by_layer"][0] and "output_co" not in plain
+
+
+def test_output_co_is_of_two_runs(daemon, model, edited):
+    a = ask(daemon, view=edited[0], output_co=True)
+    for s, ids in zip(a["scores"], IDS, strict=True):
+        x, y = edited[1].embed(ids), model.embed(ids)
+        for layer in range(model.L):
+            x, y = edited[1].block(layer, x), model.block(layer, y)
+        d, p = np.abs(x - y)[-1].sum(), np.abs(y)[-1].sum()
+        assert np.isclose(s["output_co"], d / (d + p), rtol=1e-4) and s["output_co"] > 0.001
+    same = ask(daemon, view="base", output_co=True)
+    assert all(s["output_co"] == 0 for s in same["scores"])
+
+
+@pytest.mark.parametrize("body, field, said", [
+    ({"positions": [9999]}, "positions", "9999"),
+    ({"positions": []}, "positions", ""),
+    ({"positions": ["last"]}, "positions[0]", ""),
+    ({"detail": "head"}, "detail", "sublayer"),
+    ({"output_co": 1}, "output_co", ""),
+])
+def test_details_are_refused_by_name(daemon, body, field, said):
+    problem(daemon.post("/v1/tuco", {"prompts": ["x"], **body}), 400, field=field, said=said)
