@@ -3,10 +3,13 @@
 #include <string.h>
 
 #include "against.h"
+#include "core/text/codepoint.h"
+#include "generation.h"
 #include "handlers.h"
 #include "input.h"
 #include "place.h"
 #include "probes/tuco.h"
+#include "probes/tuco_decode.h"
 #include "server/clock.h"
 
 struct tuco_work {
@@ -17,6 +20,8 @@ struct tuco_work {
     struct tuco_input *in;
     size_t n;
     struct tuco *tuco;
+    struct decode_request *q; /* [n], where text is generated; else NULL */
+    struct tuco_decode *decode; /* after the scores */
 };
 
 static struct tuco_work *of(struct work *w) { return (struct tuco_work *)w; }
@@ -25,21 +30,35 @@ static void tuco_work_free(struct work *w)
 {
     struct tuco_work *t = of(w);
     tuco_free(t->tuco);
+    tuco_decode_free(t->decode);
     for (size_t i = 0; i < t->n; i++) input_release(&t->prompt[i]);
     against_release(&t->against);
     look_release(&t->look);
     mem_drop(w);
 }
 
+static void tell_progress(struct tuco_work *t)
+{
+    size_t done, total;
+    tuco_progress(t->tuco, &done, &total);
+    for (size_t i = 0; t->q && i < t->n; i++) total += decode_most(&look_model(&t->look)->arch, &t->q[i]);
+    t->look.work.done = (int64_t)(done + (t->decode ? tuco_decode_tokens(t->decode) : 0));
+    t->look.work.total = (int64_t)total;
+}
+
+static enum step generate_step(struct tuco_work *t, struct session *s, struct err *e)
+{
+    if (!t->decode) t->decode = tuco_decode_new(t->look.view.view, t->against.at.view, t->q, t->n, e);
+    return t->decode ? tuco_decode_step(t->decode, s, e) : STEP_FAIL;
+}
+
 static enum step tuco_work_step(struct work *w, struct session *s, struct err *e)
 {
     struct tuco_work *t = of(w);
     if (look_cached(&t->look)) return STEP_DONE;
-    enum step step = tuco_step(t->tuco, s, e);
-    size_t done, total;
-    tuco_progress(t->tuco, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    enum step step = t->decode ? STEP_DONE : tuco_step(t->tuco, s, e);
+    if (step == STEP_DONE && t->q) step = generate_step(t, s, e);
+    tell_progress(t);
     return step;
 }
 
@@ -62,6 +81,22 @@ static void put_layer(jout *o, uint32_t layer, const struct tuco_layer *n, bool 
     if (!sublayer) return;
     put_norms(o, "attn", &n->attn);
     put_norms(o, "mlp", &n->mlp);
+}
+
+static bool put_generated(const struct tuco_work *t, jout *parent, size_t i, struct err *e)
+{
+    const struct decode_result *r = tuco_decode_result(t->decode, i);
+    struct buf text = {0};
+    jout *o = jout_put_object(parent, "generated");
+    if (r->text.len) utf8_repair(r->text.data, r->text.len, &text);
+    bool ok = buf_ok(&text, e);
+    jout_string(o, "text", text.data ? text.data : "", text.len);
+    jout_u32s(o, "ids", r->ids.id, r->ids.n);
+    input_tokens(o, "tokens", look_model(&t->look), r->ids.id, r->ids.n);
+    jout_f64s(o, "tuco", tuco_decode_scores(t->decode, i), r->ids.n);
+    jout_text(o, "finish_reason", r->finish == FINISH_LENGTH ? "length" : "stop");
+    buf_release(&text);
+    return ok;
 }
 
 static void put_score(const struct tuco_work *t, jout *o, size_t i)
@@ -100,7 +135,14 @@ static bool tuco_work_finish(struct work *w, struct outcome *o, struct err *e)
     jout *root = look_open(&t->look);
     answer_view(root, "against", &t->against.at);
     jout *scores = jout_put_array(root, "scores");
-    for (size_t i = 0; i < t->n; i++) put_score(t, jout_put_object(scores, NULL), i);
+    bool ok = true;
+    for (size_t i = 0; ok && i < t->n; i++) {
+        jout *one = jout_put_object(scores, NULL);
+        put_score(t, one, i);
+        ok = !t->decode || put_generated(t, one, i, e);
+    }
+    if (!ok) return jout_free(root), false;
+    if (t->look.seed >= 0) jout_int(root, "seed", t->look.seed);
     put_checks(t, root);
     return look_close(&t->look, root, o, e);
 }
@@ -143,15 +185,46 @@ static bool read_prompts(struct tuco_work *t, const struct json *q, struct err *
     return true;
 }
 
+static bool read_generation(struct tuco_work *t, const struct json *g, struct err *e)
+{
+    struct look *l = &t->look;
+    struct decode_request common = {0};
+    if (!g) return true;
+    common.max_tokens = (uint32_t)json_get(g, "max_tokens")->integer;
+    common.sampling = generation_sampling(g);
+    l->seed = generation_seed(g, &common.sampling);
+    common.seed = (uint64_t)l->seed;
+    t->q = arena_take(&l->arena, t->n, sizeof *t->q, e);
+    if (!t->q || !generation_stops(g, &l->arena, &common.stop, &common.n_stop, e)) return false;
+    for (size_t i = 0; i < t->n; i++) {
+        t->q[i] = common;
+        t->q[i].prompt = t->in[i].ids;
+        t->q[i].n_prompt = t->in[i].n;
+    }
+    return true;
+}
+
+/* First the scores, then the text. */
+static void plan_all(const struct tuco_work *t, int threads, struct plan *out)
+{
+    const struct look *l = &t->look;
+    struct plan text = {0};
+    tuco_plan(l->view.view, t->against.at.view, t->in, t->n, threads, out);
+    if (!t->q) return;
+    tuco_decode_plan(l->view.view, t->q, t->n, threads, &text);
+    plan_peak(out, &text);
+    for (size_t i = 0; i < t->n; i++) plan_add(out, NEED_ANSWER, (size_t)decode_most(&look_model(l)->arch, &t->q[i]) * 128);
+}
+
 static bool prepare(struct tuco_work *t, struct call *c, struct err *e)
 {
     struct look *l = &t->look;
     if (!look_begin(l, c, &ops, e) || !against_read(&t->against, l, c, json_get(l->request, "against"), e) ||
-        !read_prompts(t, l->request, e) || !look_find(l, c, e))
+        !read_prompts(t, l->request, e) || !read_generation(t, json_get(l->request, "generate"), e) || !look_find(l, c, e))
         return false;
     if (look_cached(l)) return true;
     struct plan plan = {0};
-    tuco_plan(l->view.view, t->against.at.view, t->in, t->n, daemon_threads(c->daemon), &plan);
+    plan_all(t, daemon_threads(c->daemon), &plan);
     if (!look_lease(l, &plan, e)) return false;
     t->tuco = tuco_new(l->view.view, t->against.at.view, t->in, t->n, e);
     return t->tuco != NULL;

@@ -126,3 +126,84 @@ def test_a_model_unloaded_meanwhile_is_held_by_the_job(start, tmp_path):
         job = d.finished(a.headers["location"])
         assert job["state"] == "done", job
 
+
+
+# ---- generation -------------------------------------------------------------------------------------------
+
+
+def scaled(d, ids, **body):
+    a = d.post("/v1/generate", {"prompt": {"ids": ids}, "max_tokens": 8, "model": "tuned", **body})
+    assert a.status == 200, a
+    return keeps(d, "POST", "/v1/generate", a)
+
+
+def test_scaled_text_is_that_of_transformers(pair):
+    d, golden = pair
+    ids = golden["sequences"][1]
+    for want in golden["scaled"]:
+        a = scaled(d, ids, against={"model": "before"}, ftc_alpha=want["alpha"])
+        assert a["ids"] == want["ids"] and a["ftc_alpha"] == want["alpha"] and a["against"]["model"] == "before"
+    plain = scaled(d, ids)
+    one = scaled(d, ids, against={"model": "before"}, ftc_alpha=1)
+    assert one["ids"] == plain["ids"] and "ftc_alpha" not in plain
+
+
+def test_scaled_streams_say_the_same(pair):
+    d, golden = pair
+    ids, want = golden["sequences"][1], golden["scaled"][1]
+    body = {"prompt": {"ids": ids}, "max_tokens": 8, "against": {"model": "before"}, "ftc_alpha": want["alpha"], "stream": True}
+    events = list(d.events("/v1/generate", body))
+    tokens = [data for _, event, data in events if event == "token"]
+    assert [t["id"] for t in tokens] == want["ids"]
+    assert abs(tokens[0]["logprob"] - want["logprob"]) < CLOSE
+    assert events[-1][1] == "done" and events[-1][2]["ftc_alpha"] == want["alpha"]
+
+
+def test_at_one_probabilities_are_equal_to_the_bit(pair):
+    d, golden = pair
+    body = {"prompt": {"ids": golden["sequences"][0]}, "max_tokens": 8, "stream": True}
+    said = [[(data["id"], data["logprob"]) for _, event, data in d.events("/v1/generate", {**body, **more}) if event == "token"]
+            for more in ({}, {"against": {"model": "before"}}, {"against": {"model": "before"}, "ftc_alpha": 1})]
+    assert said[0] == said[1] == said[2]
+
+
+def test_each_generated_token_has_its_tuco(pair):
+    d, golden = pair
+    want = next(s for s in golden["scaled"] if s["alpha"] == 1)
+    a = ask(d, golden["sequences"][1:], generate={"max_tokens": 8})
+    s = a["scores"][0]
+    assert s["generated"]["ids"] == want["ids"] and near(s["generated"]["tuco"], want["tuco"])
+    assert s["generated"]["tuco"][0] == pytest.approx(s["tuco"], abs=1e-6)
+    # with caches and without: a longer prompt's own score
+    for k in (1, 4):
+        longer = ask(d, [golden["sequences"][1] + want["ids"][:k]])["scores"][0]
+        assert s["generated"]["tuco"][k] == pytest.approx(longer["tuco"], abs=1e-6)
+    assert s["generated"]["finish_reason"] == "length" and len(s["generated"]["tokens"]) == 8 and "seed" not in a
+
+
+def test_prompts_generate_as_if_alone(pair):
+    d, golden = pair
+    how = {"max_tokens": 6, "temperature": 1, "seed": 7}
+    both = ask(d, golden["sequences"], generate=how)
+    assert both["seed"] == 7
+    for ids, s in zip(golden["sequences"], both["scores"], strict=True):
+        alone = ask(d, [ids], generate=how)["scores"][0]["generated"]
+        assert alone["ids"] == s["generated"]["ids"] and np.allclose(alone["tuco"], s["generated"]["tuco"], atol=1e-6)
+    assert "seed" in ask(d, golden["sequences"], generate={"temperature": 1, "max_tokens": 1})
+
+
+@pytest.mark.parametrize("body, status, field, said", [
+    ({"ftc_alpha": -0.1, "against": "base"}, 400, "ftc_alpha", "0"),
+    ({"ftc_alpha": 0.5}, 400, "against", "which"),
+    ({"ftc_alpha": 0.5, "against": "nowhere"}, 404, "against", "nowhere"),
+    ({"against": {"model": "gpt2"}}, 400, "against.model", "family"),
+    ({"against": "base", "writes": [{"site": "blocks.0.hook_mlp_out", "op": "scale", "weight": 0}]}, 400, "writes", "against"),
+])
+def test_scaling_is_refused_by_name(mixed, body, status, field, said):
+    problem(mixed.post("/v1/generate", {"prompt": "x", **body}), status, field=field, said=said)
+
+
+@pytest.mark.parametrize("generate, field", [({"max_tokens": 0}, "generate.max_tokens"), ({"temperature": -1}, "generate.temperature"),
+                                             (3, "generate")])
+def test_generating_is_refused_by_name(mixed, generate, field):
+    problem(mixed.post("/v1/tuco", {"prompts": ["x"], "generate": generate}), 400, field=field)
