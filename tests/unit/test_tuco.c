@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "probes/tuco.h"
+#include "support/families.h"
 #include "support/golden.h"
 #include "support/numbers.h"
 #include "support/reference.h"
@@ -331,6 +332,133 @@ static void test_ends_are_no_layer(void **state)
     golden_close(&g);
 }
 
+/* ---- scripted blocks ------------------------------------------------------------------------------------- */
+
+enum { D = 3 };
+static const float H[D] = {1, -2, 0.5f}, ZERO[D];
+
+static void times(float c, const float *v, float *out)
+{
+    for (int i = 0; i < D; i++) out[i] = c * v[i];
+}
+
+/* What blocks that add view and against, all of it in their MLPs, come to. */
+static struct tuco_layer fed(const float *view, const float *against, double *P, double *F)
+{
+    struct tuco_layer out;
+    tuco_add(&(struct tuco_addends){{ZERO, ZERO}, {view, against}}, D, P, F, &out);
+    return out;
+}
+
+/* TC-4. PTC = 0, 0, h, −h/2 and FTC = h, −h/2, 0, 0: β is 1 in the middle and 1/2 at the end. */
+static void test_scripted_maximum(void **state)
+{
+    (void)state;
+    static const float ptc[] = {0, 0, 1, -0.5f}, ftc[] = {1, -0.5f, 0, 0};
+    static const double beta[] = {1, 1, 1.0 / 3, 0.5};
+    double P[D] = {0}, F[D] = {0}, most = 0;
+    for (int l = 0; l < 4; l++) {
+        float view[D], against[D];
+        times(ptc[l] + ftc[l], H, view);
+        times(ptc[l], H, against);
+        struct tuco_layer n = fed(view, against, P, F);
+        near("beta", n.beta, beta[l], 1e-12);
+        assert_true(n.attn.ptc == 0 && n.attn.ftc == 0 && n.mlp.ptc == n.ptc && n.mlp.ftc == n.ftc);
+        most = fmax(most, n.beta);
+    }
+    assert_true(most == 1 && tuco_ratio(P, F, D, NULL, NULL) == 0.5);
+}
+
+/* TC-5. From x_0 = 0, f_PT = h then x, f_FT = 2h then 0: inside the two differ, and their outputs do not. */
+static void test_scripted_cancelling(void **state)
+{
+    (void)state;
+    double P[D] = {0}, F[D] = {0};
+    float x[D], y[D];
+    times(2, H, x);
+    fed(x, H, P, F);    /* at 0 */
+    fed(ZERO, x, P, F); /* at 2h */
+    for (int i = 0; i < D; i++) assert_true(P[i] == 3 * (double)H[i] && F[i] == -(double)H[i]);
+    assert_true(tuco_ratio(P, F, D, NULL, NULL) == 0.25);
+    times(2, H, y); /* against alone: h, then h again */
+    assert_true(tuco_output_co(x, y, D) == 0 && tuco_output_co(y, H, D) == 0.5 && tuco_output_co(ZERO, ZERO, D) == 0);
+}
+
+/* TC-12. ‖x_L^FT − x_L^PT‖₁ ≤ L·M·(1+B)^L·β/(1−β) where PT's blocks are linear maps and FT's are others. */
+static void test_bound(void **state)
+{
+    (void)state;
+    enum { L = 3 };
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        uint64_t s = seed;
+        double P[D] = {0}, F[D] = {0}, B = 0, M = 0, beta = 0, apart = 0;
+        float pt[L][D][D], ft[L][D][D], x[D], y[D];
+        for (int i = 0; i < D; i++) y[i] = x[i] = (float)uniform(&s, 1);
+        for (int l = 0; l < L; l++)
+            for (int i = 0; i < D * D; i++) {
+                pt[l][i / D][i % D] = (float)uniform(&s, 0.5);
+                ft[l][i / D][i % D] = pt[l][i / D][i % D] + (float)uniform(&s, 0.1);
+            }
+        for (int l = 0; l < L; l++) {
+            float tuned[D] = {0}, before[D] = {0}, alone[D] = {0};
+            for (int c = 0; c < D; c++) {
+                double column = 0;
+                for (int r = 0; r < D; r++) {
+                    column += fabs((double)pt[l][r][c]);
+                    tuned[r] += ft[l][r][c] * x[c], before[r] += pt[l][r][c] * x[c], alone[r] += pt[l][r][c] * y[c];
+                }
+                B = fmax(B, column);
+            }
+            struct tuco_layer n = fed(tuned, before, P, F);
+            M = fmax(M, n.ptc);
+            beta = fmax(beta, n.beta);
+            for (int i = 0; i < D; i++) x[i] += tuned[i], y[i] += alone[i];
+        }
+        for (int i = 0; i < D; i++) apart += fabs((double)x[i] - (double)y[i]);
+        assert_true(apart > 0 && beta > 0 && beta < 1 && apart <= L * M * pow(1 + B, L) * beta / (1 - beta));
+    }
+}
+
+/* ---- FTC scaling ----------------------------------------------------------------------------------------- */
+
+static float *scaled_stream(const struct golden *g, struct view *view, struct view *against, float alpha)
+{
+    struct err e = {0};
+    const struct view_pair pair = {.against = against, .alpha = alpha};
+    uint32_t want[64], n = g->n[0];
+    for (uint32_t i = 0; i < n; i++) want[i] = i;
+    const struct run_input in = {.ids = g->ids[0], .n = n, .want = want, .n_want = n};
+    struct run *r = run_new(view, &in, 1, NULL, &e);
+    must(r && (!against || run_beside(r, &pair, &e)) && STEP_ALL(run_step(r, g->session, &e)), e);
+    float *out = floats((size_t)n * g->model->arch.d_model);
+    memcpy(out, run_final(r, 0), (size_t)n * g->model->arch.d_model * sizeof *out);
+    run_free(r);
+    return out;
+}
+
+/* TC-3. α = 1 is view to the bit, α = 0 against to the bit (they share the embedding); between, neither. */
+static void check_ends(struct golden *g)
+{
+    struct view *v = changed(g, g->view, ROLE_O, 0, 0.2), *both = changed(g, v, ROLE_DOWN, 1, 0.2);
+    size_t bytes = (size_t)g->n[0] * g->model->arch.d_model * sizeof(float);
+    float *view = scaled_stream(g, both, NULL, 1), *against = scaled_stream(g, g->view, NULL, 1),
+          *one = scaled_stream(g, both, g->view, 1), *none = scaled_stream(g, both, g->view, 0),
+          *half = scaled_stream(g, both, g->view, 0.5f);
+    assert_memory_equal(one, view, bytes);
+    assert_memory_equal(none, against, bytes);
+    assert_true(farthest(half, view, bytes / sizeof(float)) > 1e-3 && farthest(half, against, bytes / sizeof(float)) > 1e-3);
+    float *const made[] = {view, against, one, none, half};
+    for (int i = 0; i < 5; i++) mem_drop(made[i]);
+    view_drop(v);
+    view_drop(both);
+}
+
+static void test_ends_of_scaling(void **state)
+{
+    (void)state;
+    families_each(false, check_ends);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -338,6 +466,8 @@ int main(void)
         cmocka_unit_test(test_long_prompt),      cmocka_unit_test(test_same_is_zero),
         cmocka_unit_test(test_single_matrix_edit), cmocka_unit_test(test_ratio),
         cmocka_unit_test(test_range), cmocka_unit_test(test_ends_are_no_layer),
+        cmocka_unit_test(test_scripted_maximum), cmocka_unit_test(test_scripted_cancelling),
+        cmocka_unit_test(test_bound), cmocka_unit_test(test_ends_of_scaling),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
