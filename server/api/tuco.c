@@ -9,6 +9,7 @@
 #include "input.h"
 #include "place.h"
 #include "probes/tuco.h"
+#include "probes/tuco_control.h"
 #include "probes/tuco_decode.h"
 #include "server/clock.h"
 
@@ -22,6 +23,9 @@ struct tuco_work {
     struct tuco *tuco;
     struct decode_request *q; /* [n], where text is generated; else NULL */
     struct tuco_decode *decode; /* after the scores */
+    bool controlled;
+    struct tuco_control_request ask;
+    struct tuco_control *control; /* after the text */
 };
 
 static struct tuco_work *of(struct work *w) { return (struct tuco_work *)w; }
@@ -31,6 +35,7 @@ static void tuco_work_free(struct work *w)
     struct tuco_work *t = of(w);
     tuco_free(t->tuco);
     tuco_decode_free(t->decode);
+    tuco_control_free(t->control);
     for (size_t i = 0; i < t->n; i++) input_release(&t->prompt[i]);
     against_release(&t->against);
     look_release(&t->look);
@@ -52,12 +57,19 @@ static enum step generate_step(struct tuco_work *t, struct session *s, struct er
     return t->decode ? tuco_decode_step(t->decode, s, e) : STEP_FAIL;
 }
 
+static enum step control_step(struct tuco_work *t, struct session *s, struct err *e)
+{
+    if (!t->control) t->control = tuco_control_new(&t->ask, e);
+    return t->control ? tuco_control_step(t->control, s, e) : STEP_FAIL;
+}
+
 static enum step tuco_work_step(struct work *w, struct session *s, struct err *e)
 {
     struct tuco_work *t = of(w);
     if (look_cached(&t->look)) return STEP_DONE;
-    enum step step = t->decode ? STEP_DONE : tuco_step(t->tuco, s, e);
-    if (step == STEP_DONE && t->q) step = generate_step(t, s, e);
+    enum step step = t->decode || t->control ? STEP_DONE : tuco_step(t->tuco, s, e);
+    if (step == STEP_DONE && t->q && !t->control) step = generate_step(t, s, e);
+    if (step == STEP_DONE && t->controlled) step = control_step(t, s, e);
     tell_progress(t);
     return step;
 }
@@ -117,6 +129,22 @@ static void put_score(const struct tuco_work *t, jout *o, size_t i)
     if (t->in[i].pos) jout_u32s(o, "positions", t->in[i].pos, t->in[i].n_pos);
 }
 
+static void put_control(const struct tuco_work *t, jout *parent, size_t i)
+{
+    static const char *const words[TUCO_CONTROLS] = {"random_delta", "random_tokens", "repeated_token"};
+    jout *o = jout_put_object(parent, "control");
+    for (int k = 0; k < TUCO_CONTROLS; k++) {
+        struct tuco_spread s;
+        if (!t->ask.draws[k]) continue;
+        tuco_control_spread(t->control, (enum tuco_control_kind)k, i, tuco_result(t->tuco, i)->tuco, &s);
+        jout *one = jout_put_object(o, words[k]);
+        jout_int(one, "n", (int64_t)s.n);
+        jout_f64(one, "mean", s.mean);
+        jout_f64(one, "sd", s.sd);
+        jout_f64(one, "percentile", s.percentile);
+    }
+}
+
 static void put_checks(const struct tuco_work *t, jout *root)
 {
     double worst = 0;
@@ -140,6 +168,7 @@ static bool tuco_work_finish(struct work *w, struct outcome *o, struct err *e)
         jout *one = jout_put_object(scores, NULL);
         put_score(t, one, i);
         ok = !t->decode || put_generated(t, one, i, e);
+        if (t->control) put_control(t, one, i);
     }
     if (!ok) return jout_free(root), false;
     if (t->look.seed >= 0) jout_int(root, "seed", t->look.seed);
@@ -204,23 +233,40 @@ static bool read_generation(struct tuco_work *t, const struct json *g, struct er
     return true;
 }
 
-/* First the scores, then the text. */
+static bool read_controls(struct tuco_work *t, const struct json *c, struct err *e)
+{
+    enum { MATCHED = 20 };
+    struct look *l = &t->look;
+    if (!c) return true;
+    uint32_t delta = (uint32_t)json_get(c, "random_delta")->integer, matched = json_flag(c, "length_matched", false) ? MATCHED : 0;
+    t->controlled = delta || matched;
+    t->ask = (struct tuco_control_request){.view = l->view.view, .against = t->against.at.view, .in = t->in, .n = t->n,
+                                           .draws = {delta, matched, matched}, .seed = (uint64_t)json_get(c, "seed")->integer};
+    if (!delta) return true;
+    if (t->against.other)
+        return err_field(e, ERR_UNPROCESSABLE, "controls.random_delta", "the views are of two models; what differs is no list of deltas");
+    return tuco_control_tensors(l->view.view, t->against.at.view) ||
+           err_field(e, ERR_UNPROCESSABLE, "controls.random_delta", "no tensor of a layer differs between the views");
+}
+
+/* First the scores, then the text, then the controls. */
 static void plan_all(const struct tuco_work *t, int threads, struct plan *out)
 {
     const struct look *l = &t->look;
     struct plan text = {0};
     tuco_plan(l->view.view, t->against.at.view, t->in, t->n, threads, out);
-    if (!t->q) return;
-    tuco_decode_plan(l->view.view, t->q, t->n, threads, &text);
-    plan_peak(out, &text);
-    for (size_t i = 0; i < t->n; i++) plan_add(out, NEED_ANSWER, (size_t)decode_most(&look_model(l)->arch, &t->q[i]) * 128);
+    if (t->q) tuco_decode_plan(l->view.view, t->q, t->n, threads, &text);
+    if (t->controlled) tuco_control_plan(&t->ask, threads, &text);
+    plan_with(out, &text); /* what was generated is kept */
+    for (size_t i = 0; t->q && i < t->n; i++) plan_add(out, NEED_ANSWER, (size_t)decode_most(&look_model(l)->arch, &t->q[i]) * 128);
 }
 
 static bool prepare(struct tuco_work *t, struct call *c, struct err *e)
 {
     struct look *l = &t->look;
     if (!look_begin(l, c, &ops, e) || !against_read(&t->against, l, c, json_get(l->request, "against"), e) ||
-        !read_prompts(t, l->request, e) || !read_generation(t, json_get(l->request, "generate"), e) || !look_find(l, c, e))
+        !read_prompts(t, l->request, e) || !read_generation(t, json_get(l->request, "generate"), e) ||
+        !read_controls(t, json_get(l->request, "controls"), e) || !look_find(l, c, e))
         return false;
     if (look_cached(l)) return true;
     struct plan plan = {0};

@@ -162,3 +162,40 @@ def test_output_co_is_of_two_runs(daemon, model, edited):
 ])
 def test_details_are_refused_by_name(daemon, body, field, said):
     problem(daemon.post("/v1/tuco", {"prompts": ["x"], **body}), 400, field=field, said=said)
+
+
+def test_controls_are_seeded_and_around_their_draws(daemon, edited):
+    how = {"random_delta": 8, "length_matched": True, "seed": 3}
+    a = ask(daemon, view=edited[0], controls=how)
+    plain = ask(daemon, view=edited[0])
+    assert [s["tuco"] for s in a["scores"]] == [s["tuco"] for s in plain["scores"]] and "control" not in plain["scores"][0]
+    for s in a["scores"]:
+        assert {k: v["n"] for k, v in s["control"].items()} == {"random_delta": 8, "random_tokens": 20, "repeated_token": 20}
+        for spread in s["control"].values():
+            assert 0 < spread["mean"] < 1 and 0 < spread["sd"] < 0.5 and 0 <= spread["percentile"] <= 100
+    again = daemon.post("/v1/tuco", {"prompts": [{"ids": i} for i in IDS], "view": edited[0], "controls": how},
+                        {"Cache-Control": "no-cache"}).json
+    assert [s["control"] for s in again["scores"]] == [s["control"] for s in a["scores"]]
+    other = ask(daemon, view=edited[0], controls={**how, "seed": 4})
+    assert other["scores"][0]["control"] != a["scores"][0]["control"]
+
+
+def test_random_deltas_have_the_norm_of_the_difference(daemon, model, edited):
+    """Their TuCo is what numpy's own noise of that norm gives, on average."""
+    name = "model.layers.2.mlp.down_proj.weight"
+    delta = edited[1].weight[name] - model.weight[name]
+    rng, ids = np.random.default_rng(5), IDS[0]
+    mine = []
+    for _ in range(40):
+        noise = rng.standard_normal(delta.shape)
+        mine.append(tuco(model.edited(name, noise * np.linalg.norm(delta) / np.linalg.norm(noise)), model, ids)[0])
+    got = ask(daemon, view=edited[0], prompts=[{"ids": ids}], controls={"random_delta": 40})["scores"][0]["control"]["random_delta"]
+    error = np.hypot(np.std(mine) / 40 ** 0.5, got["sd"] / 40 ** 0.5)
+    assert abs(got["mean"] - np.mean(mine)) < 4 * error and error < 0.2 * got["mean"]
+
+
+@pytest.mark.parametrize("controls, status, field", [
+    ({"random_delta": 2}, 422, "controls.random_delta"), ({"random_delta": -1}, 400, "controls.random_delta"),
+    ({"length_matched": "yes"}, 400, "controls.length_matched"), ({"seed": -1}, 400, "controls.seed")])
+def test_controls_are_refused_by_name(daemon, controls, status, field):
+    problem(daemon.post("/v1/tuco", {"prompts": ["x"], "view": "base", "controls": controls}), status, field=field)
