@@ -8,6 +8,7 @@
 #include "handlers.h"
 #include "input.h"
 #include "place.h"
+#include "probes/stats.h"
 #include "probes/tuco.h"
 #include "probes/tuco_control.h"
 #include "probes/tuco_decode.h"
@@ -23,6 +24,8 @@ struct tuco_work {
     struct tuco *tuco;
     struct decode_request *q; /* [n], where text is generated; else NULL */
     struct tuco_decode *decode; /* after the scores */
+    const char *label[2]; /* of prompts, in the order they come; NULL: none */
+    bool *first;          /* [n] is it the first label? */
     bool controlled;
     struct tuco_control_request ask;
     struct tuco_control *control; /* after the text */
@@ -156,6 +159,30 @@ static void put_checks(const struct tuco_work *t, jout *root)
     jout_f64(cost, "seconds", (double)(monotonic_us() - t->look.work.started_us) / 1e6);
 }
 
+/* Does TuCo tell the first label's prompts from the second's? Each prompt is a cluster of its own. */
+static bool put_auc(const struct tuco_work *t, jout *root, struct err *e)
+{
+    uint32_t *own = mem_take(t->n, sizeof *own, e);
+    double *score = own ? mem_take(t->n, sizeof *score, e) : NULL;
+    struct draws d = {0};
+    struct estimate auc = {0};
+    for (size_t i = 0; score && i < t->n; i++) own[i] = (uint32_t)i, score[i] = tuco_result(t->tuco, i)->tuco;
+    bool ok = score && draws_make(&d, own, t->n, t->n, 0, e) && stats_auc_over(&d, score, t->first, 0.95, &auc, e);
+    if (ok) {
+        jout *o = jout_put_object(root, "auc");
+        jout_text(o, "higher", t->label[0]);
+        jout_text(o, "lower", t->label[1]);
+        jout_f64(o, "value", auc.value);
+        jout_f64(o, "low", auc.low);
+        jout_f64(o, "high", auc.high);
+        jout_int(o, "n", (int64_t)auc.n);
+    }
+    mem_drop(d.count);
+    mem_drop(score);
+    mem_drop(own);
+    return ok;
+}
+
 static bool tuco_work_finish(struct work *w, struct outcome *o, struct err *e)
 {
     struct tuco_work *t = of(w);
@@ -170,6 +197,7 @@ static bool tuco_work_finish(struct work *w, struct outcome *o, struct err *e)
         ok = !t->decode || put_generated(t, one, i, e);
         if (t->control) put_control(t, one, i);
     }
+    ok = ok && (!t->first || put_auc(t, root, e));
     if (!ok) return jout_free(root), false;
     if (t->look.seed >= 0) jout_int(root, "seed", t->look.seed);
     put_checks(t, root);
@@ -212,6 +240,25 @@ static bool read_prompts(struct tuco_work *t, const struct json *q, struct err *
     }
     t->sublayer = json_is(json_get(q, "detail"), "sublayer");
     return true;
+}
+
+static bool read_labels(struct tuco_work *t, const struct json *labels, struct err *e)
+{
+    size_t i = 0;
+    if (!labels) return true;
+    if (labels->len != t->n)
+        return err_field(e, ERR_INVALID, "labels", "%zu labels of %zu prompts", labels->len, t->n);
+    t->first = arena_take(&t->look.arena, t->n, sizeof *t->first, e);
+    if (!t->first) return false;
+    t->label[0] = labels->child->text;
+    for (const struct json *v = labels->child; v; v = v->next) {
+        t->first[i] = strcmp(v->text, t->label[0]) == 0;
+        if (!t->first[i] && !t->label[1]) t->label[1] = v->text;
+        if (!t->first[i] && strcmp(v->text, t->label[1]) != 0)
+            return err_field(e, ERR_INVALID, "labels", "there are two labels at most, and \"%.64s\" is a third", v->text);
+        i++;
+    }
+    return t->label[1] || err_field(e, ERR_INVALID, "labels", "all prompts have the same label");
 }
 
 static bool read_generation(struct tuco_work *t, const struct json *g, struct err *e)
@@ -257,6 +304,7 @@ static void plan_all(const struct tuco_work *t, int threads, struct plan *out)
     tuco_plan(l->view.view, t->against.at.view, t->in, t->n, threads, out);
     if (t->q) tuco_decode_plan(l->view.view, t->q, t->n, threads, &text);
     if (t->controlled) tuco_control_plan(&t->ask, threads, &text);
+    if (t->first) plan_add(out, NEED_ANSWER, plan_times(t->n + 2, (STATS_DRAWS + 8) * sizeof(uint32_t)));
     plan_with(out, &text); /* what was generated is kept */
     for (size_t i = 0; t->q && i < t->n; i++) plan_add(out, NEED_ANSWER, (size_t)decode_most(&look_model(l)->arch, &t->q[i]) * 128);
 }
@@ -266,7 +314,7 @@ static bool prepare(struct tuco_work *t, struct call *c, struct err *e)
     struct look *l = &t->look;
     if (!look_begin(l, c, &ops, e) || !against_read(&t->against, l, c, json_get(l->request, "against"), e) ||
         !read_prompts(t, l->request, e) || !read_generation(t, json_get(l->request, "generate"), e) ||
-        !read_controls(t, json_get(l->request, "controls"), e) || !look_find(l, c, e))
+        !read_labels(t, json_get(l->request, "labels"), e) || !read_controls(t, json_get(l->request, "controls"), e) || !look_find(l, c, e))
         return false;
     if (look_cached(l)) return true;
     struct plan plan = {0};

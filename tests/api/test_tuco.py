@@ -199,3 +199,31 @@ def test_random_deltas_have_the_norm_of_the_difference(daemon, model, edited):
     ({"length_matched": "yes"}, 400, "controls.length_matched"), ({"seed": -1}, 400, "controls.seed")])
 def test_controls_are_refused_by_name(daemon, controls, status, field):
     problem(daemon.post("/v1/tuco", {"prompts": ["x"], "view": "base", "controls": controls}), status, field=field)
+
+
+def test_auc_between_two_labels(daemon, edited):
+    rng = np.random.default_rng(9)
+    prompts = [{"ids": [int(x) for x in rng.integers(3, 300, 1 + i % 7)]} for i in range(60)]
+    labels = ["b" if i % 7 < 3 else "a" for i in range(60)]
+    a = ask(daemon, view=edited[0], prompts=prompts, labels=labels)
+    score, is_b = np.array([s["tuco"] for s in a["scores"]]), np.array([x == "b" for x in labels])
+
+    def auc(score, member):
+        pairs = score[member][:, None] - score[~member][None, :]
+        return np.mean((pairs > 0) + 0.5 * (pairs == 0))
+
+    got = a["auc"]
+    assert (got["higher"], got["lower"], got["n"]) == ("b", "a", 60)
+    assert got["value"] == pytest.approx(auc(score, is_b), abs=1e-12)
+    draws = []
+    for _ in range(2000):
+        at = rng.integers(0, 60, 60)
+        draws.append(auc(score[at], is_b[at]))
+    assert np.allclose([got["low"], got["high"]], np.percentile(draws, [2.5, 97.5]), atol=0.03)
+    assert "auc" not in ask(daemon, view=edited[0], prompts=prompts[:2])
+
+
+@pytest.mark.parametrize("labels, said", [(["a"] * 2, "same"), (["a", "b", "b"], "3 labels"), (["a", 1], "")])
+def test_labels_are_refused_by_name(daemon, labels, said):
+    a = daemon.post("/v1/tuco", {"prompts": ["x", "y"], "labels": labels})
+    assert a.status == 400 and a.json["field"].startswith("labels") and said in a.json["detail"], a
