@@ -264,20 +264,29 @@ static bool queries_and_keys(struct block *b, const struct layer_weights *w, str
     return true;
 }
 
-bool block_attention(struct block *b, struct err *e)
+size_t block_qkv_width(const struct arch *a) { return block_widths(a).qkv; }
+
+bool block_keys(struct block *b, struct err *e)
 {
-    const struct arch *a = block_arch(b);
     struct layer_weights w = view_layer(b->view, b->layer);
-    struct widths n = block_widths(a);
-    block_fire(b, HOOK_RESID_PRE, b->x, n.d);
+    block_fire(b, HOOK_RESID_PRE, b->x, block_widths(block_arch(b)).d);
     if (!queries_and_keys(b, &w, e)) return false;
     keep(b);
+    return true;
+}
+
+bool block_attend(struct block *b, struct err *e)
+{
+    const struct arch *a = block_arch(b);
+    struct widths n = block_widths(a);
     bool listens = block_listens(b, HOOK_PATTERN) || block_listens(b, HOOK_ATTN_SCORES);
     struct attention at = {a, b->span, b->n_spans, b->layer, b->rows.qkv, b->rows.z, listens ? b->taps : NULL};
     if (!attention_forward(&at, b->session->par, &b->session->attention, e)) return false;
     block_fire(b, HOOK_Z, b->rows.z, n.z);
     return true;
 }
+
+bool block_attention(struct block *b, struct err *e) { return block_keys(b, e) && block_attend(b, e); }
 
 bool block_project(struct block *b, struct err *e)
 {

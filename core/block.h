@@ -35,6 +35,7 @@ struct block_rows { /* activations of R rows in one block; b: branches of the ML
     float *raw_attn, *raw_mlp; /* [R][d], before the post-norms; NULL without */
 };
 size_t block_rows_floats(const struct arch *a, size_t rows);
+size_t block_qkv_width(const struct arch *a); /* floats of a row of qkv */
 /* Lay the buffers out in `memory` of block_rows_floats(a, rows). */
 void block_rows_place(const struct arch *a, size_t rows, float *memory, struct block_rows *out);
 
@@ -50,6 +51,9 @@ struct block {
     struct block_rows rows;
 };
 
+/* The first of the three in two: rows.qkv from x, kept in the spans' caches; z from rows.qkv. */
+bool block_keys(struct block *b, struct err *e) MUST_CHECK;
+bool block_attend(struct block *b, struct err *e) MUST_CHECK;
 bool block_attention(struct block *b, struct err *e) MUST_CHECK;
 bool block_project(struct block *b, struct err *e) MUST_CHECK;
 bool block_mlp(struct block *b, struct err *e) MUST_CHECK;

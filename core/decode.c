@@ -17,6 +17,7 @@ struct place { /* a row of the run's results */
 
 struct decoder {
     struct view *view;
+    const struct view_pair *pair; /* or NULL */
     struct taps *taps;
     const struct decode_request *q;
     struct decode_result *result;
@@ -93,6 +94,16 @@ void decoder_plan(const struct arch *a, const struct decode_request *q, size_t n
     run_plan(&prompts, a, threads, p);
 }
 
+void decoder_plan_beside(const struct arch *a, const struct decode_request *q, size_t n, bool terms, struct plan *p)
+{
+    struct run_size prompts = {0};
+    for (size_t i = 0; i < n; i++) run_size_add(&prompts, 0, q[i].n_prompt, 1, q[i].max_tokens > 1);
+    plan_add(p, NEED_CACHES, caches_bytes(a, q, n));
+    run_plan_beside(&prompts, a, terms, true, p);
+}
+
+void decoder_beside(struct decoder *d, const struct view_pair *p) { d->pair = p; }
+
 struct decoder *decoder_new(struct view *v, const struct decode_request *q, size_t n,
                             struct taps *taps, struct err *e)
 {
@@ -134,6 +145,7 @@ void decoder_free(struct decoder *d)
         logprobs_release(&r->prompt);
         logprobs_release(&r->tokens);
         kv_free(r->kv);
+        kv_free(r->kv_against);
     }
     void *const parts[] = {d->result, d->input, d->of, d->live, d->leader, d->input_of, d->last, d->position, d->rows};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) mem_drop(parts[i]);
@@ -171,7 +183,10 @@ static void begin_one(struct decoder *d, size_t i, bool follows)
         return;
     }
     /* Nobody attends to the one token of a sequence that ends with it. */
-    if (!follows && q->max_tokens > 1) r->kv = kv_new(&view_model(d->view)->arch);
+    if (!follows && q->max_tokens > 1) {
+        r->kv = kv_new(&view_model(d->view)->arch);
+        r->kv_against = d->pair ? kv_new(&view_model(d->view)->arch) : NULL;
+    }
     d->live[d->n_live++] = i;
 }
 
@@ -192,7 +207,7 @@ static void add_input(struct decoder *d, size_t i)
 {
     const struct decode_request *q = &d->q[i];
     struct run_input *in = &d->input[d->n_inputs];
-    *in = (struct run_input){.kv = d->result[i].kv, .seq = (uint32_t)i, .ids = &d->last[i], .n = 1};
+    *in = (struct run_input){.kv = d->result[i].kv, .kv_against = d->result[i].kv_against, .seq = (uint32_t)i, .ids = &d->last[i], .n = 1};
     if (reads_prompt(d, i)) {
         in->ids = q->prompt;
         in->n = fed(q);
@@ -214,7 +229,7 @@ static bool begin(struct decoder *d, struct err *e)
     }
     if (!d->n_inputs) return true;
     d->run = run_new(d->view, d->input, d->n_inputs, d->taps, e);
-    return d->run != NULL;
+    return d->run && (!d->pair || run_beside(d->run, d->pair, e));
 }
 
 /* The earliest stop string in text[from…]; from starts a little before the newest piece. */
@@ -331,6 +346,9 @@ static bool follow(struct decoder *d, struct err *e)
         if (!reads_prompt(d, i) || leader == i || !d->result[leader].kv) continue;
         d->result[i].kv = kv_fork(d->result[leader].kv, d->q[i].n_prompt, e);
         if (!d->result[i].kv) return false;
+        if (!d->pair) continue;
+        d->result[i].kv_against = kv_fork(d->result[leader].kv_against, d->q[i].n_prompt, e);
+        if (!d->result[i].kv_against) return false;
     }
     return true;
 }
@@ -365,7 +383,8 @@ static void retire(struct decoder *d)
             d->live[n_live++] = d->live[k];
         } else {
             kv_free(r->kv);
-            r->kv = NULL;
+            kv_free(r->kv_against);
+            r->kv = r->kv_against = NULL;
         }
     }
     d->n_live = n_live;

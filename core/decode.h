@@ -50,7 +50,7 @@ struct decode_result {
     struct logprobs prompt;  /* score_prompt: places 1 … n_prompt − 1 of the prompt */
     struct logprobs tokens;  /* score_tokens: as many as ids */
     struct random random;
-    struct kv *kv;           /* while it goes on */
+    struct kv *kv, *kv_against; /* while it goes on; the second over a pair of views */
 };
 
 /* Tokens it may generate at most: max_tokens, or what the context has room for; of a prompt that fills it, one. */
@@ -59,9 +59,15 @@ uint32_t decode_most(const struct arch *a, const struct decode_request *q);
 /* Caches and logits of the sequences that live at a time, and their runs. */
 void decoder_plan(const struct arch *a, const struct decode_request *q, size_t n, int threads, struct plan *p);
 
+/* What decoding over a pair takes besides; terms: they are told. */
+void decoder_plan_beside(const struct arch *a, const struct decode_request *q, size_t n, bool terms, struct plan *p);
+
 struct decoder;
 struct decoder *decoder_new(struct view *v, const struct decode_request *q, size_t n,
                             struct taps *taps, struct err *e) MUST_CHECK;
+/* Before the first step: over a pair of views (core/pair.h), borrowed. Its rows are named by `seq`, the request's
+ * number; wanted are those that say the next token, and of a prompt that is scored all. */
+void decoder_beside(struct decoder *d, const struct view_pair *p);
 enum step decoder_step(struct decoder *d, struct session *s, struct err *e);
 void decoder_free(struct decoder *d);
 const struct decode_result *decoder_result(const struct decoder *d, size_t i);

@@ -39,6 +39,8 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
 }
 
+bool role_of_layers(enum role r) { return roles[r].per_layer; }
+
 static size_t slot(enum role r, uint32_t layer) { return roles[r].per_layer ? layer + 1 : 0; }
 
 static const struct tensor_name *name_of(const struct model *m, enum role r)

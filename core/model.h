@@ -71,5 +71,6 @@ void model_drop(struct model *m);
 /* Index of the tensor of that name or role; false when there is none (a tied head has none). */
 bool model_find(const struct model *m, const char *name, size_t *index);
 bool model_role(const struct model *m, enum role role, uint32_t layer, size_t *index);
+bool role_of_layers(enum role r); /* not of the model's ends */
 
 #endif

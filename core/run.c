@@ -8,11 +8,22 @@
 
 struct state { /* of one input */
     struct run_input in;
-    struct kv *own_kv;   /* made here because the input spans chunks */
+    struct kv *own_kv;   /* made here because the input spans chunks, or a pair needs it */
+    struct kv *own_against;
     uint32_t start;      /* positions in its cache before this run */
     uint32_t fed;        /* ids already in finished chunks */
     float *final;        /* [n_want][d] */
     size_t n_final;
+};
+
+struct beside { /* a run over a pair */
+    const struct view_pair *pair; /* NULL: over one view */
+    bool few, some;          /* asked rows apart (core/pair.h); not all layers are shared */
+    struct span *span;       /* [n_inputs] of the other view */
+    struct pair_row *row;    /* asked rows of the chunk */
+    size_t n_rows;
+    struct span *apart;
+    float *memory;
 };
 
 struct run {
@@ -26,9 +37,11 @@ struct run {
     size_t n_spans, next_input; /* next_input: first not wholly fed */
     uint32_t n_rows, layer, n_layers; /* of the chunk; n_layers: how many are run */
     size_t done, total;
+    struct beside beside;
 };
 
 static struct kv *cache(const struct state *s) { return s->in.kv ? s->in.kv : s->own_kv; }
+static struct kv *cache_against(const struct state *s) { return s->in.kv_against ? s->in.kv_against : s->own_against; }
 
 void run_size_add(struct run_size *s, size_t past, size_t n, size_t n_want, bool cached)
 {
@@ -56,6 +69,20 @@ void run_plan(const struct run_size *s, const struct arch *a, int threads, struc
     if (s->rows > RUN_ROWS) /* one that the chunk goes on with, and one that goes on in the next */
         plan_add(p, NEED_CACHES, plan_sum(kv_bytes(a, s->cut[0]), kv_bytes(a, s->cut[1])));
     plan_add(p, NEED_SCRATCH, session_bytes(a, rows, s->longest, threads));
+}
+
+/* Of so many rows the asked ones are few enough to be run apart. */
+static bool are_few(size_t wanted, size_t rows, bool terms, bool some) { return terms && some && 2 * wanted <= rows; }
+
+void run_plan_beside(const struct run_size *s, const struct arch *a, bool terms, bool some, struct plan *p)
+{
+    size_t rows = s->rows < RUN_ROWS ? s->rows : RUN_ROWS, asked = s->wanted < rows ? s->wanted : rows;
+    bool few = are_few(s->wanted, s->rows, terms, some), cut = s->rows > RUN_ROWS;
+    size_t caches = plan_sum(kv_bytes(a, s->cut[0]), kv_bytes(a, s->cut[1]));
+    if (few && !cut) plan_add(p, NEED_CACHES, caches); /* else they are in run_plan */
+    if (some && (few || cut)) plan_add(p, NEED_CACHES, caches);
+    plan_add(p, NEED_STREAM, mem_floats_bytes(pair_floats(a, rows, terms ? asked : 0, few)));
+    plan_add(p, NEED_STREAM, asked * (sizeof(struct pair_row) + sizeof(struct span)) + sizeof(struct span));
 }
 
 struct run *run_new(struct view *v, const struct run_input *in, size_t n, struct taps *taps,
@@ -93,11 +120,38 @@ void run_stop_before(struct run *r, uint32_t layer)
     r->n_layers = layer;
 }
 
+bool run_beside(struct run *r, const struct view_pair *p, struct err *e)
+{
+    struct beside *b = &r->beside;
+    const struct arch *a = &view_model(r->view)->arch;
+    size_t rows = r->total / a->n_layers, wanted = 0;
+    assert(r->done == 0 && r->n_rows == 0 && (!p->terms || p->alpha == 1.0f));
+    for (size_t i = 0; i < r->n_inputs; i++) {
+        struct state *s = &r->input[i];
+        assert(!s->in.kv == !s->in.kv_against);
+        wanted += s->in.n_want;
+        if (s->in.kv_against && !kv_reserve(s->in.kv_against, s->start + s->in.n, e)) return false;
+    }
+    b->some = !pair_shares_all(r->view, p->against);
+    b->few = are_few(wanted, rows, p->terms != NULL, b->some);
+    if (rows > RUN_ROWS) rows = RUN_ROWS;
+    if (wanted > rows) wanted = rows;
+    b->span = mem_take(r->n_inputs, sizeof *b->span, e);
+    b->row = mem_take(wanted, sizeof *b->row, e);
+    b->apart = mem_take(wanted, sizeof *b->apart, e);
+    b->memory = mem_floats(pair_floats(a, rows, p->terms ? wanted : 0, b->few), e);
+    b->pair = p;
+    return b->span && b->row && b->apart && b->memory;
+}
+
 void run_free(struct run *r)
 {
     if (!r) return;
+    void *const parts[] = {r->beside.span, r->beside.row, r->beside.apart, r->beside.memory};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) mem_drop(parts[i]);
     for (size_t i = 0; r->input && i < r->n_inputs; i++) {
         kv_free(r->input[i].own_kv);
+        kv_free(r->input[i].own_against);
         mem_drop(r->input[i].final);
     }
     mem_drop(r->input);
@@ -108,12 +162,30 @@ void run_free(struct run *r)
     mem_drop(r);
 }
 
-/* A sequence cut by the end of the chunk needs a cache to go on from. */
+/* A sequence cut by the end of the chunk needs a cache to go on from; rows that are run apart read it. */
 static bool ensure_cache(struct run *r, struct state *s, uint32_t rows, struct err *e)
 {
-    if (cache(s) || s->fed + rows == s->in.n) return true;
+    if (cache(s) || (s->fed + rows == s->in.n && !r->beside.few)) return true;
     s->own_kv = kv_new(&view_model(r->view)->arch);
-    return kv_reserve(s->own_kv, s->in.n, e);
+    if (!kv_reserve(s->own_kv, s->in.n, e)) return false;
+    if (!r->beside.some) return true;
+    s->own_against = kv_new(&view_model(r->view)->arch);
+    return kv_reserve(s->own_against, s->in.n, e);
+}
+
+/* The other view's spans, and the rows of the chunk that were asked for. */
+static void place_beside(struct run *r)
+{
+    struct beside *b = &r->beside;
+    b->n_rows = 0;
+    for (size_t i = 0; b->pair && i < r->n_spans; i++) {
+        const struct state *s = r->of[i];
+        const struct span *at = &r->span[i];
+        b->span[i] = *at;
+        b->span[i].past = b->span[i].keep = cache_against(s);
+        for (size_t k = s->n_final; b->pair->terms && k < s->in.n_want && s->in.want[k] < s->fed + at->n_rows; k++)
+            b->row[b->n_rows++] = (struct pair_row){at->first_row + s->in.want[k] - s->fed, s->in.seq, s->start + s->in.want[k], k};
+    }
 }
 
 /* Pack the next sequences, or the next part of one, into the chunk. */
@@ -135,6 +207,7 @@ static bool begin_chunk(struct run *r, struct session *session, struct err *e)
             return false;
         r->n_rows += rows;
     }
+    place_beside(r);
     return true;
 }
 
@@ -151,13 +224,24 @@ static void end_chunk(struct run *r)
         }
         s->fed += sp->n_rows;
         if (sp->keep) kv_commit(sp->keep, s->start + s->fed);
+        if (r->beside.pair && cache_against(s)) kv_commit(cache_against(s), s->start + s->fed);
         if (s->fed < s->in.n) continue;
         kv_free(s->own_kv); /* wholly read: nobody attends to it any more */
-        s->own_kv = NULL;
+        kv_free(s->own_against);
+        s->own_kv = s->own_against = NULL;
     }
     while (r->next_input < r->n_inputs && r->input[r->next_input].fed == r->input[r->next_input].in.n)
         r->next_input++;
     r->n_rows = 0;
+}
+
+static bool run_layer(struct run *r, struct block *b, struct err *e)
+{
+    const struct beside *o = &r->beside;
+    if (!o->pair) return block_forward(b, e);
+    const struct pair_pass pass = {.pair = o->pair, .view = b, .against = o->span, .row = o->row, .n_rows = o->n_rows,
+                                   .few = o->few, .apart = o->apart, .memory = o->memory};
+    return pair_forward(&pass, e);
 }
 
 enum step run_step(struct run *r, struct session *s, struct err *e)
@@ -172,7 +256,7 @@ enum step run_step(struct run *r, struct session *s, struct err *e)
     float *memory = session_scratch(s, block_rows_floats(a, r->n_rows), e);
     if (!memory) return STEP_FAIL;
     block_rows_place(a, r->n_rows, memory, &b.rows);
-    if (!block_forward(&b, e)) return STEP_FAIL;
+    if (!run_layer(r, &b, e)) return STEP_FAIL;
     r->done += r->n_rows;
     if (++r->layer == r->n_layers) end_chunk(r);
     return r->done == r->total ? STEP_DONE : STEP_MORE;

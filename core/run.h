@@ -16,6 +16,7 @@
 
 #include "session.h"
 #include "core/base/step.h"
+#include "pair.h"
 #include "plan.h"
 #include "view.h"
 
@@ -25,6 +26,7 @@ struct run_input {
     const uint32_t *ids;
     uint32_t n;
     struct kv *kv;         /* or NULL */
+    struct kv *kv_against; /* of a run over a pair: as kv, of the other view */
     uint32_t seq;          /* its number for taps */
     const uint32_t *want;  /* ascending positions, counted from the first id of this run */
     size_t n_want;
@@ -41,11 +43,17 @@ double run_flops(const struct arch *a, double n);
 /* Stream, results, caches of its own, the session's scratch. */
 void run_plan(const struct run_size *s, const struct arch *a, int threads, struct plan *p);
 
+/* What a run over a pair takes besides; some: not all layers are shared. Exact for at most two inputs without caches. */
+void run_plan_beside(const struct run_size *s, const struct arch *a, bool terms, bool some, struct plan *p);
+
 struct run;
 struct run *run_new(struct view *v, const struct run_input *in, size_t n, struct taps *taps,
                     struct err *e) MUST_CHECK;
 /* Before the first step: leave out the layers from `layer` on, when only taps below are wanted. */
 void run_stop_before(struct run *r, uint32_t layer);
+/* Before the first step: run over a pair, this view and another; borrowed. Wanted positions are those whose terms
+ * are told. */
+bool run_beside(struct run *r, const struct view_pair *p, struct err *e) MUST_CHECK;
 enum step run_step(struct run *r, struct session *s, struct err *e);
 void run_free(struct run *r);
 

@@ -227,8 +227,10 @@ struct layer_weights view_layer(const struct view *v, uint32_t layer)
 bool view_same_layer(const struct view *a, const struct view *b, uint32_t layer)
 {
     bool same = a->model == b->model;
-    for (size_t i = 0; same && i < a->model->n_tensors; i++)
-        same = a->model->tensors[i].layer != layer || a->overlay[i] == b->overlay[i];
+    for (size_t i = 0; same && i < a->model->n_tensors; i++) {
+        const struct tensor *t = &a->model->tensors[i];
+        same = !role_of_layers(t->role) || t->layer != layer || a->overlay[i] == b->overlay[i];
+    }
     return same;
 }
 

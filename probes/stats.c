@@ -166,3 +166,37 @@ bool stats_auc(const double *score, const bool *member, size_t n, double *auc, s
     mem_drop(memory);
     return ok;
 }
+
+/* Of members sorted by value, each counted as often as its cluster was drawn: pairs won, ties by half. */
+static double auc_of_draw(const struct draws *d, const uint32_t *count, const struct ranked *by, size_t n, const bool *member)
+{
+    double in = 0, out = 0, won = 0;
+    for (size_t i = 0, to; i < n; i = to) {
+        double tied[2] = {0};
+        for (to = i; to < n && by[to].value == by[i].value; to++) tied[member[by[to].at]] += count[d->cluster[by[to].at]];
+        won += tied[1] * (out + tied[0] / 2);
+        in += tied[1];
+        out += tied[0];
+    }
+    return in > 0 && out > 0 ? won / (in * out) : (double)NAN;
+}
+
+bool stats_auc_over(const struct draws *d, const double *score, const bool *member, double level, struct estimate *out,
+                    struct err *e)
+{
+    struct ranked *by = mem_take(d->n + 1, sizeof *by, e);
+    double *draw = by ? mem_take(STATS_DRAWS, sizeof *draw, e) : NULL;
+    size_t n = 0;
+    bool ok = draw && stats_auc(score, member, d->n, &out->value, e);
+    for (size_t i = 0; ok && i < d->n; i++)
+        if (!isnan(score[i])) by[n++] = (struct ranked){score[i], i};
+    if (ok) {
+        out->n = n;
+        qsort(by, n, sizeof *by, by_rank);
+        for (size_t k = 0; k < STATS_DRAWS; k++) draw[k] = auc_of_draw(d, d->count + k * d->n_clusters, by, n, member);
+        interval(draw, STATS_DRAWS, level, out);
+    }
+    mem_drop(draw);
+    mem_drop(by);
+    return ok;
+}

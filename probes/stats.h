@@ -43,5 +43,8 @@ bool stats_ratio(const struct draws *d, const double *x, const double *y, size_t
 bool stats_spearman(const double *x, const double *y, size_t n, double *rho, struct err *e) MUST_CHECK;
 /* Probability that a member counts above a non-member, ties by half; NaN where one kind is absent. */
 bool stats_auc(const double *score, const bool *member, size_t n, double *auc, struct err *e) MUST_CHECK;
+/* The same with its interval over the draws; those without one kind are left out. */
+bool stats_auc_over(const struct draws *d, const double *score, const bool *member, double level, struct estimate *out,
+                    struct err *e) MUST_CHECK;
 
 #endif

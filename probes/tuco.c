@@ -4,85 +4,97 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/block.h"
 #include "core/head.h"
 
 struct tuco {
     struct view *view, *against;
+    struct view_pair pair;
     const struct tuco_input *in;
     struct tuco_score *score;
     size_t n, at;           /* prompts, the one in hand */
-    uint32_t layer, row;    /* of the prompt; first position of the rows in hand */
-    struct kv *kv, *kv_against; /* this layer's, of the rows before; prompts that fit one step have none */
-    float *x, *y;           /* [n][d] stream, and a copy for the other view's block */
-    float *add[4];          /* attn_out, mlp_out of view, then of against: [n][d] */
-    double *ptc, *ftc;      /* [rows][d] sums over layers of the reported positions */
+    struct run *run;        /* of it: over the pair, then of against alone */
+    bool second;
+    uint32_t *want;         /* positions of the run; the last is among them */
+    size_t n_want;
+    double *ptc, *ftc;      /* [n_want][d] sums over layers */
+    struct tuco_norms *sequence; /* [L] of the sums of all positions up to a layer */
     double *start;          /* [d] x_0 of the last position */
-    size_t done, total;
+    float *final;           /* [d] x_L of the last position */
+    size_t done, total;     /* rows times layers */
 };
 
 static const struct arch *arch_of(const struct tuco *t) { return &view_model(t->view)->arch; }
 
-void tuco_plan(const struct arch *a, const struct tuco_input *in, size_t n, int threads, struct plan *p)
+/* Positions a run is asked for: those of the request, and the last. */
+static size_t wanted(const struct tuco_input *in)
 {
+    if (in->all_positions) return in->n;
+    return in->n_pos + (in->n_pos == 0 || in->pos[in->n_pos - 1] != in->n - 1);
+}
+
+static size_t reported(const struct tuco_input *in) { return in->all_positions ? in->n : in->n_pos; }
+
+void tuco_plan(const struct view *view, const struct view *against, const struct tuco_input *in, size_t n, int threads,
+               struct plan *p)
+{
+    const struct arch *a = &view_model(view)->arch;
+    const bool some = !pair_shares_all(view, against);
     struct plan most = {0};
     for (size_t i = 0; i < n; i++) {
         struct plan one = {0};
-        size_t length = in[i].n, reported = in[i].all_positions ? length : 1, d = a->d_model;
-        plan_add(&one, NEED_STREAM, 6 * mem_floats_bytes(length * d)); /* x, y and four addends */
-        plan_add(&one, NEED_CAPTURES, (2 * reported + 1) * d * sizeof(double));
-        if (length > RUN_ROWS) plan_add(&one, NEED_CACHES, 2 * kv_bytes(a, length));
-        plan_add(&one, NEED_SCRATCH, session_bytes(a, length < RUN_ROWS ? length : RUN_ROWS, length, threads));
+        struct run_size size = {0};
+        size_t d = a->d_model;
+        run_size_add(&size, 0, in[i].n, wanted(&in[i]), false);
+        run_plan(&size, a, threads, &one);
+        run_plan_beside(&size, a, true, some, &one);
+        plan_add(&one, NEED_CAPTURES, (2 * wanted(&in[i]) + 2) * d * sizeof(double) + a->n_layers * sizeof(struct tuco_norms) + wanted(&in[i]) * sizeof(uint32_t));
         plan_peak(&most, &one);
-        plan_add(p, NEED_ANSWER, (2 * (size_t)a->n_layers + reported) * (sizeof(double) + 64)); /* and its text */
+        plan_add(p, NEED_ANSWER, (7 * (size_t)a->n_layers + reported(&in[i])) * (sizeof(double) + 64)); /* and its text */
     }
     plan_with(p, &most);
+}
+
+static void tell(void *ctx, const struct pair_terms *terms);
+
+static bool make_score(const struct tuco *t, const struct tuco_input *in, struct tuco_score *out, struct err *e)
+{
+    out->n_positions = reported(in);
+    out->layer = mem_take(arch_of(t)->n_layers, sizeof *out->layer, e);
+    out->position = out->n_positions ? mem_take(out->n_positions, sizeof *out->position, e) : NULL;
+    return out->layer && (out->position || !out->n_positions);
 }
 
 struct tuco *tuco_new(struct view *view, struct view *against, const struct tuco_input *in, size_t n,
                       struct err *e)
 {
-    assert(view_model(view) == view_model(against));
+    assert(!arch_differs(&view_model(view)->arch, &view_model(against)->arch));
     struct tuco *t = mem_new(sizeof *t);
     t->view = view_retain(view);
     t->against = view_retain(against);
+    t->pair = (struct view_pair){.against = against, .alpha = 1.0f, .terms = tell, .ctx = t};
     t->in = in;
     t->n = n;
     t->score = mem_take(n, sizeof *t->score, e);
-    for (size_t i = 0; t->score && i < n; i++) {
-        size_t L = arch_of(t)->n_layers;
-        t->total += L;
-        t->score[i].layer_ptc = mem_take(L, sizeof(double), e);
-        t->score[i].layer_ftc = mem_take(L, sizeof(double), e);
-        t->score[i].position = in[i].all_positions ? mem_take(in[i].n, sizeof(double), e) : NULL;
-        if (!t->score[i].layer_ptc || !t->score[i].layer_ftc ||
-            (in[i].all_positions && !t->score[i].position)) {
-            tuco_free(t);
-            return NULL;
-        }
+    bool ok = t->score != NULL;
+    for (size_t i = 0; ok && i < n; i++) {
+        t->total += (size_t)arch_of(t)->n_layers * in[i].n * (in[i].output_co ? 2 : 1);
+        ok = make_score(t, &in[i], &t->score[i], e);
     }
-    if (t->score) return t;
+    if (ok) return t;
     tuco_free(t);
     return NULL;
 }
 
-static void drop_caches(struct tuco *t)
-{
-    kv_free(t->kv);
-    kv_free(t->kv_against);
-    t->kv = t->kv_against = NULL;
-}
-
 static void drop_prompt(struct tuco *t)
 {
-    drop_caches(t);
-    mem_drop(t->x), mem_drop(t->y), mem_drop(t->ptc), mem_drop(t->ftc), mem_drop(t->start);
-    t->x = t->y = NULL;
+    run_free(t->run);
+    void *const parts[] = {t->want, t->ptc, t->ftc, t->sequence, t->start, t->final};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) mem_drop(parts[i]);
+    t->run = NULL;
+    t->want = NULL;
     t->ptc = t->ftc = t->start = NULL;
-    for (int i = 0; i < 4; i++) {
-        mem_drop(t->add[i]);
-        t->add[i] = NULL;
-    }
+    t->sequence = NULL;
+    t->final = NULL;
 }
 
 void tuco_free(struct tuco *t)
@@ -90,8 +102,7 @@ void tuco_free(struct tuco *t)
     if (!t) return;
     drop_prompt(t);
     for (size_t i = 0; t->score && i < t->n; i++) {
-        mem_drop(t->score[i].layer_ptc);
-        mem_drop(t->score[i].layer_ftc);
+        mem_drop(t->score[i].layer);
         mem_drop(t->score[i].position);
     }
     mem_drop(t->score);
@@ -100,136 +111,112 @@ void tuco_free(struct tuco *t)
     mem_drop(t);
 }
 
-/* Reported positions: all, or only the last. */
-static uint32_t first_reported(const struct tuco *t)
+/* ---- one prompt ------------------------------------------------------------------------------------- */
+
+static bool list_wanted(struct tuco *t, const struct tuco_input *in, struct err *e)
 {
-    return t->in[t->at].all_positions ? 0 : t->in[t->at].n - 1;
+    t->n_want = wanted(in);
+    t->want = mem_take(t->n_want, sizeof *t->want, e);
+    for (size_t i = 0; t->want && i < t->n_want; i++)
+        t->want[i] = in->all_positions ? (uint32_t)i : i < in->n_pos ? in->pos[i] : in->n - 1;
+    return t->want != NULL;
+}
+
+/* x_0 of the last position: what P + F start from. */
+static bool read_start(struct tuco *t, struct session *s, const struct tuco_input *in, struct err *e)
+{
+    if (!embed(s, t->view, in->ids + in->n - 1, 1, in->n - 1, NULL, 0, t->final, e)) return false;
+    for (size_t i = 0; i < arch_of(t)->d_model; i++) t->start[i] = (double)t->final[i];
+    return true;
+}
+
+static bool begin_run(struct tuco *t, struct view *v, const uint32_t *want, size_t n_want, struct err *e)
+{
+    const struct tuco_input *in = &t->in[t->at];
+    const struct run_input one = {.ids = in->ids, .n = in->n, .want = want, .n_want = n_want};
+    run_free(t->run);
+    t->run = run_new(v, &one, 1, NULL, e);
+    return t->run != NULL;
 }
 
 static bool begin_prompt(struct tuco *t, struct session *s, struct err *e)
 {
     const struct tuco_input *in = &t->in[t->at];
-    size_t d = arch_of(t)->d_model, floats = (size_t)in->n * d, rows = in->n - first_reported(t);
-    t->layer = t->row = 0;
-    t->x = mem_floats(floats, e);
-    t->y = mem_floats(floats, e);
-    t->ptc = mem_take(rows * d, sizeof *t->ptc, e);
-    t->ftc = mem_take(rows * d, sizeof *t->ftc, e);
+    size_t d = arch_of(t)->d_model;
+    if (!list_wanted(t, in, e)) return false;
+    t->second = false;
+    t->ptc = mem_take(t->n_want * d, sizeof *t->ptc, e);
+    t->ftc = mem_take(t->n_want * d, sizeof *t->ftc, e);
+    t->sequence = mem_take(arch_of(t)->n_layers, sizeof *t->sequence, e);
     t->start = mem_take(d, sizeof *t->start, e);
-    bool ok = t->x && t->y && t->ptc && t->ftc && t->start;
-    for (int i = 0; i < 4 && ok; i++) ok = (t->add[i] = mem_floats(floats, e)) != NULL;
-    if (!ok) return false;
-    if (!embed(s, t->view, in->ids, in->n, 0, NULL, 0, t->x, e)) return false;
-    for (size_t i = 0; i < d; i++) t->start[i] = (double)t->x[floats - d + i];
-    return true;
+    t->final = mem_floats(d, e);
+    return t->ptc && t->ftc && t->sequence && t->start && t->final && read_start(t, s, in, e) &&
+           begin_run(t, t->view, t->want, t->n_want, e) && run_beside(t->run, &t->pair, e);
 }
 
-/* Rows in hand: [row, row + step_rows) of the prompt. */
-static uint32_t step_rows(const struct tuco *t)
+static void tell(void *ctx, const struct pair_terms *terms)
 {
-    uint32_t left = t->in[t->at].n - t->row;
-    return left < RUN_ROWS ? left : RUN_ROWS;
-}
-
-/* One block of one view on the rows in hand of x, its two addends captured at their positions. */
-static bool evaluate(struct tuco *t, struct view *v, float *x, float **add, struct kv *kv, struct session *s,
-                     struct err *e)
-{
-    const struct arch *a = arch_of(t);
-    uint32_t n = step_rows(t);
-    struct tap tap[2] = {
-        {.site = {HOOK_ATTN_OUT, t->layer}, .op = TAP_READ, .every_pos = true, .dst = add[0]},
-        {.site = {HOOK_MLP_OUT, t->layer}, .op = TAP_READ, .every_pos = true, .dst = add[1]}};
-    struct taps taps = {tap, 2};
-    struct span span = {.n_rows = n, .past = kv, .past_len = t->row, .keep = kv};
-    struct block b = {.session = s, .view = v, .layer = t->layer, .span = &span, .n_spans = 1,
-                      .n_rows = n, .x = x + (size_t)t->row * a->d_model, .taps = &taps};
-    float *memory = session_scratch(s, block_rows_floats(a, n), e);
-    if (!memory) return false;
-    block_rows_place(a, n, memory, &b.rows);
-    return block_forward(&b, e);
-}
-
-/* A prompt of several steps attends to its earlier rows through caches, anew for each layer. */
-static bool begin_layer(struct tuco *t, struct err *e)
-{
-    drop_caches(t);
-    if (t->in[t->at].n <= RUN_ROWS) return true;
-    t->kv = kv_new(arch_of(t));
-    t->kv_against = kv_new(arch_of(t));
-    return kv_reserve(t->kv, t->in[t->at].n, e) && kv_reserve(t->kv_against, t->in[t->at].n, e);
-}
-
-/* Add this layer's terms to the sums. same: both views share the layer, so FTC is exactly 0. */
-static void accumulate(struct tuco *t, bool same)
-{
-    size_t d = arch_of(t)->d_model, from = (size_t)first_reported(t) * d, n = (size_t)t->in[t->at].n * d;
-    struct tuco_score *score = &t->score[t->at];
-    for (size_t i = from; i < n; i++) {
-        double tuned = (double)t->add[0][i] + (double)t->add[1][i];
-        double before = same ? tuned : (double)t->add[2][i] + (double)t->add[3][i];
-        t->ptc[i - from] += before;
-        t->ftc[i - from] += tuned - before;
-        if (i < n - d) continue;
-        score->layer_ptc[t->layer] += fabs(before);
-        score->layer_ftc[t->layer] += fabs(tuned - before);
+    struct tuco *t = ctx;
+    size_t d = arch_of(t)->d_model;
+    struct tuco_layer *last = &t->score[t->at].layer[terms->layer], one;
+    for (size_t k = 0; k < terms->n; k++) {
+        size_t at = terms->row[k].want * d;
+        const struct tuco_addends in = {{terms->attn[0] + k * d, terms->attn[1] + k * d},
+                                        {terms->mlp[0] + k * d, terms->mlp[1] + k * d}};
+        tuco_add(&in, d, t->ptc + at, t->ftc + at, &one);
+        t->sequence[terms->layer].ptc += one.sum.ptc;
+        t->sequence[terms->layer].ftc += one.sum.ftc;
+        if (terms->row[k].want + 1 == t->n_want) *last = one;
     }
 }
 
-double tuco_ratio(const double *ptc, const double *ftc, size_t d, double *ptc_l1, double *ftc_l1)
-{
-    double p = 0, f = 0;
-    for (size_t i = 0; i < d; i++) {
-        p += fabs(ptc[i]);
-        f += fabs(ftc[i]);
-    }
-    if (ptc_l1) *ptc_l1 = p;
-    if (ftc_l1) *ftc_l1 = f;
-    return p + f > 0 ? f / (p + f) : 0;
-}
-
-static void end_prompt(struct tuco *t)
+static void score_prompt(struct tuco *t)
 {
     struct tuco_score *score = &t->score[t->at];
-    size_t d = arch_of(t)->d_model, n = t->in[t->at].n, rows = n - first_reported(t);
-    const double *p = t->ptc + (rows - 1) * d, *f = t->ftc + (rows - 1) * d;
-    const float *x = t->x + (n - 1) * d;
+    size_t d = arch_of(t)->d_model, last = t->n_want - 1;
+    const double *p = t->ptc + last * d, *f = t->ftc + last * d;
     double off = 0, top = 0;
+    memcpy(t->final, run_final(t->run, 0) + last * d, d * sizeof *t->final);
     score->tuco = tuco_ratio(p, f, d, &score->ptc, &score->ftc);
+    for (uint32_t l = 0; l < arch_of(t)->n_layers; l++) {
+        const struct tuco_norms *all = &t->sequence[l];
+        score->beta_max = fmax(score->beta_max, score->layer[l].beta);
+        if (t->in[t->at].all_positions && all->ptc + all->ftc > 0)
+            score->sequence_beta_max = fmax(score->sequence_beta_max, all->ftc / (all->ptc + all->ftc));
+    }
     for (size_t i = 0; i < d; i++) {
-        off = fmax(off, fabs(t->start[i] + p[i] + f[i] - (double)x[i]));
-        top = fmax(top, fabs((double)x[i]));
+        off = fmax(off, fabs(t->start[i] + p[i] + f[i] - (double)t->final[i]));
+        top = fmax(top, fabs((double)t->final[i]));
     }
     score->check = top > 0 ? off / top : off;
-    for (size_t r = 0; score->position && r < n; r++)
+    for (size_t r = 0; r < score->n_positions; r++)
         score->position[r] = tuco_ratio(t->ptc + r * d, t->ftc + r * d, d, NULL, NULL);
-    drop_prompt(t);
-    t->at++;
 }
 
-static bool evaluate_rows(struct tuco *t, bool same, struct session *s, struct err *e)
+static bool end_run(struct tuco *t, struct err *e)
 {
-    size_t d = arch_of(t)->d_model, at = (size_t)t->row * d;
-    if (!same) {
-        memcpy(t->y + at, t->x + at, step_rows(t) * d * sizeof *t->y);
-        if (!evaluate(t, t->against, t->y, t->add + 2, t->kv_against, s, e)) return false;
+    if (t->second) t->score[t->at].output_co = tuco_output_co(t->final, run_final(t->run, 0), arch_of(t)->d_model);
+    else score_prompt(t);
+    if (!t->second && t->in[t->at].output_co) {
+        t->second = true;
+        return begin_run(t, t->against, &t->want[t->n_want - 1], 1, e);
     }
-    return evaluate(t, t->view, t->x, t->add, t->kv, s, e);
+    drop_prompt(t);
+    t->at++;
+    return true;
 }
 
 enum step tuco_step(struct tuco *t, struct session *s, struct err *e)
 {
     if (t->at == t->n) return STEP_DONE;
-    if (!t->x && !begin_prompt(t, s, e)) return STEP_FAIL;
-    if (t->row == 0 && !begin_layer(t, e)) return STEP_FAIL;
-    bool same = view_same_layer(t->view, t->against, t->layer);
-    if (!evaluate_rows(t, same, s, e)) return STEP_FAIL;
-    t->row += step_rows(t);
-    if (t->row < t->in[t->at].n) return STEP_MORE;
-    t->row = 0;
-    accumulate(t, same);
-    t->done++;
-    if (++t->layer == arch_of(t)->n_layers) end_prompt(t);
+    if (!t->run && !begin_prompt(t, s, e)) return STEP_FAIL;
+    size_t before, after, all;
+    run_progress(t->run, &before, &all);
+    enum step step = run_step(t->run, s, e);
+    run_progress(t->run, &after, &all);
+    t->done += after - before;
+    if (step != STEP_DONE) return step;
+    if (!end_run(t, e)) return STEP_FAIL;
     return t->at < t->n ? STEP_MORE : STEP_DONE;
 }
 

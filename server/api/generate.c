@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "against.h"
 #include "handlers.h"
 #include "core/text/codepoint.h"
 #include "core/decode.h"
@@ -18,6 +19,8 @@ struct generate_work {
     struct taps writes;
     struct decode_request q;
     struct generation generation; /* of q alone */
+    struct against against;  /* the other view, where what was tuned is scaled */
+    struct view_pair pair;
     size_t told_tokens, told_text; /* streamed so far */
 };
 
@@ -31,6 +34,7 @@ static void generate_free(struct work *w)
     mem_drop(g->source);
     mem_drop(g->writes.tap);
     tapping_release(&g->taps);
+    against_release(&g->against);
     look_release(&g->look);
     mem_drop(w);
 }
@@ -88,6 +92,14 @@ static bool write_effects(const struct generate_work *g, jout *root, struct err 
     return ok;
 }
 
+static void put_scaling(struct generate_work *g, jout *root)
+{
+    answer_view(root, "against", &g->against.at);
+    jout_f64(root, "ftc_alpha", (double)g->pair.alpha);
+    jout_add(root, "warnings", g->look.warnings ? g->look.warnings : jout_array());
+    g->look.warnings = NULL;
+}
+
 static bool generate_finish(struct work *w, struct outcome *o, struct err *e)
 {
     struct generate_work *g = of(w);
@@ -110,6 +122,7 @@ static bool generate_finish(struct work *w, struct outcome *o, struct err *e)
     jout_int(usage, "prompt_tokens", (int64_t)prompt->n);
     jout_int(usage, "completion_tokens", (int64_t)r->ids.n);
     answer_view(root, "view", &g->look.view);
+    if (g->pair.against) put_scaling(g, root);
     o->status = 200;
     o->record = RECORD_NOTHING;
     bool ok = write_effects(g, root, e) && jout_print(root, &o->body, e);
@@ -133,6 +146,20 @@ static bool read_sampling(struct generate_work *g, const struct json *q, struct 
     g->q.seed = (uint64_t)g->look.seed;
     g->generation = (struct generation){.q = &g->q, .n = 1};
     return generation_stops(q, &g->look.arena, &g->q.stop, &g->q.n_stop, e);
+}
+
+/* Of writes beside it would not be clear whose blocks they reach. */
+static bool read_scaling(struct generate_work *g, struct call *c, const struct json *q, struct err *e)
+{
+    const struct json *alpha = json_get(q, "ftc_alpha"), *against = json_get(q, "against");
+    if (!against)
+        return alpha->number == 1.0 || err_field(e, ERR_INVALID, "against", "ftc_alpha scales what view adds over another view: "
+                                                                            "`against` says which");
+    if (json_get(q, "writes")->len) return err_field(e, ERR_INVALID, "writes", "nothing is written where `against` is given");
+    if (!against_read(&g->against, &g->look, c, against, e)) return false;
+    g->pair = (struct view_pair){.against = g->against.at.view, .alpha = (float)alpha->number};
+    g->generation.pair = &g->pair;
+    return true;
 }
 
 static bool read_prompt(struct generate_work *g, const struct json *q, struct err *e)
@@ -218,6 +245,7 @@ static bool lease(struct generate_work *g, struct err *e)
     int threads = daemon_threads(g->look.work.daemon);
     struct plan plan = {0}, sources = {0};
     decoder_plan(a, &g->q, 1, threads, &plan);
+    if (g->pair.against) decoder_plan_beside(a, &g->q, 1, false, &plan);
     if (g->taps.n_writes)
         trace_plan(a, g->source_in, g->taps.n_inputs, NULL, 0, g->taps.write, g->taps.n_writes, threads, &sources);
     plan_with(&plan, &sources);
@@ -242,7 +270,7 @@ static bool prepare(struct generate_work *g, struct call *c, struct err *e)
     const struct json *q = l->request, *writes = json_get(q, "writes");
     l->work.stream = json_get(q, "stream")->boolean;
     g->taps.most_values = MOST_VALUES;
-    return read_prompt(g, q, e) && read_sampling(g, q, e) &&
+    return read_prompt(g, q, e) && read_sampling(g, q, e) && read_scaling(g, c, q, e) &&
            tapping_writes(&g->taps, l, c, writes, true, e) && list_sources(g, e) && lease(g, e) &&
            place_writes(g, writes, e);
 }

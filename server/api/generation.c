@@ -8,6 +8,7 @@ enum step generation_step(struct generation *g, struct work *w, struct view *v, 
     if (!g->decoder) {
         g->decoder = decoder_new(v, g->q, g->n, taps, e);
         if (!g->decoder) return STEP_FAIL;
+        if (g->pair) decoder_beside(g->decoder, g->pair);
         for (size_t i = 0; i < g->n; i++) w->total += decode_most(&view_model(v)->arch, &g->q[i]);
     }
     enum step step = decoder_step(g->decoder, s, e);

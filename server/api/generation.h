@@ -14,6 +14,7 @@
 struct generation {
     const struct decode_request *q;
     size_t n;
+    const struct view_pair *pair; /* over two views; or NULL */
     struct decoder *decoder; /* NULL before the first step */
 };
 

@@ -97,6 +97,7 @@ static void make_key(struct look *l, const struct provenance *by)
 {
     struct buf b = {0};
     buf_put(&b, l->work.served->described, SHA256_BYTES); /* what text becomes, and numbers that are no weights */
+    if (l->other) buf_put(&b, l->other->described, SHA256_BYTES);
     buf_printf(&b, "%s\n%s\n%s\n%s\n%s\n%d\n%lld\n", l->work.ops->kind, l->view.digest,
                l->against ? l->against->digest : "", by->engine, by->kernel, by->threads, (long long)l->seed);
     if (l->set.id[0]) buf_printf(&b, "set %s\n", l->set.hash);

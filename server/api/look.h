@@ -28,6 +28,7 @@ struct look {
     const struct json *request; /* its own copy */
     struct resolved view;
     const struct resolved *against; /* or NULL; borrowed */
+    const struct served *other; /* the model of that view, where it is another; borrowed */
     struct buf text;            /* the request as stored */
     uint8_t key[SHA256_BYTES];
     char run[ID_TEXT];

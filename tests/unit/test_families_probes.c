@@ -333,7 +333,7 @@ static void compare_tuco(const struct golden *g, struct view *view, struct view 
     const uint32_t d = g->model->arch.d_model, L = g->model->arch.n_layers;
     const size_t values = (size_t)n * d;
     double *P = zero_doubles(values), *F = zero_doubles(values);
-    const struct tuco_input in = {ids, n, true};
+    const struct tuco_input in = {.ids = ids, .n = n, .all_positions = true};
     struct tuco *t = tuco_new(view, against, &in, 1, &e);
     must(t && STEP_ALL(tuco_step(t, g->session, &e)), e);
     const struct tuco_score *s = tuco_result(t, 0);
@@ -346,8 +346,8 @@ static void compare_tuco(const struct golden *g, struct view *view, struct view 
             P[i] += (double)before[i], F[i] += f;
             if (i >= values - d) ptc += fabs((double)before[i]), ftc += fabs(f);
         }
-        near(g, "layer ptc", s->layer_ptc[l], ptc, CLOSE * fmax(1, ptc));
-        near(g, "layer ftc", s->layer_ftc[l], ftc, CLOSE * fmax(1, ptc));
+        near(g, "layer ptc", s->layer[l].ptc, ptc, CLOSE * fmax(1, ptc));
+        near(g, "layer ftc", s->layer[l].ftc, ftc, CLOSE * fmax(1, ptc));
         mem_drop(tuned);
         mem_drop(before);
     }
@@ -367,12 +367,12 @@ static void compare_tuco(const struct golden *g, struct view *view, struct view 
 static void same_is_zero(const struct golden *g, struct view *a, struct view *b)
 {
     struct err e = {0};
-    const struct tuco_input in = {g->ids[0], g->n[0], true};
+    const struct tuco_input in = {.ids = g->ids[0], .n = g->n[0], .all_positions = true};
     struct tuco *t = tuco_new(a, b, &in, 1, &e);
     must(t && STEP_ALL(tuco_step(t, g->session, &e)), e);
     const struct tuco_score *s = tuco_result(t, 0);
     assert_true(s->tuco == 0 && s->ftc == 0 && s->ptc > 0);
-    for (uint32_t l = 0; l < g->model->arch.n_layers; l++) assert_true(s->layer_ftc[l] == 0);
+    for (uint32_t l = 0; l < g->model->arch.n_layers; l++) assert_true(s->layer[l].ftc == 0);
     for (uint32_t p = 0; p < g->n[0]; p++) assert_true(s->position[p] == 0);
     tuco_free(t);
 }

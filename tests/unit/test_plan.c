@@ -254,23 +254,27 @@ static void gradients(struct golden *g, enum metric_kind kind, enum hook hook)
     gradient_free(w);
 }
 
-static void contributions(struct golden *g)
+/* Two views that share nothing but the ends; asked for all positions, or for the last. */
+static void contributions(struct golden *g, bool all)
 {
     enum { MORE = RUN_ROWS + 40 };
     uint32_t *ids = calloc(MORE, sizeof *ids);
-    struct tuco_input in[2] = {{ids, 20, false}, {ids, MORE, true}};
+    struct golden again;
+    struct tuco_input in[2] = {{.ids = ids, .n = 20}, {.ids = ids, .n = MORE, .all_positions = all, .output_co = true}};
     struct plan p = {0};
     struct err e = {0};
     assert_non_null(ids);
+    golden_open(&again, g->name, NULL);
     for (uint32_t i = 0; i < MORE; i++) ids[i] = i % arch_of(g)->d_vocab;
-    tuco_plan(arch_of(g), in, 2, 1, &p);
+    tuco_plan(g->view, again.view, in, 2, 1, &p);
     p.bytes[NEED_ANSWER] = 0;
     begin_counting(g);
-    struct tuco *t = tuco_new(g->view, g->view, in, 2, &e);
+    struct tuco *t = tuco_new(g->view, again.view, in, 2, &e);
     must(t, e);
     to_the_end(tuco_step(t, g->session, &e), e);
     compare("tuco", &p);
     tuco_free(t);
+    golden_close(&again);
     free(ids);
 }
 
@@ -427,7 +431,8 @@ static void plans_hold(void **state)
         gradients(&g, METRIC_LOSS, HOOK_RESULT);
         gradients(&g, METRIC_KL, HOOK_Q_INPUT);
         gradients(&g, METRIC_LOSS, HOOK_UNEMBED_OUT);
-        contributions(&g);
+        contributions(&g, true);
+        contributions(&g, false);
         measuring(&g);
         training(&g);
         editing(&g);
