@@ -51,6 +51,12 @@ static void change(struct tap *t, float *x, float to)
     *x = to;
 }
 
+static void map(struct tap *t, uint32_t pos, uint32_t head, float *x, uint32_t n)
+{
+    t->map->forward(t->map->ctx, pos, head, x, n);
+    t->elements += n;
+}
+
 /* read_at, write_at: the vector's place in the tap's dst and src. */
 static void touch(struct tap *t, float *x, uint32_t n, size_t read_at, size_t write_at)
 {
@@ -69,7 +75,15 @@ static void touch(struct tap *t, float *x, uint32_t n, size_t read_at, size_t wr
             change(t, x + i, w == 1.0f ? s : (1.0f - w) * x[i] + w * s);
         }
         break;
+    case TAP_MAP: break; /* knows its position: fire_row */
     }
+}
+
+static void touch_back(const struct tap *t, float *g, uint32_t n)
+{
+    const float by = t->op == TAP_SET ? 1.0f - t->weight : t->weight;
+    if (t->op != TAP_SET && t->op != TAP_SCALE) return;
+    for (uint32_t i = 0; i < n; i++) g[i] *= by;
 }
 
 /* ---- plain, query and kv hooks -------------------------------------------------------------------- */
@@ -79,6 +93,7 @@ struct rows {
     uint32_t first_pos, n, width, head, heads;
     size_t slot, count, stride;
     float *data;
+    bool back; /* gradients, through the writes */
 };
 
 /* at: number of the row's position in the tap's data. */
@@ -86,8 +101,18 @@ static void fire_row(struct tap *t, const struct rows *r, size_t at, uint32_t ro
 {
     size_t src_at = t->n_src_pos <= 1 ? 0 : at;
     if (t->n_src_pos > 1 && src_at >= t->n_src_pos) return;
+    float *x = r->data + row * r->stride;
+    if (t->op == TAP_MAP) {
+        if (r->back) t->map->back(t->map->ctx, r->first_pos + row, r->head, x, r->width);
+        else map(t, r->first_pos + row, r->head, x, r->width);
+        return;
+    }
+    if (r->back) {
+        touch_back(t, x, r->width);
+        return;
+    }
     size_t write_at = t->src_whole ? ((size_t)r->first_pos + row) * r->heads + r->head : src_at * r->count + r->slot;
-    touch(t, r->data + row * r->stride, r->width, (at * r->count + r->slot) * r->width, write_at * r->width);
+    touch(t, x, r->width, (at * r->count + r->slot) * r->width, write_at * r->width);
 }
 
 static void fire_rows(struct tap *t, const struct rows *r)
@@ -114,20 +139,31 @@ static bool listens(const struct tap *t, struct site s, uint32_t seq)
 static size_t heads_of(const struct tap *t, uint32_t n_heads) { return t->head ? t->n_head : n_heads; }
 static size_t head_at(const struct tap *t, size_t slot) { return t->head ? t->head[slot] : slot; }
 
+static void fire_heads(struct tap *t, struct rows r, float *data)
+{
+    r.count = heads_of(t, r.heads);
+    for (; r.slot < r.count; r.slot++) {
+        r.head = (uint32_t)head_at(t, r.slot);
+        r.data = data + (size_t)r.head * r.width;
+        fire_rows(t, &r);
+    }
+}
+
 void taps_fire(const struct taps *taps, struct site s, uint32_t seq, uint32_t first_pos,
                uint32_t n_rows, float *data, size_t stride, uint32_t n_heads, uint32_t width)
 {
-    for (size_t i = 0; taps && i < taps->n; i++) {
-        struct tap *t = &taps->tap[i];
-        if (!listens(t, s, seq)) continue;
-        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .heads = n_heads,
-                         .count = heads_of(t, n_heads), .stride = stride};
-        for (; r.slot < r.count; r.slot++) {
-            r.head = (uint32_t)head_at(t, r.slot);
-            r.data = data + (size_t)r.head * width;
-            fire_rows(t, &r);
-        }
-    }
+    struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .heads = n_heads, .stride = stride};
+    for (size_t i = 0; taps && i < taps->n; i++)
+        if (listens(&taps->tap[i], s, seq)) fire_heads(&taps->tap[i], r, data);
+}
+
+void taps_back(const struct taps *taps, struct site s, uint32_t seq, uint32_t first_pos,
+               uint32_t n_rows, float *data, size_t stride, uint32_t n_heads, uint32_t width)
+{
+    struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .heads = n_heads, .stride = stride,
+                     .back = true};
+    for (size_t i = taps ? taps->n : 0; i-- > 0;)
+        if (listens(&taps->tap[i], s, seq) && taps->tap[i].op != TAP_READ) fire_heads(&taps->tap[i], r, data);
 }
 
 void taps_fire_head(const struct taps *taps, struct site s, uint32_t seq, uint32_t first_pos, uint32_t n_rows,
