@@ -65,12 +65,16 @@ bool block_listens(const struct block *b, enum hook h) { return taps_any(b->taps
 
 void block_fire(struct block *b, enum hook h, float *data, size_t stride)
 {
-    if (!block_listens(b, h)) return;
+    const bool back = taps_write(b->written, h, b->layer);
+    if (!back && !block_listens(b, h)) return;
     const struct arch *a = block_arch(b);
     for (size_t i = 0; i < b->n_spans; i++) {
         const struct span *s = &b->span[i];
         taps_fire(b->taps, (struct site){h, b->layer}, s->seq, s->past_len, s->n_rows,
                   data + s->first_row * stride, stride, hook_heads(a, h), hook_width(a, h));
+        if (back)
+            taps_back(b->written, (struct site){h, b->layer}, s->seq, s->past_len, s->n_rows,
+                      data + s->first_row * stride, stride, hook_heads(a, h), hook_width(a, h));
     }
 }
 

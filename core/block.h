@@ -48,6 +48,7 @@ struct block {
     uint32_t n_rows;
     float *x;                /* [R][d] */
     const struct taps *taps; /* or NULL */
+    const struct taps *written; /* backward: what the forward pass fired, whose writes it comes back through */
     struct block_rows rows;
 };
 
@@ -72,6 +73,9 @@ struct saved {
     struct block_rows rows; /* of the forward */
 };
 
+/* May a forward pass whose backward follows be written into at that hook? Elsewhere what is kept for the backward
+ * pass does not tell what a write made. */
+bool block_back_through(enum hook h);
 /* dx [R][d]: gradient at resid_post in, at resid_pre out. b->x is not used; b->taps read gradients
  * at hooks; b->rows is scratch for gradients. from_mid: stop at resid_mid (dx is then the gradient
  * there), when nothing below is trained or asked for; serial blocks only. */

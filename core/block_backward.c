@@ -5,6 +5,29 @@
 #include "core/kernel/mlp.h"
 #include "core/kernel/norm.h"
 
+bool block_back_through(enum hook h)
+{
+    static const enum hook through[] = {
+        HOOK_RESID_PRE, HOOK_Q, HOOK_K, HOOK_V, HOOK_Q_NORMED, HOOK_K_NORMED, HOOK_ROT_Q, HOOK_ROT_K, HOOK_Z,
+        HOOK_ATTN_OUT, HOOK_RESID_MID, HOOK_MLP_PRE, HOOK_MLP_PRE_LINEAR, HOOK_MLP_POST, HOOK_MLP_OUT, HOOK_RESID_POST,
+    };
+    for (size_t i = 0; i < sizeof through / sizeof *through; i++)
+        if (through[i] == h) return true;
+    return false;
+}
+
+/* The gradient of a branch's addend, which the stream's is, unless it was written into: then in `own`. */
+static float *addend_gradient(struct block *b, enum hook h, float *dx, float *own)
+{
+    float *dy = dx;
+    if (taps_write(b->written, h, b->layer) && own != dx) {
+        memcpy(own, dx, (size_t)b->n_rows * block_arch(b)->d_model * sizeof *dx);
+        dy = own;
+    }
+    block_fire(b, h, dy, block_arch(b)->d_model);
+    return dy;
+}
+
 /* ---- norms ------------------------------------------------------------------------------------- */
 
 /* Gradients at a norm's hooks and of its gain and bias: only when somebody asks. */
@@ -107,9 +130,9 @@ static bool mlp_part_backward(struct block *b, const struct saved *s, float *dx,
     const float *x = a->parallel ? s->x_pre : s->x_mid;
     float *d_post = b->rows.post, *d_pre = b->rows.pre, *d_norm = b->rows.out;
     block_fire(b, HOOK_RESID_POST, dx, n.d);
-    block_fire(b, HOOK_MLP_OUT, dx, n.d);
     if (a->parallel) memcpy(b->rows.attn, dx, R * n.d * sizeof *dx);
-    const float *dy = down_backward(b, &w, s, s->rows.post, dx, g, e);
+    const float *d_added = addend_gradient(b, HOOK_MLP_OUT, dx, d_norm); /* not in use before dy is used up */
+    const float *dy = down_backward(b, &w, s, s->rows.post, d_added, g, e);
     if (!dy || !linear_backward(b->session, &w.down, dy, n.d, R, d_post, n.m, e)) return false;
     block_fire(b, HOOK_MLP_POST, d_post, n.m);
     mlp_backward(a->act, a->gated, s->rows.pre, d_post, d_pre, R, a->d_mlp);
@@ -183,9 +206,9 @@ static bool attention_part_backward(struct block *b, const struct saved *s, floa
     struct layer_weights w = view_layer(b->view, b->layer);
     struct widths n = block_widths(a);
     size_t R = b->n_rows;
-    float *d_added = a->parallel ? b->rows.attn : dx;
     float *d_norm = a->one_norm ? b->rows.attn : b->rows.out; /* d_added is used up by then */
-    block_fire(b, HOOK_ATTN_OUT, d_added, n.d);
+    const float *d_added = a->parallel ? addend_gradient(b, HOOK_ATTN_OUT, b->rows.attn, b->rows.attn)
+                                       : addend_gradient(b, HOOK_ATTN_OUT, dx, d_norm);
     const float *dy = before_post_norm(b, &w.attn_post_norm, hooks_ln1_post, s->rows.raw_attn, d_added,
                                        b->rows.raw_attn, g->of[GROUP_ATTN_POST_NORM], e);
     if (!dy || !block_head_results_backward(b, dy, e)) return false;

@@ -5,10 +5,12 @@
  * reads values out, or sets, adds to or scales them in place, for chosen positions and heads of one
  * sequence. A pass with no taps pays one comparison per hook.
  *
- *     set:   h ← (1−w)·h + w·src        add: h ← h + w·src        scale: h ← w·h
+ *     set:   h ← (1−w)·h + w·src        add: h ← h + w·src        scale: h ← w·h        map: h ← f(h)
  *
  * A write changes what everything downstream reads. In a backward pass only reads fire, and the
- * data are gradients of the loss with respect to the value at that hook.
+ * data are gradients of the loss with respect to the value at that hook, as downstream reads it; the
+ * writes of the forward pass then turn g, the gradient of what they made, into that of what they found
+ * (taps_back): set (1−w)·g, add g, scale w·g, map as its owner says.
  *
  * Layout of tap data: [position][head][width], C order, over the tap's own lists; for SOURCE
  * hooks (the pattern) [head][position][width] with width = n_source, zero right of the diagonal.
@@ -52,7 +54,15 @@ struct site {
 /* "blocks.{l}." and the spelling, or the spelling of a hook of the model. Reading names: core/site.h. */
 void site_text(struct site s, char out[64]);
 
-enum tap_op { TAP_READ, TAP_SET, TAP_ADD, TAP_SCALE };
+enum tap_op { TAP_READ, TAP_SET, TAP_ADD, TAP_SCALE, TAP_MAP };
+
+/* A write with parameters of its own, called once per position and head; not at SOURCE hooks. back: x is the
+ * gradient; what the parameters' own are is the owner's to add up. */
+struct tap_map {
+    void *ctx;
+    void (*forward)(void *ctx, uint32_t pos, uint32_t head, float *x, uint32_t n);
+    void (*back)(void *ctx, uint32_t pos, uint32_t head, float *x, uint32_t n);
+};
 
 struct tap {
     struct site site;
@@ -71,6 +81,7 @@ struct tap {
     size_t n_src_pos;      /* positions in src: as many as are written, or 1 for all */
     bool src_whole;        /* src is what a read of every position and head gave: of it, those that are written */
     float *dst;            /* READ */
+    const struct tap_map *map; /* MAP */
     size_t elements;       /* written so far */
     float max_change;      /* largest |after − before| so far */
 };
@@ -90,6 +101,9 @@ bool taps_any(const struct taps *t, enum hook h, uint32_t layer);
 /* Fire a PLAIN, QUERY or KV hook on consecutive rows of one sequence. data: row r at
  * data + r*stride, heads side by side. first_pos: position of row 0. n_heads as hook_heads. */
 void taps_fire(const struct taps *t, struct site s, uint32_t seq, uint32_t first_pos,
+               uint32_t n_rows, float *data, size_t stride, uint32_t n_heads, uint32_t width);
+/* Take gradients at the same back through the writes, last to first. */
+void taps_back(const struct taps *t, struct site s, uint32_t seq, uint32_t first_pos,
                uint32_t n_rows, float *data, size_t stride, uint32_t n_heads, uint32_t width);
 /* Fire a SOURCE hook for one destination position and query head: the values row[first_key..n_key).
  * Those before first_key, and what lies right of the diagonal, are masked: they are not looked at,

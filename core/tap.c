@@ -51,6 +51,12 @@ static void change(struct tap *t, float *x, float to)
     *x = to;
 }
 
+static void map(struct tap *t, uint32_t pos, uint32_t head, float *x, uint32_t n)
+{
+    t->map->forward(t->map->ctx, pos, head, x, n);
+    t->elements += n;
+}
+
 /* read_at, write_at: the vector's place in the tap's dst and src. */
 static void touch(struct tap *t, float *x, uint32_t n, size_t read_at, size_t write_at)
 {
@@ -69,7 +75,15 @@ static void touch(struct tap *t, float *x, uint32_t n, size_t read_at, size_t wr
             change(t, x + i, w == 1.0f ? s : (1.0f - w) * x[i] + w * s);
         }
         break;
+    case TAP_MAP: break; /* knows its position: fire_row */
     }
+}
+
+static void touch_back(const struct tap *t, float *g, uint32_t n)
+{
+    const float by = t->op == TAP_SET ? 1.0f - t->weight : t->weight;
+    if (t->op != TAP_SET && t->op != TAP_SCALE) return;
+    for (uint32_t i = 0; i < n; i++) g[i] *= by;
 }
 
 /* ---- plain, query and kv hooks -------------------------------------------------------------------- */
@@ -77,10 +91,11 @@ static void touch(struct tap *t, float *x, uint32_t n, size_t read_at, size_t wr
 /* Rows of one head of a hook of `heads`, which is number `slot` of the `count` heads the tap's data hold. A row
  * of all heads has `whole` values, of which this head's begin at `from`. */
 struct rows {
-    uint32_t first_pos, n, width;
+    uint32_t first_pos, n, width, head;
     size_t whole, from;
     size_t slot, count, stride;
     float *data;
+    bool back; /* gradients, through the writes */
 };
 
 /* at: number of the row's position in the tap's data. */
@@ -88,8 +103,18 @@ static void fire_row(struct tap *t, const struct rows *r, size_t at, uint32_t ro
 {
     size_t src_at = t->n_src_pos <= 1 ? 0 : at;
     if (t->n_src_pos > 1 && src_at >= t->n_src_pos) return;
+    float *x = r->data + row * r->stride;
+    if (t->op == TAP_MAP) {
+        if (r->back) t->map->back(t->map->ctx, r->first_pos + row, r->head, x, r->width);
+        else map(t, r->first_pos + row, r->head, x, r->width);
+        return;
+    }
+    if (r->back) {
+        touch_back(t, x, r->width);
+        return;
+    }
     size_t write_at = t->src_whole ? ((size_t)r->first_pos + row) * r->whole + r->from : (src_at * r->count + r->slot) * r->width;
-    touch(t, r->data + row * r->stride, r->width, (at * r->count + r->slot) * r->width, write_at);
+    touch(t, x, r->width, (at * r->count + r->slot) * r->width, write_at);
 }
 
 static void fire_rows(struct tap *t, const struct rows *r)
@@ -116,23 +141,35 @@ static bool listens(const struct tap *t, struct site s, uint32_t seq)
 static size_t heads_of(const struct tap *t, uint32_t n_heads) { return t->head ? t->n_head : n_heads; }
 static size_t head_at(const struct tap *t, size_t slot) { return t->head ? t->head[slot] : slot; }
 
+/* Of all heads those that the tap names; its own blocks are heads as well. */
+static void fire_heads(struct tap *t, struct rows r, float *data)
+{
+    const uint32_t each = t->block ? t->block : r.width;
+    r.count = heads_of(t, (uint32_t)((r.whole + each - 1) / each));
+    for (; r.slot < r.count; r.slot++) {
+        r.head = (uint32_t)head_at(t, r.slot);
+        r.from = (size_t)r.head * each;
+        r.width = r.whole - r.from < each ? (uint32_t)(r.whole - r.from) : each;
+        r.data = data + r.from;
+        fire_rows(t, &r);
+    }
+}
+
 void taps_fire(const struct taps *taps, struct site s, uint32_t seq, uint32_t first_pos,
                uint32_t n_rows, float *data, size_t stride, uint32_t n_heads, uint32_t width)
 {
-    for (size_t i = 0; taps && i < taps->n; i++) {
-        struct tap *t = &taps->tap[i];
-        if (!listens(t, s, seq)) continue;
-        const uint32_t each = t->block ? t->block : width, heads = t->block ? (width + each - 1) / each : n_heads;
-        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = each, .whole = (size_t)n_heads * width,
-                         .count = heads_of(t, heads), .stride = stride};
-        for (; r.slot < r.count; r.slot++) {
-            r.from = head_at(t, r.slot) * each;
-            if (t->block && r.whole - r.from < each) r.width = (uint32_t)(r.whole - r.from);
-            r.data = data + r.from;
-            fire_rows(t, &r);
-            r.width = each;
-        }
-    }
+    struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .whole = (size_t)n_heads * width, .stride = stride};
+    for (size_t i = 0; taps && i < taps->n; i++)
+        if (listens(&taps->tap[i], s, seq)) fire_heads(&taps->tap[i], r, data);
+}
+
+void taps_back(const struct taps *taps, struct site s, uint32_t seq, uint32_t first_pos,
+               uint32_t n_rows, float *data, size_t stride, uint32_t n_heads, uint32_t width)
+{
+    struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .whole = (size_t)n_heads * width, .stride = stride,
+                     .back = true};
+    for (size_t i = taps ? taps->n : 0; i-- > 0;)
+        if (listens(&taps->tap[i], s, seq) && taps->tap[i].op != TAP_READ) fire_heads(&taps->tap[i], r, data);
 }
 
 void taps_fire_head(const struct taps *taps, struct site s, uint32_t seq, uint32_t first_pos, uint32_t n_rows,
@@ -141,8 +178,8 @@ void taps_fire_head(const struct taps *taps, struct site s, uint32_t seq, uint32
     for (size_t i = 0; taps && i < taps->n; i++) {
         struct tap *t = &taps->tap[i];
         if (!listens(t, s, seq)) continue;
-        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .whole = (size_t)n_heads * width,
-                         .from = (size_t)head * width, .count = heads_of(t, n_heads), .stride = stride, .data = data};
+        struct rows r = {.first_pos = first_pos, .n = n_rows, .width = width, .head = head,
+                         .whole = (size_t)n_heads * width, .from = (size_t)head * width, .count = heads_of(t, n_heads), .stride = stride, .data = data};
         for (; r.slot < r.count; r.slot++)
             if (head_at(t, r.slot) == head) fire_rows(t, &r);
     }

@@ -20,6 +20,7 @@ struct tape {
     struct saved *saved; /* [L − from] */
     const float *down, *post;
     const struct weight_grads *ends;
+    struct taps *writes;
     float *head;         /* the scored rows' x, and behind them their gradients, while tape_head goes on */
     size_t head_seq, head_at, head_row; /* the next of them */
 };
@@ -109,6 +110,22 @@ void tape_train_down(struct tape *t, const float *down, const float *post)
 
 void tape_train_ends(struct tape *t, const struct weight_grads *ends) { t->ends = ends; }
 
+void tape_write(struct tape *t, struct taps *writes)
+{
+    for (size_t i = 0; i < writes->n; i++)
+        assert(writes->tap[i].op == TAP_READ || (writes->tap[i].site.layer >= t->from && block_back_through(writes->tap[i].site.hook)));
+    t->writes = writes;
+}
+
+void tape_weigh(struct tape *t, const double *weight)
+{
+    size_t d = t->arch->d_model;
+    for (size_t i = 0; i < t->n; i++) {
+        float *x = t->x + t->span[i].first_row * d;
+        for (size_t k = 0; k < t->span[i].n_rows * d; k++) x[k] = (float)(weight[i] * (double)x[k]);
+    }
+}
+
 static struct block block_of(struct tape *t, struct view *v, struct session *s, const struct taps *taps)
 {
     return (struct block){.session = s, .view = v, .layer = t->layer, .span = t->span,
@@ -129,12 +146,13 @@ enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct
 {
     if (t->layer == t->from) memcpy(t->x, t->input, x_bytes(t));
     struct saved *save = &t->saved[t->layer - t->from];
-    struct block b = block_of(t, v, s, NULL);
+    struct block b = block_of(t, v, s, t->writes);
     b.rows = save->rows;
     bool first = t->layer == t->from;
     if (!(first && t->from_mid)) {
-        memcpy(save->x_pre, t->x, x_bytes(t));
-        if (!block_attention(&b, e) || !block_project(&b, e)) return STEP_FAIL;
+        if (!block_attention(&b, e)) return STEP_FAIL;
+        memcpy(save->x_pre, t->x, x_bytes(t)); /* as written, if it was */
+        if (!block_project(&b, e)) return STEP_FAIL;
     }
     memcpy(save->x_mid, t->x, x_bytes(t));
     if (!(first && t->down ? candidate_mlp(t, &b, e) : block_mlp(&b, e))) return STEP_FAIL;
@@ -268,6 +286,7 @@ enum step tape_backward(struct tape *t, struct view *v, struct session *s,
     const struct saved *save = &t->saved[t->layer - t->from];
     const struct weight_grads *g = grads ? &grads[t->layer - t->from] : &none;
     struct block b = block_of(t, v, s, taps);
+    b.written = t->writes;
     float *memory = session_scratch(s, block_rows_floats(a, t->rows), e);
     if (!memory) return STEP_FAIL;
     block_rows_place(a, t->rows, memory, &b.rows);

@@ -8,6 +8,7 @@
  *     tape_new(sequences, from, …)    x ← rows entering layer `from` (or, from_mid, the stream
  *     after its attention)
  *     tape_forward(view)   step: one layer      the view may be another one each time: training
+ *                          what tape_write gave fires in it
  *     tape_loss            cross-entropy and its gradient at the top; or tape_head, any other function's
  *     tape_backward        step: one layer      fires taps with gradients, adds to weight grads
  *
@@ -51,6 +52,11 @@ void tape_train_down(struct tape *t, const float *down, const float *post);
  * unembedding in each backward pass. Borrowed. */
 void tape_train_ends(struct tape *t, const struct weight_grads *ends);
 
+/* Optional: fire these in each forward pass and come back through their writes in the backward one. Writes are at
+ * hooks of layers from `from` up where block_back_through; those below are the business of whoever fills the
+ * input. Borrowed. */
+void tape_write(struct tape *t, struct taps *writes);
+
 enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct err *e);
 /* Starts the backward pass from any function of the logits at the scored positions: `loss` is called
  * for each with its sequence, its number among that sequence's scored ones and its logits [V], and
@@ -63,6 +69,9 @@ enum step tape_head(struct tape *t, struct view *v, struct session *s, const str
  * mean over sequences (LocFT). nll, if not NULL, gets the sequences' own means. */
 bool tape_loss(struct tape *t, struct view *v, struct session *s, const struct taps *taps, double *loss,
                double *nll, struct err *e) MUST_CHECK;
+/* Between the head and the way back: multiply the gradients of each sequence by its weight [sequences]. For losses
+ * that are no sum over rows, whose derivative by each sequence's score is known only when all rows are. */
+void tape_weigh(struct tape *t, const double *weight);
 /* grads[layer − from]: what is wanted of that layer, NULL for none at all. */
 enum step tape_backward(struct tape *t, struct view *v, struct session *s,
                         const struct weight_grads *grads, const struct taps *taps, struct err *e);

@@ -15,6 +15,7 @@
 #include "core/kernel/blas.h"
 #include "core/train.h"
 #include "edits/editor.h"
+#include "probes/fit.h"
 #include "probes/gradient.h"
 #include "probes/localize.h"
 #include "probes/measure.h"
@@ -254,6 +255,33 @@ static void gradients(struct golden *g, enum metric_kind kind, enum hook hook)
     gradient_free(w);
 }
 
+/* Two texts an item, several passes a batch; from layer `lowest` up. */
+static void fitting(struct golden *g, uint32_t lowest)
+{
+    enum { TEXTS = 8 };
+    uint32_t ids[LONG], scored[LONG];
+    struct fit_example example[TEXTS];
+    struct plan p = {0};
+    struct err e = {0};
+    const struct stream_unit unit[] = {{lowest, 0}, {arch_of(g)->n_layers - 1, 1}};
+    struct stream_params *params = stream_params_new(arch_of(g), HOOK_Z, STREAM_SCALE, STREAM_CHANNEL, unit, 2, &e);
+    must(params, e);
+    long_prompt(g, 8, ids);
+    for (uint32_t i = 0; i < LONG; i++) scored[i] = 150 + i;
+    for (size_t i = 0; i < TEXTS; i++)
+        example[i] = (struct fit_example){.ids = ids, .n = LONG, .scored = scored, .target = ids + 151, .n_scored = 20};
+    const struct fit_request q = {.view = g->view, .params = params, .example = example, .n = TEXTS, .loss = FIT_DPO,
+                                  .task = 1, .lr = 1e-3, .beta = 0.5, .epochs = 1, .batch = 3};
+    fit_plan(&q, 1, &p);
+    begin_counting(g);
+    struct fit *f = fit_new(&q, &e);
+    must(f, e);
+    to_the_end(fit_step(f, g->session, &e), e);
+    compare(lowest ? "fitting upper layers" : "fitting", &p);
+    fit_free(f);
+    stream_params_free(params);
+}
+
 /* Two views that share nothing but the ends; asked for all positions, or for the last. */
 static void contributions(struct golden *g, bool all)
 {
@@ -433,6 +461,8 @@ static void plans_hold(void **state)
         gradients(&g, METRIC_LOSS, HOOK_UNEMBED_OUT);
         contributions(&g, true);
         contributions(&g, false);
+        fitting(&g, 0);
+        fitting(&g, 1);
         measuring(&g);
         training(&g);
         editing(&g);
