@@ -20,6 +20,7 @@ struct tape {
     struct saved *saved; /* [L − from] */
     const float *down, *post;
     const struct weight_grads *ends;
+    const struct taps *forward;
     float *head;         /* the scored rows' x, and behind them their gradients, while tape_head goes on */
     size_t head_seq, head_at, head_row; /* the next of them */
 };
@@ -109,6 +110,15 @@ void tape_train_down(struct tape *t, const float *down, const float *post)
 
 void tape_train_ends(struct tape *t, const struct weight_grads *ends) { t->ends = ends; }
 
+void tape_listen(struct tape *t, const struct taps *taps)
+{
+    for (size_t i = 0; i < taps->n; i++) assert(taps->tap[i].op == TAP_READ);
+    t->forward = taps;
+}
+
+const float *tape_stream(const struct tape *t) { return t->x; }
+const struct saved *tape_saved(const struct tape *t, uint32_t layer) { return &t->saved[layer - t->from]; }
+
 static struct block block_of(struct tape *t, struct view *v, struct session *s, const struct taps *taps)
 {
     return (struct block){.session = s, .view = v, .layer = t->layer, .span = t->span,
@@ -116,6 +126,13 @@ static struct block block_of(struct tape *t, struct view *v, struct session *s, 
 }
 
 static size_t x_bytes(const struct tape *t) { return (size_t)t->rows * t->arch->d_model * sizeof(float); }
+
+void tape_resume(struct tape *t, uint32_t layer, const float *x)
+{
+    assert(layer > t->from && layer <= t->arch->n_layers);
+    t->layer = layer;
+    memcpy(t->x, x, x_bytes(t));
+}
 
 /* x ← x_mid + what the matrix being trained makes of its kept input. */
 static bool candidate_mlp(struct tape *t, struct block *b, struct err *e)
@@ -129,7 +146,7 @@ enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct
 {
     if (t->layer == t->from) memcpy(t->x, t->input, x_bytes(t));
     struct saved *save = &t->saved[t->layer - t->from];
-    struct block b = block_of(t, v, s, NULL);
+    struct block b = block_of(t, v, s, t->forward);
     b.rows = save->rows;
     bool first = t->layer == t->from;
     if (!(first && t->from_mid)) {

@@ -23,6 +23,7 @@ struct patch {
     double *reference;           /* [n_pairs][V] log-probabilities of the sources, for kl; or NULL */
     struct cell *cell;           /* grid cells by group and layer, checks with the first group */
     size_t n_cells;
+    bool *listed;                /* [cells of a pair], or NULL: all are run */
     size_t *group, n_groups, next_group; /* group[g]: first cell; group[n_groups] the end */
     struct sweep_base *base;     /* [n_pairs] */
     struct cell_maker maker;
@@ -35,13 +36,10 @@ static struct view *source_view(const struct patch_request *q) { return q->sourc
 static const struct arch *arch_of(const struct patch *p) { return &view_model(p->q.view)->arch; }
 static uint32_t n_used(const struct patch_pair *pair) { return pair->metric->pos + 1; }
 
-static bool by_pos(enum patch_axis a) { return a == PATCH_LAYER_POS || a == PATCH_LAYER_HEAD_POS; }
-static bool by_head(enum patch_axis a) { return a == PATCH_LAYER_HEAD || a == PATCH_LAYER_HEAD_POS; }
-
 void patch_columns(const struct patch_request *q, uint32_t *heads, uint32_t *pos)
 {
-    *heads = by_head(q->axis) ? hook_heads(&view_model(q->view)->arch, q->site) : 1;
-    *pos = by_pos(q->axis) ? q->pair->n : 1;
+    *heads = patch_by_head(q->axis) ? hook_heads(&view_model(q->view)->arch, q->site) : 1;
+    *pos = patch_by_pos(q->axis) ? q->pair->n : 1;
 }
 
 static size_t cells_of_pair(const struct patch_grid *g) { return (size_t)g->n_layers * g->n_heads * g->n_pos; }
@@ -117,10 +115,17 @@ static struct patch_scores *scores_of(const struct patch *p, size_t pair, size_t
     return &p->scores[pair * p->q.n_metrics + metric];
 }
 
-/* norm_logit_diff of a difference; other metrics are what they are. */
-static double normalised(const struct metric *m, const struct patch_scores *s, double value)
+double patch_normalised(const struct metric *m, const struct patch_scores *s, double value)
 {
     return m->kind == METRIC_NORM_LOGIT_DIFF ? (value - s->ld_corrupt) / (s->ld_clean - s->ld_corrupt) : value;
+}
+
+bool patch_normalises(const struct metric *m, double clean, double corrupt, struct err *e)
+{
+    return m->kind != METRIC_NORM_LOGIT_DIFF || fabs(clean - corrupt) >= 1e-3 ||
+           err_field(e, ERR_UNPROCESSABLE, "metric.kind",
+                     "the logit differences of clean (%g) and corrupt (%g) are closer than 0.001: "
+                     "nothing to normalise by", clean, corrupt);
 }
 
 /* The metrics of both runs; scores keep them as differences until the end (finish). */
@@ -143,10 +148,7 @@ static bool baselines(struct patch *p, struct session *s, size_t pair, struct er
         out->clean = p->q.denoise ? source : base;
         out->corrupt = p->q.denoise ? base : source;
         for (size_t i = 0; i < cells_of_pair(&p->grid); i++) out->values[i] = base;
-        if (p->q.pair[pair].metric[m].kind == METRIC_NORM_LOGIT_DIFF && !(fabs(out->clean - out->corrupt) >= 1e-3))
-            ok = err_field(e, ERR_UNPROCESSABLE, "metric.kind",
-                           "the logit differences of clean (%g) and corrupt (%g) are closer than 0.001: "
-                           "nothing to normalise by", out->clean, out->corrupt);
+        ok = patch_normalises(&p->q.pair[pair].metric[m], out->clean, out->corrupt, e);
     }
     mem_drop(read);
     return ok;
@@ -168,7 +170,7 @@ static bool end_runs(struct patch *p, struct session *s, struct err *e)
 static uint32_t column_first(const struct patch *p, size_t pair, uint32_t pos)
 {
     uint32_t p0 = p->first_difference[pair], n = n_used(&p->q.pair[pair]);
-    if (!by_pos(p->q.axis)) return p0 < n ? p0 : n;
+    if (!patch_by_pos(p->q.axis)) return p0 < n ? p0 : n;
     return pos >= p0 && pos < n ? pos : n;
 }
 
@@ -203,19 +205,27 @@ static int by_layer(const void *x, const void *y)
     return (a->out > b->out) - (a->out < b->out);
 }
 
-/* A column's cells of all layers, in the group in hand or, if its rows are too many there, in the next. */
+static bool is_listed(const struct patch *p, uint32_t layer, uint32_t head, uint32_t pos)
+{
+    return !p->listed || p->listed[((size_t)layer * p->grid.n_heads + head) * p->grid.n_pos + pos];
+}
+
+/* A column's cells of all layers that are to be run, in the group in hand or, if its rows are too many there, in the next. */
 static void add_column(struct patch *p, size_t pair, uint32_t head, uint32_t pos, size_t most, size_t *rows)
 {
     uint32_t L = p->grid.n_layers, n = n_used(&p->q.pair[pair]), first = column_first(p, pair, pos);
-    size_t column = (size_t)L * (n - first);
+    size_t cells = 0;
+    for (uint32_t l = 0; l < L; l++) cells += is_listed(p, l, head, pos);
+    size_t column = cells * (n - first);
     if (!column) return;
     if (*rows && *rows + column > most) {
         p->group[++p->n_groups] = p->n_cells;
         *rows = 0;
     }
     *rows += column;
-    for (uint32_t l = 0; l < L; l++) add_cell(p, pair, l, first, head, pos, CELL_GRID);
-    p->grid.cells_run += L;
+    for (uint32_t l = 0; l < L; l++)
+        if (is_listed(p, l, head, pos)) add_cell(p, pair, l, first, head, pos, CELL_GRID);
+    p->grid.cells_run += cells;
 }
 
 /* Columns in turns, each turn's rows within the budget; the first turn carries the checks. */
@@ -224,7 +234,11 @@ static bool plan_cells(struct patch *p, struct err *e)
     const struct arch *a = arch_of(p);
     size_t budget = p->q.memory_bytes ? p->q.memory_bytes : DEFAULT_MEMORY, rows = 0;
     size_t most = budget / (a->d_model * sizeof(float)), columns = (size_t)p->grid.n_heads * p->grid.n_pos;
-    p->cell = mem_take(p->grid.cells + 2 * CHECK_LAYERS, sizeof *p->cell, e);
+    size_t cells = p->q.only ? p->q.n_only * p->q.n_pairs : p->grid.cells;
+    p->listed = p->q.only ? mem_take(cells_of_pair(&p->grid), sizeof *p->listed, e) : NULL;
+    if (p->q.only && !p->listed) return false;
+    for (size_t i = 0; p->q.only && i < p->q.n_only; i++) p->listed[p->q.only[i]] = true;
+    p->cell = mem_take(cells + 2 * CHECK_LAYERS, sizeof *p->cell, e);
     p->group = mem_take(columns * p->q.n_pairs + 2, sizeof *p->group, e);
     if (!p->cell || !p->group) return false;
     add_checks(p);
@@ -261,8 +275,8 @@ static bool write_of(void *ctx, const struct cell *c, uint32_t layer, struct tap
     *out = (struct tap){.site = site, .op = TAP_SET, .weight = 1, .src_whole = !zero, .n_src_pos = n_used(&p->q.pair[c->base]),
                         .n_source = n_used(&p->q.pair[c->base]), .every_pos = true};
     if (!zero) out->src = patch_runs_values(p->runs, c->base, grid ? PATCH_SOURCE : PATCH_BASE, site);
-    if (grid && by_pos(p->q.axis)) out->every_pos = false, out->pos = &c->pos, out->n_pos = 1;
-    if (grid && by_head(p->q.axis)) out->head = &c->head, out->n_head = 1;
+    if (grid && patch_by_pos(p->q.axis)) out->every_pos = false, out->pos = &c->pos, out->n_pos = 1;
+    if (grid && patch_by_head(p->q.axis)) out->head = &c->head, out->n_head = 1;
     return true;
 }
 
@@ -304,9 +318,9 @@ static void finish(struct patch *p)
             bool logits = metric->kind == METRIC_NORM_LOGIT_DIFF || metric->kind == METRIC_LOGIT_DIFF;
             s->ld_clean = logits ? s->clean : (double)NAN;
             s->ld_corrupt = logits ? s->corrupt : (double)NAN;
-            for (size_t k = 0; k < cells_of_pair(&p->grid); k++) s->values[k] = normalised(metric, s, s->values[k]);
-            s->clean = normalised(metric, s, s->clean);
-            s->corrupt = normalised(metric, s, s->corrupt);
+            for (size_t k = 0; k < cells_of_pair(&p->grid); k++) s->values[k] = patch_normalised(metric, s, s->values[k]);
+            s->clean = patch_normalised(metric, s, s->clean);
+            s->corrupt = patch_normalised(metric, s, s->corrupt);
         }
 }
 
@@ -331,7 +345,7 @@ static bool evaluate_some(struct patch *p, struct session *s, struct err *e)
 /* ---- the job ----------------------------------------------------------------------------------- */
 
 /* Other weights, or no source at all, make a difference from the first position on. */
-static uint32_t difference(const struct patch_request *q, const struct patch_pair *pair)
+uint32_t patch_difference(const struct patch_request *q, const struct patch_pair *pair)
 {
     uint32_t i = 0;
     if (q->from != PATCH_FROM_OTHER || source_view(q) != q->view) return 0;
@@ -356,7 +370,9 @@ void patch_plan(const struct patch_request *q, int threads, struct plan *p)
     struct plan sweep = {0}, run = {0};
     struct err e;
     patch_columns(q, &heads, &pos);
-    size_t columns = plan_times(plan_times(heads, pos), q->n_pairs), cells = plan_times(a->n_layers, columns) + 2 * CHECK_LAYERS;
+    size_t each = plan_times(heads, pos), listed = q->only ? q->n_only : plan_times(a->n_layers, each);
+    size_t columns = plan_times(q->only && q->n_only < each ? q->n_only : each, q->n_pairs);
+    size_t cells = plan_times(listed, q->n_pairs) + 2 * CHECK_LAYERS;
     struct patch_texts *texts = texts_of(q, &e);
     struct patch_runs_request runs = runs_of(q, texts);
     for (size_t i = 0; i < q->n_pairs; i++)
@@ -365,7 +381,8 @@ void patch_plan(const struct patch_request *q, int threads, struct plan *p)
     mem_drop(texts);
     panel_plan(a, q->pair->metric, q->n_metrics, p);
     plan_add(p, NEED_LOGITS, plan_times(has_kl(q) ? q->n_pairs + 1 : 1, sizeof(double) * (size_t)a->d_vocab));
-    plan_add(p, NEED_ANSWER, plan_times(cells, sizeof(struct cell) + sizeof(size_t) + plan_times(q->n_metrics, sizeof(double) + 64)));
+    plan_add(p, NEED_ANSWER, plan_times(cells, sizeof(struct cell) + sizeof(size_t)));
+    plan_add(p, NEED_ANSWER, plan_times(plan_times(plan_times(each, a->n_layers), q->n_pairs), 1 + plan_times(q->n_metrics, sizeof(double) + 64)));
     sweep_plan(a, longest, cells, most_rows(q, longest, columns), threads, &sweep);
     plan_peak(&run, &sweep);
     plan_with(p, &run);
@@ -382,7 +399,7 @@ static bool take_grid(struct patch *p, struct err *e)
     p->base = p->first_difference ? mem_take(p->q.n_pairs, sizeof *p->base, e) : NULL;
     if (!p->base) return false;
     for (size_t i = 0; i < scores; i++) p->scores[i].values = p->values + i * each;
-    for (size_t i = 0; i < p->q.n_pairs; i++) p->first_difference[i] = difference(&p->q, &p->q.pair[i]);
+    for (size_t i = 0; i < p->q.n_pairs; i++) p->first_difference[i] = patch_difference(&p->q, &p->q.pair[i]);
     g->scores = p->scores;
     g->first_difference = p->first_difference;
     if (!has_full_check(&p->q)) g->check_full = NAN;
@@ -439,6 +456,7 @@ void patch_free(struct patch *p)
     mem_drop(p->texts);
     mem_drop(p->cell);
     mem_drop(p->group);
+    mem_drop(p->listed);
     mem_drop(p->base);
     mem_drop(p->reference);
     mem_drop(p->first_difference);
@@ -453,7 +471,7 @@ bool patch_metric(struct patch *p, struct session *s, const float *x, size_t n, 
     struct panel panel = panel_of(p, 0);
     panel.n_metrics = 1;
     if (!panel_read(&panel, s, x, n, out, e)) return false;
-    for (size_t i = 0; i < n; i++) out[i] = normalised(p->q.pair->metric, p->scores, out[i]);
+    for (size_t i = 0; i < n; i++) out[i] = patch_normalised(p->q.pair->metric, p->scores, out[i]);
     return true;
 }
 
