@@ -210,7 +210,7 @@ static bool is_listed(const struct patch *p, uint32_t layer, uint32_t head, uint
     return !p->listed || p->listed[((size_t)layer * p->grid.n_heads + head) * p->grid.n_pos + pos];
 }
 
-/* A column's cells of all layers that are to be run, in the group in hand or, if its rows are too many there, in the next. */
+/* A column's cells that are to be run, in the group in hand or, if its rows are too many there, in the next. */
 static void add_column(struct patch *p, size_t pair, uint32_t head, uint32_t pos, size_t most, size_t *rows)
 {
     uint32_t L = p->grid.n_layers, n = n_used(&p->q.pair[pair]), first = column_first(p, pair, pos);
@@ -354,11 +354,11 @@ uint32_t patch_difference(const struct patch_request *q, const struct patch_pair
 }
 
 /* Rows of the largest turn: columns up to the budget, or one that is larger alone, and the checks. */
-static size_t most_rows(const struct patch_request *q, uint32_t longest, size_t columns)
+static size_t most_rows(const struct patch_request *q, uint32_t longest, size_t cells)
 {
     const struct arch *a = &view_model(q->view)->arch;
     size_t budget = q->memory_bytes ? q->memory_bytes : DEFAULT_MEMORY;
-    size_t column = plan_times(a->n_layers, longest), all = plan_times(column, columns), most = budget / (a->d_model * sizeof(float));
+    size_t column = plan_times(a->n_layers, longest), all = plan_times(cells, longest), most = budget / (a->d_model * sizeof(float));
     if (most < column) most = column;
     return plan_sum(all < most ? all : most, 2 * CHECK_LAYERS * (size_t)longest);
 }
@@ -371,8 +371,7 @@ void patch_plan(const struct patch_request *q, int threads, struct plan *p)
     struct err e;
     patch_columns(q, &heads, &pos);
     size_t each = plan_times(heads, pos), listed = q->only ? q->n_only : plan_times(a->n_layers, each);
-    size_t columns = plan_times(q->only && q->n_only < each ? q->n_only : each, q->n_pairs);
-    size_t cells = plan_times(listed, q->n_pairs) + 2 * CHECK_LAYERS;
+    size_t grid = plan_times(listed, q->n_pairs), cells = grid + 2 * CHECK_LAYERS;
     struct patch_texts *texts = texts_of(q, &e);
     struct patch_runs_request runs = runs_of(q, texts);
     for (size_t i = 0; i < q->n_pairs; i++)
@@ -383,7 +382,7 @@ void patch_plan(const struct patch_request *q, int threads, struct plan *p)
     plan_add(p, NEED_LOGITS, plan_times(has_kl(q) ? q->n_pairs + 1 : 1, sizeof(double) * (size_t)a->d_vocab));
     plan_add(p, NEED_ANSWER, plan_times(cells, sizeof(struct cell) + sizeof(size_t)));
     plan_add(p, NEED_ANSWER, plan_times(plan_times(plan_times(each, a->n_layers), q->n_pairs), 1 + plan_times(q->n_metrics, sizeof(double) + 64)));
-    sweep_plan(a, longest, cells, most_rows(q, longest, columns), threads, &sweep);
+    sweep_plan(a, longest, cells, most_rows(q, longest, grid), threads, &sweep);
     plan_peak(&run, &sweep);
     plan_with(p, &run);
 }

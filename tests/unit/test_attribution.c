@@ -13,6 +13,7 @@
 #include "core/head.h"
 #include "core/run.h"
 #include "probes/attribution.h"
+#include "probes/audit.h"
 #include "probes/gradient.h"
 #include "support/families.h"
 #include "support/numbers.h"
@@ -127,17 +128,16 @@ static double check_site(const struct golden *g, const struct prompts *p, const 
     const struct patch_grid *grid = attribution_grid(a, site);
     const uint32_t *base = q->denoise ? p->corrupt : p->clean, *source = q->denoise ? p->clean : p->corrupt;
     struct site_values s = read_site(g, q->site[site], source);
+    const int m = (int)site % 2; /* one metric or the other */
     double most = 0;
     for (uint32_t l = 0; l < grid->n_layers; l++)
         for (uint32_t h = 0; h < grid->n_heads; h++)
             for (uint32_t pos = 0; pos < grid->n_pos; pos++) {
-                for (int m = (int)site % 2, once = 0; !once; once = 1) { /* one metric and then the other */
-                    struct tap t = write_tap(&s, l, grid->n_pos > 1 ? &pos : NULL, grid->n_heads > 1 ? &h : NULL, 0);
-                    double got = grid->scores[m].values[((size_t)l * grid->n_heads + h) * grid->n_pos + pos];
-                    double want = extrapolated(g, m, base, &t, 1);
-                    close_to(g, "estimate", q->site[site], l, h, pos, got, want, 4e-4 + 2e-3 * fabs(want));
-                    most = fmax(most, fabs(got));
-                }
+                struct tap t = write_tap(&s, l, grid->n_pos > 1 ? &pos : NULL, grid->n_heads > 1 ? &h : NULL, 0);
+                double got = grid->scores[m].values[((size_t)l * grid->n_heads + h) * grid->n_pos + pos];
+                double want = extrapolated(g, m, base, &t, 1);
+                close_to(g, "estimate", q->site[site], l, h, pos, got, want, 4e-4 + 2e-3 * fabs(want));
+                most = fmax(most, fabs(got));
             }
     drop_site(&s);
     return most;
@@ -365,11 +365,59 @@ static void test_planted(void **state)
     model_drop(g.model);
 }
 
+/* ---- the audit ------------------------------------------------------------------------------------------------------------- */
+
+/* Its cells are the whole grid's, which is run as well; with as many as there are, nothing is left to guess. */
+static void audited(struct golden *g)
+{
+    struct prompts p;
+    enum hook site = HOOK_Z;
+    struct err e = {0};
+    make_pair(g, &p);
+    struct attribution_request q = {.view = g->view, .pair = &p.pair, .n_pairs = 1, .n_metrics = 2, .denoise = true, .site = &site,
+                                    .n_sites = 1, .axis = PATCH_LAYER_HEAD};
+    struct attribution *a = attribute(g, &q);
+    struct patch_request grid = attribution_patch(&q, 0);
+    struct patch *whole = patch_new(&grid, &e);
+    must(whole && STEP_ALL(patch_step(whole, g->session, &e)), e);
+    const struct patch_scores *exact = patch_result(whole)->scores;
+    const size_t cells = (size_t)g->model->arch.n_layers * g->model->arch.n_heads;
+    for (uint32_t random = 2; random < 200; random += 100) {
+        struct audit_request ask = {.patch = grid, .grid = attribution_grid(a, 0), .top = 3, .random = random, .seed = 4};
+        struct audit *k = audit_new(&ask, &e);
+        must(k && STEP_ALL(audit_step(k, g->session, &e)), e);
+        const struct audit_found *f = audit_result(k);
+        double top = 0, all = 0, others = 0, worst = -INFINITY;
+        assert_int_equal(f->n, 3 + random < cells ? 3 + random : cells);
+        assert_int_equal(f->exact->cells_run, f->n);
+        for (size_t i = 0; i < f->n; i++) {
+            double want = exact->values[f->cell[i].at] - exact->corrupt;
+            assert_true(fabs(f->cell[i].exact - want) < 1e-4);
+            assert_true(i == 0 || i >= 3 || fabs(f->cell[i].estimate) <= fabs(f->cell[i - 1].estimate));
+            assert_int_equal(f->cell[i].random, i >= 3);
+            *(i < 3 ? &top : &others) += fabs(want);
+            worst = fmax(worst, fabs(want) - fabs(f->cell[i].estimate));
+        }
+        for (size_t i = 0; i < cells; i++) all += fabs(exact->values[i] - exact->corrupt);
+        if (f->n < cells) all = top + others / random * (double)(cells - 3);
+        assert_true(fabs(f->share - top / all) < 1e-3 && fabs(f->worst - worst) < 1e-4 && f->rho >= -1 && f->rho <= 1);
+        audit_free(k);
+    }
+    patch_free(whole);
+    attribution_free(a);
+}
+
+static void test_audit(void **state)
+{
+    (void)state;
+    families_each(false, audited);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_estimates), cmocka_unit_test(test_second_order), cmocka_unit_test(test_qk_fix),
-        cmocka_unit_test(test_grad_drop), cmocka_unit_test(test_planted),
+        cmocka_unit_test(test_grad_drop), cmocka_unit_test(test_planted),   cmocka_unit_test(test_audit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
