@@ -1,18 +1,10 @@
 /* POST /v1/patch: a grid of every pair by every metric, in one sweep. */
 #include <string.h>
 
-#include "core/site.h"
 #include "handlers.h"
 #include "patch_answer.h"
 #include "place.h"
 #include "server/clock.h"
-
-static const struct patch_axes axes_known[] = {
-    {{NULL, NULL}, false, false, PATCH_LAYER},
-    {{"pos", NULL}, false, true, PATCH_LAYER_POS},
-    {{"head", NULL}, true, false, PATCH_LAYER_HEAD},
-    {{"head", "pos"}, true, true, PATCH_LAYER_HEAD_POS},
-};
 
 struct patch_work {
     struct look look;
@@ -74,7 +66,7 @@ static bool patch_work_finish(struct work *w, struct outcome *o, struct err *e)
 {
     struct patch_work *p = of(w);
     if (look_cached(&p->look)) return look_answer_cached(&p->look, o, e);
-    const struct patch_told told = {&p->pairs, p->axes, patch_result(p->patch), p->stats};
+    const struct patch_told told = {&p->pairs, p->axes, patch_result(p->patch), p->stats, NULL};
     jout *root = look_open(&p->look);
     if (p->source.view) answer_view(root, "against", &p->source);
     patch_answer(&told, &p->look, root);
@@ -88,38 +80,6 @@ static const struct work_ops ops = {
 };
 
 /* ---- the request --------------------------------------------------------------------------------- */
-
-static bool choose_site(struct patch_work *p, const struct json *q, struct err *e)
-{
-    const char *word = json_get(q, "site")->text;
-    const struct arch *a = &look_model(&p->look)->arch;
-    if (!hook_parse(word, &p->request.site, e)) return place_blame(e, "site");
-    const char *why = hook_absent(a, p->request.site);
-    return !why || err_field(e, ERR_INVALID, "site", "%s has no %s: %s", a->family, word, why);
-}
-
-static bool same_words(const struct patch_axes *a, const struct json *second)
-{
-    for (int i = 0; i < 2; i++, second = second ? second->next : NULL)
-        if (!a->word[i] != !second || (second && strcmp(a->word[i], second->text) != 0)) return false;
-    return true;
-}
-
-static bool choose_axes(struct patch_work *p, const struct json *q, struct err *e)
-{
-    const struct json *axes = json_get(q, "axes");
-    const struct hook_info *site = hook_info(p->request.site);
-    for (const struct json *a = axes->child; a; a = a->next)
-        for (const struct json *b = a->next; b; b = b->next)
-            if (strcmp(a->text, b->text) == 0) return err_field(e, ERR_INVALID, "axes", "\"%s\" is named twice", a->text);
-    if (strcmp(axes->child->text, "layer") != 0) return err_field(e, ERR_INVALID, "axes", "the first axis is \"layer\"");
-    for (size_t i = 0; i < sizeof axes_known / sizeof *axes_known; i++)
-        if (same_words(&axes_known[i], axes->child->next)) p->axes = &axes_known[i];
-    if (!p->axes) return err_field(e, ERR_INVALID, "axes", "behind \"layer\" come \"pos\", \"head\", or \"head\" and \"pos\"");
-    p->request.axis = p->axes->axis;
-    return !p->axes->head || site->axis != AXIS_PLAIN ||
-           err_field(e, ERR_INVALID, "axes", "%s has no heads; its axes are [\"layer\",\"pos\"]", site->spelling);
-}
 
 static bool choose_source(struct patch_work *p, struct call *c, const struct json *q, struct err *e)
 {
@@ -137,20 +97,13 @@ static bool choose_source(struct patch_work *p, struct call *c, const struct jso
     return true;
 }
 
-/* Values by position stand in one table: all pairs must have them. And all must fit an answer. */
-static bool bounded(const struct patch_work *p, struct err *e)
+static bool choose_place(struct patch_work *p, const struct json *q, struct err *e)
 {
-    enum { MOST_VALUES = 8388608 };
-    uint32_t heads, pos;
-    const struct pairs *q = &p->pairs;
-    patch_columns(&p->request, &heads, &pos);
-    for (size_t i = 1; p->axes->pos && i < q->n; i++)
-        if (q->asked[i].n != q->asked->n)
-            return err_field(e, ERR_INVALID, "pairs", "pair %zu has %u tokens and the first %u; with an axis of positions all "
-                             "have the same", i, q->asked[i].n, q->asked->n);
-    size_t cells = plan_times(plan_times(heads, pos), look_model(&p->look)->arch.n_layers);
-    size_t values = plan_times(plan_times(cells, q->n_metrics), q->n + (q->listed ? 6 : 0));
-    return values <= MOST_VALUES || err_field(e, ERR_TOO_LARGE, "pairs", "%zu values would be answered, at most %d", values, MOST_VALUES);
+    if (!patch_site_read(json_get(q, "site"), &look_model(&p->look)->arch, &p->request.site, e) ||
+        !patch_axes_read(json_get(q, "axes"), p->request.site, &p->axes, e))
+        return false;
+    p->request.axis = p->axes->axis;
+    return true;
 }
 
 static bool prepare(struct patch_work *p, struct call *c, struct err *e)
@@ -158,13 +111,13 @@ static bool prepare(struct patch_work *p, struct call *c, struct err *e)
     struct look *l = &p->look;
     struct plan plan = {0};
     if (!look_begin(l, c, &ops, e)) return false;
-    if (!choose_site(p, l->request, e) || !choose_axes(p, l->request, e) || !choose_source(p, c, l->request, e) ||
+    if (!choose_place(p, l->request, e) || !choose_source(p, c, l->request, e) ||
         !pairs_read(&p->pairs, l, e))
         return false;
     if (p->pairs.listed) l->seed = json_get(l->request, "seed")->integer;
     pairs_ask(&p->pairs, l, &p->request);
     p->request.source = p->source.view;
-    if (!bounded(p, e) || !look_find(l, c, e)) return false;
+    if (!patch_bounded(&p->pairs, &p->request, e) || !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
     patch_plan(&p->request, daemon_threads(c->daemon), &plan);
     if (p->pairs.listed) patch_stats_plan(&p->request, p->pairs.n_groups, &plan);

@@ -1,6 +1,63 @@
 #include "patch_answer.h"
 
 #include <math.h>
+#include <string.h>
+
+#include "core/site.h"
+#include "place.h"
+
+/* ---- the request ------------------------------------------------------------------------------------- */
+
+static const struct patch_axes axes_known[] = {
+    {{NULL, NULL}, false, false, PATCH_LAYER},
+    {{"pos", NULL}, false, true, PATCH_LAYER_POS},
+    {{"head", NULL}, true, false, PATCH_LAYER_HEAD},
+    {{"head", "pos"}, true, true, PATCH_LAYER_HEAD_POS},
+};
+
+bool patch_site_read(const struct json *site, const struct arch *a, enum hook *out, struct err *e)
+{
+    if (!hook_parse(site->text, out, e)) return place_blame(e, "site");
+    const char *why = hook_absent(a, *out);
+    return !why || err_field(e, ERR_INVALID, "site", "%s has no %s: %s", a->family, site->text, why);
+}
+
+static bool same_words(const struct patch_axes *a, const struct json *second)
+{
+    for (int i = 0; i < 2; i++, second = second ? second->next : NULL)
+        if (!a->word[i] != !second || (second && strcmp(a->word[i], second->text) != 0)) return false;
+    return true;
+}
+
+bool patch_axes_read(const struct json *axes, enum hook site, const struct patch_axes **out, struct err *e)
+{
+    for (const struct json *a = axes->child; a; a = a->next)
+        for (const struct json *b = a->next; b; b = b->next)
+            if (strcmp(a->text, b->text) == 0) return err_field(e, ERR_INVALID, "axes", "\"%s\" is named twice", a->text);
+    if (strcmp(axes->child->text, "layer") != 0) return err_field(e, ERR_INVALID, "axes", "the first axis is \"layer\"");
+    *out = NULL;
+    for (size_t i = 0; i < sizeof axes_known / sizeof *axes_known; i++)
+        if (same_words(&axes_known[i], axes->child->next)) *out = &axes_known[i];
+    if (!*out) return err_field(e, ERR_INVALID, "axes", "behind \"layer\" come \"pos\", \"head\", or \"head\" and \"pos\"");
+    return !(*out)->head || hook_info(site)->axis != AXIS_PLAIN ||
+           err_field(e, ERR_INVALID, "axes", "%s has no heads; its axes are [\"layer\",\"pos\"]", hook_info(site)->spelling);
+}
+
+bool patch_bounded(const struct pairs *p, const struct patch_request *q, struct err *e)
+{
+    enum { MOST_VALUES = 8388608 };
+    uint32_t heads, pos;
+    patch_columns(q, &heads, &pos);
+    for (size_t i = 1; patch_by_pos(q->axis) && i < p->n; i++)
+        if (p->asked[i].n != p->asked->n)
+            return err_field(e, ERR_INVALID, "pairs", "pair %zu has %u tokens and the first %u; with an axis of positions all "
+                             "have the same", i, p->asked[i].n, p->asked->n);
+    size_t cells = plan_times(plan_times(heads, pos), view_model(q->view)->arch.n_layers);
+    size_t values = plan_times(plan_times(cells, p->n_metrics), p->n + (p->listed ? 6 : 0));
+    return values <= MOST_VALUES || err_field(e, ERR_TOO_LARGE, "pairs", "%zu values would be answered, at most %d", values, MOST_VALUES);
+}
+
+/* ---- the answer -------------------------------------------------------------------------------------- */
 
 static void put_range(jout *o, const char *key, uint32_t n)
 {
@@ -45,6 +102,11 @@ static void put_checks(const struct patch_told *t, jout *root)
     jout_f64(checks, "full", t->grid->check_full);
 }
 
+static size_t cells_of(const struct patch_told *t)
+{
+    return (size_t)t->grid->n_layers * t->grid->n_heads * t->grid->n_pos;
+}
+
 /* ---- several ----------------------------------------------------------------------------------------- */
 
 static void put_results(const struct patch_told *t, const struct look *l, jout *root)
@@ -59,6 +121,7 @@ static void put_results(const struct patch_told *t, const struct look *l, jout *
             else jout_int(one, "pair", (int64_t)i);
             jout_text(one, "metric", metric_word(t->pairs->asked[i].metric[m].kind));
             put_grid(t, s->values, 1, one, "values");
+            if (t->drop) put_grid(t, t->drop + (i * M + m) * cells_of(t), 1, one, "grad_drop");
             pairs_echo(t->pairs, i, m, l, s, one);
             put_skipped(t, i, one);
         }
@@ -100,7 +163,7 @@ static size_t shown_by(const struct patch_told *t)
     return m;
 }
 
-static void put_behaviour(const struct patch_told *t, struct look *l, jout *root)
+static void put_shown(const struct patch_told *t, struct look *l, jout *root)
 {
     const size_t m = shown_by(t), M = t->pairs->n_metrics, n = t->pairs->n;
     double right = 0, sum = 0;
@@ -123,20 +186,31 @@ static void put_behaviour(const struct patch_told *t, struct look *l, jout *root
                   "model hardly does what is being looked for", 100 * accuracy, difference);
 }
 
-void patch_answer(const struct patch_told *t, struct look *l, jout *root)
+void patch_put_grid(const struct patch_told *t, const struct look *l, jout *o)
 {
-    put_axes(t, root);
+    put_axes(t, o);
     if (t->pairs->listed) {
-        put_results(t, l, root);
-        put_means(t, l, root);
-    } else {
-        put_grid(t, t->grid->scores->values, 1, root, "values");
-        pairs_echo(t->pairs, 0, 0, l, t->grid->scores, root);
-        put_skipped(t, 0, root);
+        put_results(t, l, o);
+        put_means(t, l, o);
+        return;
     }
-    put_behaviour(t, l, root);
-    put_checks(t, root);
+    put_grid(t, t->grid->scores->values, 1, o, "values");
+    if (t->drop) put_grid(t, t->drop, 1, o, "grad_drop");
+    pairs_echo(t->pairs, 0, 0, l, t->grid->scores, o);
+    put_skipped(t, 0, o);
+}
+
+void patch_put_behaviour(const struct patch_told *t, struct look *l, jout *root)
+{
+    put_shown(t, l, root);
     for (size_t i = 0; i < t->pairs->n; i++)
         if (t->grid->first_difference[i] == t->pairs->asked[i].n)
             look_warn(l, "same-prompts", "clean and corrupt of pair %zu are the same tokens: no cell can differ", i);
+}
+
+void patch_answer(const struct patch_told *t, struct look *l, jout *root)
+{
+    patch_put_grid(t, l, root);
+    patch_put_behaviour(t, l, root);
+    put_checks(t, root);
 }
