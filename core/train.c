@@ -125,6 +125,8 @@ void tape_weigh(struct tape *t, const double *weight)
         for (size_t k = 0; k < t->span[i].n_rows * d; k++) x[k] = (float)(weight[i] * (double)x[k]);
     }
 }
+const float *tape_stream(const struct tape *t) { return t->x; }
+const struct saved *tape_saved(const struct tape *t, uint32_t layer) { return &t->saved[layer - t->from]; }
 
 static struct block block_of(struct tape *t, struct view *v, struct session *s, const struct taps *taps)
 {
@@ -133,6 +135,13 @@ static struct block block_of(struct tape *t, struct view *v, struct session *s, 
 }
 
 static size_t x_bytes(const struct tape *t) { return (size_t)t->rows * t->arch->d_model * sizeof(float); }
+
+void tape_resume(struct tape *t, uint32_t layer, const float *x)
+{
+    assert(layer > t->from && layer <= t->arch->n_layers);
+    t->layer = layer;
+    memcpy(t->x, x, x_bytes(t));
+}
 
 /* x ← x_mid + what the matrix being trained makes of its kept input. */
 static bool candidate_mlp(struct tape *t, struct block *b, struct err *e)

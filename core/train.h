@@ -58,6 +58,12 @@ void tape_train_ends(struct tape *t, const struct weight_grads *ends);
 void tape_write(struct tape *t, struct taps *writes);
 
 enum step tape_forward(struct tape *t, struct view *v, struct session *s, struct err *e);
+/* The stream where the pass now stands, or on the way back its gradient: [R][d]. And what was kept of a layer. */
+const float *tape_stream(const struct tape *t);
+const struct saved *tape_saved(const struct tape *t, uint32_t layer);
+/* Stand behind the layers below `layer` again, with that stream (`layer` being L, for another tape_head) or with
+ * that gradient of it: what was kept serves any number of passes back. */
+void tape_resume(struct tape *t, uint32_t layer, const float *x);
 /* Starts the backward pass from any function of the logits at the scored positions: `loss` is called
  * for each with its sequence, its number among that sequence's scored ones and its logits [V], and
  * puts the gradient in their place. taps read gradients at the final norm and the unembedding. One step:

@@ -77,10 +77,17 @@ static struct patch_scores *scores_of(const struct patch *p, size_t pair, size_t
     return &p->scores[pair * p->q.n_metrics + metric];
 }
 
-/* norm_logit_diff of a difference; other metrics are what they are. */
-static double normalised(const struct metric *m, const struct patch_scores *s, double value)
+double patch_normalised(const struct metric *m, const struct patch_scores *s, double value)
 {
     return m->kind == METRIC_NORM_LOGIT_DIFF ? (value - s->ld_corrupt) / (s->ld_clean - s->ld_corrupt) : value;
+}
+
+bool patch_normalises(const struct metric *m, double clean, double corrupt, struct err *e)
+{
+    return m->kind != METRIC_NORM_LOGIT_DIFF || fabs(clean - corrupt) >= 1e-3 ||
+           err_field(e, ERR_UNPROCESSABLE, "metric.kind",
+                     "the logit differences of clean (%g) and corrupt (%g) are closer than 0.001: "
+                     "nothing to normalise by", clean, corrupt);
 }
 
 /* The metrics of both runs; scores keep them as differences until the end (finish). */
@@ -103,10 +110,7 @@ static bool baselines(struct patch *p, struct session *s, size_t pair, struct er
         out->clean = p->q.denoise ? source : base;
         out->corrupt = p->q.denoise ? base : source;
         for (size_t i = 0; i < patch_cells_of_pair(&p->grid); i++) out->values[i] = base;
-        if (p->q.pair[pair].metric[m].kind == METRIC_NORM_LOGIT_DIFF && !(fabs(out->clean - out->corrupt) >= 1e-3))
-            ok = err_field(e, ERR_UNPROCESSABLE, "metric.kind",
-                           "the logit differences of clean (%g) and corrupt (%g) are closer than 0.001: "
-                           "nothing to normalise by", out->clean, out->corrupt);
+        ok = patch_normalises(&p->q.pair[pair].metric[m], out->clean, out->corrupt, e);
     }
     mem_drop(read);
     return ok;
@@ -166,9 +170,9 @@ static void finish(struct patch *p)
             bool logits = metric->kind == METRIC_NORM_LOGIT_DIFF || metric->kind == METRIC_LOGIT_DIFF;
             s->ld_clean = logits ? s->clean : (double)NAN;
             s->ld_corrupt = logits ? s->corrupt : (double)NAN;
-            for (size_t k = 0; k < patch_cells_of_pair(&p->grid); k++) s->values[k] = normalised(metric, s, s->values[k]);
-            s->clean = normalised(metric, s, s->clean);
-            s->corrupt = normalised(metric, s, s->corrupt);
+            for (size_t k = 0; k < patch_cells_of_pair(&p->grid); k++) s->values[k] = patch_normalised(metric, s, s->values[k]);
+            s->clean = patch_normalised(metric, s, s->clean);
+            s->corrupt = patch_normalised(metric, s, s->corrupt);
         }
 }
 
@@ -225,7 +229,7 @@ static enum step step_sweep(struct patch *p, struct session *s, struct err *e)
 /* ---- the job ----------------------------------------------------------------------------------- */
 
 /* Other weights, or no source at all, make a difference from the first position on. */
-static uint32_t difference(const struct patch_request *q, const struct patch_pair *pair)
+uint32_t patch_difference(const struct patch_request *q, const struct patch_pair *pair)
 {
     uint32_t i = 0;
     if (q->from != PATCH_FROM_OTHER || patch_source_view(q) != q->view) return 0;
@@ -240,7 +244,8 @@ void patch_plan(const struct patch_request *q, int threads, struct plan *p)
     struct plan sweep = {0}, run = {0}, naive = {0};
     struct err e;
     patch_columns(q, &heads, &pos);
-    size_t columns = plan_times(plan_times(heads, pos), q->n_pairs), cells = plan_times(a->n_layers, columns) + 2 * CHECK_LAYERS;
+    size_t each = plan_times(heads, pos), listed = q->only ? q->n_only : plan_times(a->n_layers, each);
+    size_t grid = plan_times(listed, q->n_pairs), cells = grid + 2 * CHECK_LAYERS;
     struct patch_texts *texts = texts_of(q, &e);
     struct patch_runs_request runs = runs_of(q, texts);
     for (size_t i = 0; i < q->n_pairs; i++)
@@ -249,8 +254,9 @@ void patch_plan(const struct patch_request *q, int threads, struct plan *p)
     mem_drop(texts);
     panel_plan(a, q->pair->metric, q->n_metrics, p);
     plan_add(p, NEED_LOGITS, plan_times(has_kl(q) ? q->n_pairs + 1 : 1, sizeof(double) * (size_t)a->d_vocab));
-    plan_add(p, NEED_ANSWER, plan_times(cells, sizeof(struct cell) + sizeof(size_t) + plan_times(q->n_metrics, sizeof(double) + 64)));
-    sweep_plan(a, longest, cells, patch_most_rows(q, longest, columns), threads, &sweep);
+    plan_add(p, NEED_ANSWER, plan_times(cells, sizeof(struct cell) + sizeof(size_t)));
+    plan_add(p, NEED_ANSWER, plan_times(plan_times(plan_times(each, a->n_layers), q->n_pairs), 1 + plan_times(q->n_metrics, sizeof(double) + 64)));
+    sweep_plan(a, longest, cells, patch_most_rows(q, longest, grid), threads, &sweep);
     patch_naive_plan(q, longest, threads, &naive);
     plan_peak(&sweep, &naive);
     plan_peak(&run, &sweep);
@@ -269,7 +275,7 @@ static bool take_grid(struct patch *p, struct err *e)
     if (!p->base) return false;
     for (size_t i = 0; i < scores; i++) p->scores[i].values = p->values + i * each;
     for (size_t i = 0; i < p->q.n_pairs; i++) {
-        p->first_difference[i] = difference(&p->q, &p->q.pair[i]);
+        p->first_difference[i] = patch_difference(&p->q, &p->q.pair[i]);
         p->base[i].n = patch_used(&p->q.pair[i]);
     }
     g->scores = p->scores;
@@ -367,6 +373,7 @@ void patch_free(struct patch *p)
     mem_drop(p->texts);
     mem_drop(p->cell);
     mem_drop(p->group);
+    mem_drop(p->listed);
     mem_drop(p->base);
     mem_drop(p->reference);
     mem_drop(p->first_difference);
@@ -381,7 +388,7 @@ bool patch_metric(struct patch *p, struct session *s, const float *x, size_t n, 
     struct panel panel = panel_of(p, 0);
     panel.n_metrics = 1;
     if (!panel_read(&panel, s, x, n, out, e)) return false;
-    for (size_t i = 0; i < n; i++) out[i] = normalised(p->q.pair->metric, p->scores, out[i]);
+    for (size_t i = 0; i < n; i++) out[i] = patch_normalised(p->q.pair->metric, p->scores, out[i]);
     return true;
 }
 

@@ -55,6 +55,8 @@ struct patch_request {
     enum patch_axis axis;
     uint32_t block;         /* of a site without heads by an axis of heads; 0 else */
     uint32_t before, after; /* layers below and above a cell's own that it patches as well */
+    const size_t *only;     /* [n_only] the cells to run, (layer·heads + head)·positions + position, ascending; NULL: all */
+    size_t n_only;          /* others hold the base's metric */
     size_t memory_bytes;    /* for the sweep's rows; 0: 512 MiB */
     uint32_t n_naive;       /* cells to recompute, at most; fewer where that were a tenth of a long sweep */
     uint64_t seed;          /* which ones */
@@ -85,10 +87,19 @@ struct patch_grid {
 
 /* Both runs' activations, the bases' caches, the sweep, the metrics' logits. */
 void patch_plan(const struct patch_request *q, int threads, struct plan *p);
+static inline bool patch_by_pos(enum patch_axis a) { return a == PATCH_LAYER_POS || a == PATCH_LAYER_HEAD_POS; }
+static inline bool patch_by_head(enum patch_axis a) { return a == PATCH_LAYER_HEAD || a == PATCH_LAYER_HEAD_POS; }
 /* Columns of the grid by head and by position. */
 void patch_columns(const struct patch_request *q, uint32_t *heads, uint32_t *pos);
 
 bool patch_forecast(const struct patch_request *q, struct patch_cost *out, struct err *e) MUST_CHECK;
+
+/* norm_logit_diff of a difference; other metrics are what they are. */
+double patch_normalised(const struct metric *m, const struct patch_scores *s, double value);
+/* False where clean and corrupt are too close to normalise by. */
+bool patch_normalises(const struct metric *m, double clean, double corrupt, struct err *e) MUST_CHECK;
+/* Where the runs of a pair may first differ; n when they do not. */
+uint32_t patch_difference(const struct patch_request *q, const struct patch_pair *pair);
 
 struct patch;
 struct patch *patch_new(const struct patch_request *q, struct err *e) MUST_CHECK;

@@ -7,15 +7,12 @@
 enum { DEFAULT_MEMORY = 512u << 20 };
 #define TURN_FLOPS 4e11
 
-static bool by_pos(enum patch_axis a) { return a == PATCH_LAYER_POS || a == PATCH_LAYER_HEAD_POS; }
-static bool by_head(enum patch_axis a) { return a == PATCH_LAYER_HEAD || a == PATCH_LAYER_HEAD_POS; }
-
 void patch_columns(const struct patch_request *q, uint32_t *heads, uint32_t *pos)
 {
     const struct arch *a = &view_model(q->view)->arch;
     const uint32_t units = q->block ? (hook_width(a, q->site) + q->block - 1) / q->block : hook_heads(a, q->site);
-    *heads = by_head(q->axis) ? units : 1;
-    *pos = by_pos(q->axis) ? q->pair->n : 1;
+    *heads = patch_by_head(q->axis) ? units : 1;
+    *pos = patch_by_pos(q->axis) ? q->pair->n : 1;
 }
 
 /* At most so many rows a turn; a column that has more is a turn of its own. */
@@ -30,9 +27,9 @@ static size_t turn_rows(const struct patch_request *q)
     return time < (double)memory ? (size_t)time : memory;
 }
 
-size_t patch_most_rows(const struct patch_request *q, uint32_t longest, size_t columns)
+size_t patch_most_rows(const struct patch_request *q, uint32_t longest, size_t cells)
 {
-    size_t column = plan_times(view_model(q->view)->arch.n_layers, longest), all = plan_times(column, columns), most = turn_rows(q);
+    size_t column = plan_times(view_model(q->view)->arch.n_layers, longest), all = plan_times(cells, longest), most = turn_rows(q);
     if (most < column) most = column;
     return plan_sum(all < most ? all : most, 2 * CHECK_LAYERS * (size_t)longest);
 }
@@ -41,7 +38,7 @@ size_t patch_most_rows(const struct patch_request *q, uint32_t longest, size_t c
 static uint32_t column_first(const struct patch *p, size_t pair, uint32_t pos)
 {
     uint32_t p0 = p->first_difference[pair], n = patch_used(&p->q.pair[pair]);
-    if (!by_pos(p->q.axis)) return p0 < n ? p0 : n;
+    if (!patch_by_pos(p->q.axis)) return p0 < n ? p0 : n;
     return pos >= p0 && pos < n ? pos : n;
 }
 
@@ -76,26 +73,38 @@ static int by_layer(const void *x, const void *y)
     return (a->out > b->out) - (a->out < b->out);
 }
 
-/* A column's cells of all layers, in the group in hand or, if its rows are too many there, in the next. */
+static bool is_listed(const struct patch *p, uint32_t layer, uint32_t head, uint32_t pos)
+{
+    return !p->listed || p->listed[((size_t)layer * p->grid.n_heads + head) * p->grid.n_pos + pos];
+}
+
+/* A column's cells that are to be run, in the group in hand or, if its rows are too many there, in the next. */
 static void add_column(struct patch *p, size_t pair, uint32_t head, uint32_t pos, size_t most, size_t *rows)
 {
     uint32_t L = p->grid.n_layers, n = patch_used(&p->q.pair[pair]), first = column_first(p, pair, pos);
-    size_t column = (size_t)L * (n - first);
+    size_t cells = 0;
+    for (uint32_t l = 0; l < L; l++) cells += is_listed(p, l, head, pos);
+    size_t column = cells * (n - first);
     if (!column) return;
     if (*rows && *rows + column > most) {
         p->group[++p->n_groups] = p->n_cells;
         *rows = 0;
     }
     *rows += column;
-    for (uint32_t l = 0; l < L; l++) add_cell(p, pair, l, first, head, pos, CELL_GRID);
-    p->grid.cost.cells_run += L;
+    for (uint32_t l = 0; l < L; l++)
+        if (is_listed(p, l, head, pos)) add_cell(p, pair, l, first, head, pos, CELL_GRID);
+    p->grid.cost.cells_run += cells;
 }
 
 /* Columns in turns, each turn's rows within the budget; the first turn carries the checks. */
 bool patch_plan_cells(struct patch *p, struct err *e)
 {
     size_t rows = 0, most = turn_rows(&p->q), columns = (size_t)p->grid.n_heads * p->grid.n_pos;
-    p->cell = mem_take(p->grid.cost.cells + 2 * CHECK_LAYERS, sizeof *p->cell, e);
+    size_t cells = p->q.only ? p->q.n_only * p->q.n_pairs : p->grid.cost.cells;
+    p->listed = p->q.only ? mem_take(patch_cells_of_pair(&p->grid), sizeof *p->listed, e) : NULL;
+    if (p->q.only && !p->listed) return false;
+    for (size_t i = 0; p->q.only && i < p->q.n_only; i++) p->listed[p->q.only[i]] = true;
+    p->cell = mem_take(cells + 2 * CHECK_LAYERS, sizeof *p->cell, e);
     p->group = mem_take(columns * p->q.n_pairs + 2, sizeof *p->group, e);
     if (!p->cell || !p->group) return false;
     add_checks(p);
@@ -130,8 +139,8 @@ bool patch_write(const struct patch *p, const struct cell *c, uint32_t layer, st
     *out = (struct tap){.site = site, .op = TAP_SET, .weight = 1, .src_whole = !zero, .n_src_pos = patch_used(&p->q.pair[c->base]),
                         .n_source = patch_used(&p->q.pair[c->base]), .every_pos = true};
     if (!zero) out->src = patch_runs_values(p->runs, c->base, grid ? PATCH_SOURCE : PATCH_BASE, site);
-    if (grid && by_pos(p->q.axis)) out->every_pos = false, out->pos = &c->pos, out->n_pos = 1;
-    if (grid && by_head(p->q.axis)) out->head = &c->head, out->n_head = 1, out->block = p->q.block;
+    if (grid && patch_by_pos(p->q.axis)) out->every_pos = false, out->pos = &c->pos, out->n_pos = 1;
+    if (grid && patch_by_head(p->q.axis)) out->head = &c->head, out->n_head = 1, out->block = p->q.block;
     return true;
 }
 

@@ -29,6 +29,7 @@ struct patch {
     double *reference;           /* [n_pairs][V] log-probabilities of the sources, for kl; or NULL */
     struct cell *cell;           /* grid cells by group and layer, checks with the first group */
     size_t n_cells;
+    bool *listed;                /* [cells of a pair], or NULL: all are run */
     size_t *group, n_groups, next_group; /* group[g]: first cell; group[n_groups] the end */
     struct sweep_base *base;     /* [n_pairs] */
     struct cell_maker maker;
@@ -49,7 +50,7 @@ bool patch_has_full_check(const struct patch_request *q);
 /* The cells and their turns, of a grid whose sizes, bases and first differences are known. */
 bool patch_plan_cells(struct patch *p, struct err *e) MUST_CHECK;
 /* Rows of the largest turn. */
-size_t patch_most_rows(const struct patch_request *q, uint32_t longest, size_t columns);
+size_t patch_most_rows(const struct patch_request *q, uint32_t longest, size_t cells);
 /* The rows a cell enters with, and what it writes in a layer: false for nothing. */
 void patch_enter(const struct patch *p, const struct cell *c, float *x, float *z);
 bool patch_write(const struct patch *p, const struct cell *c, uint32_t layer, struct tap *out);

@@ -1,21 +1,11 @@
 /* POST /v1/patch: a grid of every pair by every metric, in one sweep. */
 #include <string.h>
 
-#include "core/site.h"
 #include "dry_run.h"
 #include "handlers.h"
 #include "patch_answer.h"
 #include "place.h"
 #include "server/clock.h"
-
-static const struct patch_axes axes_known[] = {
-    {{NULL, NULL}, false, false, false, PATCH_LAYER},
-    {{"pos", NULL}, false, true, false, PATCH_LAYER_POS},
-    {{"head", NULL}, true, false, false, PATCH_LAYER_HEAD},
-    {{"head", "pos"}, true, true, false, PATCH_LAYER_HEAD_POS},
-    {{"neuron", NULL}, true, false, true, PATCH_LAYER_HEAD},
-    {{"neuron", "pos"}, true, true, true, PATCH_LAYER_HEAD_POS},
-};
 
 struct patch_work {
     struct look look;
@@ -87,7 +77,7 @@ static void put_cost(const struct patch_work *p, const struct patch_cost *c, jou
 
 static jout *put_answer(struct patch_work *p, const struct patch_grid *grid, jout *root)
 {
-    const struct patch_told told = {&p->pairs, p->axes, p->request.block, grid, p->stats};
+    const struct patch_told told = {&p->pairs, p->axes, p->request.block, grid, p->stats, NULL};
     if (p->source.view) answer_view(root, "against", &p->source);
     patch_answer(&told, &p->look, root);
     put_cost(p, &grid->cost, root);
@@ -123,47 +113,13 @@ static const struct work_ops ops = {
 
 /* ---- the request --------------------------------------------------------------------------------- */
 
-static bool choose_site(struct patch_work *p, const struct json *q, struct err *e)
+static bool choose_place(struct patch_work *p, const struct json *q, struct err *e)
 {
-    const char *word = json_get(q, "site")->text;
-    const struct arch *a = &look_model(&p->look)->arch;
-    struct site site = {0};
-    struct err not_a_word;
-    if (!site_of_words(a, &(struct site_words){.word = word, .has_layer = true}, &site, &not_a_word) &&
-        !hook_parse(word, &site.hook, e))
-        return place_blame(e, "site");
-    const struct hook_info *info = hook_info(site.hook);
-    const char *why = hook_absent(a, site.hook);
-    if (why) return err_field(e, ERR_INVALID, "site", "%s has no %s: %s", a->family, word, why);
-    p->request.site = site.hook;
-    return (info->scope == SCOPE_LAYER && info->writable) ||
-           err_field(e, ERR_INVALID, "site", "%s is no hook of a layer that can be written, such as hook_resid_pre", info->spelling);
-}
-
-static bool same_words(const struct patch_axes *a, const struct json *second)
-{
-    for (int i = 0; i < 2; i++, second = second ? second->next : NULL)
-        if (!a->word[i] != !second || (second && strcmp(a->word[i], second->text) != 0)) return false;
-    return true;
-}
-
-static bool choose_axes(struct patch_work *p, const struct json *q, struct err *e)
-{
-    const struct json *axes = json_get(q, "axes");
-    const struct hook_info *site = hook_info(p->request.site);
-    for (const struct json *a = axes->child; a; a = a->next)
-        for (const struct json *b = a->next; b; b = b->next)
-            if (strcmp(a->text, b->text) == 0) return err_field(e, ERR_INVALID, "axes", "\"%s\" is named twice", a->text);
-    if (strcmp(axes->child->text, "layer") != 0) return err_field(e, ERR_INVALID, "axes", "the first axis is \"layer\"");
-    for (size_t i = 0; i < sizeof axes_known / sizeof *axes_known; i++)
-        if (same_words(&axes_known[i], axes->child->next)) p->axes = &axes_known[i];
-    if (!p->axes) return err_field(e, ERR_INVALID, "axes", "behind \"layer\" come \"pos\", \"head\" or \"neuron\", and \"pos\" behind these");
+    if (!patch_site_read(json_get(q, "site"), &look_model(&p->look)->arch, &p->request.site, e) ||
+        !patch_axes_read(q, p->request.site, &p->axes, &p->request.block, e))
+        return false;
     p->request.axis = p->axes->axis;
-    if (p->axes->block) p->request.block = (uint32_t)json_get(q, "block")->integer;
-    if (p->axes->block && site->axis != AXIS_PLAIN)
-        return err_field(e, ERR_INVALID, "axes", "%s has heads; its axis is \"head\", not \"neuron\"", site->spelling);
-    return !p->axes->head || p->axes->block || site->axis != AXIS_PLAIN ||
-           err_field(e, ERR_INVALID, "axes", "%s has no heads; its axes are [\"layer\",\"pos\"]", site->spelling);
+    return true;
 }
 
 static bool choose_source(struct patch_work *p, struct call *c, const struct json *q, struct err *e)
@@ -182,22 +138,6 @@ static bool choose_source(struct patch_work *p, struct call *c, const struct jso
     return true;
 }
 
-/* Values by position stand in one table: all pairs must have them. And all must fit an answer. */
-static bool bounded(const struct patch_work *p, struct err *e)
-{
-    enum { MOST_VALUES = 8388608 };
-    uint32_t heads, pos;
-    const struct pairs *q = &p->pairs;
-    patch_columns(&p->request, &heads, &pos);
-    for (size_t i = 1; p->axes->pos && i < q->n; i++)
-        if (q->asked[i].n != q->asked->n)
-            return err_field(e, ERR_INVALID, "pairs", "pair %zu has %u tokens and the first %u; with an axis of positions all "
-                             "have the same", i, q->asked[i].n, q->asked->n);
-    size_t cells = plan_times(plan_times(heads, pos), look_model(&p->look)->arch.n_layers);
-    size_t values = plan_times(plan_times(cells, q->n_metrics), q->n + (q->listed ? 6 : 0));
-    return values <= MOST_VALUES || err_field(e, ERR_TOO_LARGE, "pairs", "%zu values would be answered, at most %d", values, MOST_VALUES);
-}
-
 static bool tell_cost(struct patch_work *p, const struct plan *plan, struct err *e)
 {
     struct patch_cost c;
@@ -211,7 +151,7 @@ static bool prepare(struct patch_work *p, struct call *c, struct err *e)
     struct look *l = &p->look;
     struct plan plan = {0};
     if (!look_begin(l, c, &ops, e)) return false;
-    if (!choose_site(p, l->request, e) || !choose_axes(p, l->request, e) || !choose_source(p, c, l->request, e) ||
+    if (!choose_place(p, l->request, e) || !choose_source(p, c, l->request, e) ||
         !pairs_read(&p->pairs, l, c, e))
         return false;
     l->seed = json_get(l->request, "seed")->integer;
@@ -219,7 +159,7 @@ static bool prepare(struct patch_work *p, struct call *c, struct err *e)
     p->request.source = p->source.view;
     p->request.n_naive = (uint32_t)json_get(l->request, "check_cells")->integer;
     p->request.seed = (uint64_t)l->seed;
-    if (!bounded(p, e)) return false;
+    if (!patch_bounded(&p->pairs, &p->request, e)) return false;
     const bool dry = dry_run_asked(l);
     if (!dry && !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;

@@ -38,6 +38,11 @@ static void put_skipped(const struct patch_told *t, size_t pair, jout *o)
         if (i < t->grid->first_difference[pair] || i > t->pairs->asked[pair].metric->pos) jout_int(list, NULL, i);
 }
 
+static size_t cells_of(const struct patch_told *t)
+{
+    return (size_t)t->grid->n_layers * t->grid->n_heads * t->grid->n_pos;
+}
+
 static void put_checks(const struct patch_told *t, jout *root)
 {
     jout *checks = jout_put_object(root, "checks");
@@ -61,6 +66,7 @@ static void put_results(const struct patch_told *t, const struct look *l, jout *
             else jout_int(one, "pair", (int64_t)i);
             jout_text(one, "metric", metric_word(t->pairs->asked[i].metric[m].kind));
             put_grid(t, s->values, 1, one, "values");
+            if (t->drop) put_grid(t, t->drop + (i * M + m) * cells_of(t), 1, one, "grad_drop");
             pairs_echo(t->pairs, i, m, l, s, one);
             put_skipped(t, i, one);
         }
@@ -102,7 +108,7 @@ static size_t shown_by(const struct patch_told *t)
     return m;
 }
 
-static void put_behaviour(const struct patch_told *t, struct look *l, jout *root)
+static void put_shown(const struct patch_told *t, struct look *l, jout *root)
 {
     const size_t m = shown_by(t), M = t->pairs->n_metrics, n = t->pairs->n;
     double right = 0, sum = 0;
@@ -125,20 +131,31 @@ static void put_behaviour(const struct patch_told *t, struct look *l, jout *root
                   "model hardly does what is being looked for", 100 * accuracy, difference);
 }
 
-void patch_answer(const struct patch_told *t, struct look *l, jout *root)
+void patch_put_grid(const struct patch_told *t, const struct look *l, jout *o)
 {
-    put_axes(t, root);
+    put_axes(t, o);
     if (t->pairs->listed) {
-        put_results(t, l, root);
-        if (t->stats) put_means(t, l, root);
-    } else {
-        put_grid(t, t->grid->scores->values, 1, root, "values");
-        pairs_echo(t->pairs, 0, 0, l, t->grid->scores, root);
-        put_skipped(t, 0, root);
+        put_results(t, l, o);
+        if (t->stats) put_means(t, l, o);
+        return;
     }
-    put_behaviour(t, l, root);
-    put_checks(t, root);
+    put_grid(t, t->grid->scores->values, 1, o, "values");
+    if (t->drop) put_grid(t, t->drop, 1, o, "grad_drop");
+    pairs_echo(t->pairs, 0, 0, l, t->grid->scores, o);
+    put_skipped(t, 0, o);
+}
+
+void patch_put_behaviour(const struct patch_told *t, struct look *l, jout *root)
+{
+    put_shown(t, l, root);
     for (size_t i = 0; i < t->pairs->n; i++)
         if (t->grid->first_difference[i] == t->pairs->asked[i].n)
             look_warn(l, "same-prompts", "clean and corrupt of pair %zu are the same tokens: no cell can differ", i);
+}
+
+void patch_answer(const struct patch_told *t, struct look *l, jout *root)
+{
+    patch_put_grid(t, l, root);
+    patch_put_behaviour(t, l, root);
+    put_checks(t, root);
 }

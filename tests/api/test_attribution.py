@@ -1,0 +1,126 @@
+"""Attribution grids: against gradients and activations that traces read, against the patch grid they estimate,
+and what the contract says about answers, audits and refusals."""
+import numpy as np
+import pytest
+from helpers import keeps, nothing_moves, problem
+from test_patch import ANSWER, CLEAN, CORRUPT, FOIL, several
+
+LD = {"kind": "logit_diff", "answer": ANSWER, "foil": FOIL}
+NO_AUDIT = {"top": 0, "random": 0}
+
+
+def ask(d, **more):
+    body = {"clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "metric": LD, **more}
+    a = d.post("/v1/attribution", {k: v for k, v in body.items() if v is not None})
+    assert a.status == 200, a
+    return keeps(d, "POST", "/v1/attribution", a)
+
+
+def by_trace(d, site, source, base):
+    """(change · gradient) [layer][pos][…] of a site, from reads."""
+    sites = [f"blocks.{l}.{site}" for l in range(3)]
+    reads = [{"input": i, "site": s} for i in "sb" for s in sites] + [{"input": "b", "site": s, "grad_of": LD} for s in sites]
+    a = d.post("/v1/trace", {"inputs": [{"id": "s", "ids": source}, {"id": "b", "ids": base}], "reads": reads})
+    assert a.status == 200, a
+    x = [np.array(c["values"]).reshape(c["shape"]) for c in a.json["captures"]]
+    return np.array([(x[l] - x[3 + l]) * x[6 + l] for l in range(3)])
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+@pytest.mark.parametrize("site", ["attn.hook_z", "attn.hook_v", "attn.hook_k", "mlp.hook_post"])
+def test_estimates_are_change_times_gradient(daemon, site, direction):
+    source, base = (CLEAN, CORRUPT) if direction == "denoise" else (CORRUPT, CLEAN)
+    want = by_trace(daemon, site, source, base).sum(-1)
+    heads = site.startswith("attn")
+    g = ask(daemon, site=site, direction=direction, qk_fix=False, axes=["layer"] + ["head"] * heads + ["pos"], audit=NO_AUDIT)
+    want = want.transpose(0, 2, 1) if heads else want
+    assert np.abs(np.array(g["values"]) - want).max() <= 1e-5 and np.abs(want).max() > 0.01
+    assert g["estimates"] == f"M(patched) - M({'corrupt' if direction == 'denoise' else 'clean'})" and "audit" not in g
+    assert g["skipped"]["pos"] == [0, 1, 2] and not np.array(g["values"])[..., :3].any()
+    summed = ask(daemon, site=site, direction=direction, qk_fix=False, axes=["layer"], audit=NO_AUDIT)
+    assert np.allclose(summed["values"], want.reshape(3, -1).sum(1), atol=1e-5)
+
+
+def test_the_audit_is_the_patch_grid(daemon):
+    g = ask(daemon, audit={"top": 2, "random": 3}, seed=5)
+    body = {"clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "metric": LD, "site": "attn.hook_z", "axes": ["layer", "head"]}
+    exact = np.array((p := daemon.post("/v1/patch", body).json)["values"]) - p["baseline"]["corrupt"]
+    cells, values = g["audit"]["cells"], np.array(g["values"])
+    assert g["baseline"] == p["baseline"] and g["audit"]["seed"] == 5 and g["audit"]["metric"] == "logit_diff"
+    assert [c["picked"] for c in cells] == ["top"] * 2 + ["random"] * 3 and len({(c["layer"], c["head"]) for c in cells}) == 5
+    assert sorted(np.abs(values).ravel())[-2:] == sorted(abs(c["estimate"]) for c in cells[:2])
+    for c in cells:
+        assert abs(c["exact"] - exact[c["layer"]][c["head"]]) <= 1e-4 and c["estimate"] == values[c["layer"]][c["head"]]
+    assert np.isclose(g["audit"]["worst_under_estimate"], max(abs(c["exact"]) - abs(c["estimate"]) for c in cells))
+    rank = [np.argsort(np.argsort([c[k] for c in cells])) for k in ("estimate", "exact")]
+    assert np.isclose(g["audit"]["spearman"], np.corrcoef(*rank)[0, 1]) and g["audit"]["checks"]["full"] <= 1e-4
+    top = sum(abs(c["exact"]) for c in cells[:2])
+    rest = np.mean([abs(c["exact"]) for c in cells[2:]]) * (values.size - 2)
+    assert np.isclose(g["audit"]["top_share"], top / (top + rest))
+    assert g["cost"]["audited_cells"] == 5 and 0 < g["cost"]["checks_seconds"] < g["cost"]["seconds"]
+    assert g["cost"]["forward"] == 2 * 9 * 3 and g["cost"]["backward"] == 9 * 3
+
+
+def test_normalised_is_the_difference_over_its_span(daemon):
+    plain, over = ask(daemon, audit=NO_AUDIT), ask(daemon, audit=NO_AUDIT, metric={**LD, "kind": "norm_logit_diff"})
+    span = plain["baseline"]["clean"] - plain["baseline"]["corrupt"]
+    assert np.allclose(np.array(over["values"]) * span, plain["values"], atol=1e-6)
+    assert over["baseline"]["clean"] == 1 and over["baseline"]["corrupt"] == 0
+
+
+def test_sites_pairs_and_metrics_are_those_of_single_requests(daemon):
+    pairs = several()
+    metrics = [LD, {"kind": "kl"}]
+    sites = ["attn.hook_z", "attn.hook_k"]
+    whole = ask(daemon, clean=None, corrupt=None, metric=None, pairs=pairs, metrics=metrics, site=sites, grad_drop=True, audit={"top": 1, "random": 1})
+    assert [s["site"] for s in whole["sites"]] == sites and "qk_fix" not in whole["sites"][0] and whole["sites"][1]["qk_fix"]
+    for site in whole["sites"]:
+        values = np.array([r["values"] for r in site["results"]])
+        for i, r in enumerate(site["results"]):
+            p = pairs[i // 2]
+            metric = {**metrics[i % 2], **({k: p[k] for k in ("answer", "foil") if k in p} if i % 2 == 0 else {})}
+            one = ask(daemon, clean=p["clean"], corrupt=p["corrupt"], metric=metric, site=site["site"], grad_drop=True, audit=NO_AUDIT)
+            assert np.allclose(one["values"], r["values"], atol=1e-6) and np.allclose(one["grad_drop"], r["grad_drop"], atol=1e-6)
+            assert (np.array(r["grad_drop"]) >= 0).all()
+        for m, mean in enumerate(site["means"]):
+            assert np.allclose(mean["mean"], values[m::2].mean(0), atol=1e-7)
+            assert (np.array(mean["low"]) <= np.array(mean["high"])).all()
+        assert len(site["audit"]["cells"]) == 2
+
+
+def test_attributions_are_logged(daemon):
+    first = ask(daemon, seed=77)
+    again = ask(daemon, seed=77)
+    assert again["cached"] and again["values"] == first["values"] and again["run"] == first["run"]
+    run = daemon.get(f"/v1/runs/{first['run']}").json
+    assert run["result"] == first and run["kind"] == "attribution"
+    assert first["run"] in [r["run"] for r in daemon.get("/v1/runs?kind=attribution").json["runs"]]
+
+
+def test_prompts_that_are_the_same_say_so(daemon):
+    g = ask(daemon, corrupt={"ids": CLEAN})
+    assert not np.array(g["values"]).any() and g["audit"]["cells"] == [] and g["audit"]["spearman"] is None
+    assert any(w.startswith("same-prompts") for w in g["warnings"])
+
+
+REFUSED = {
+    "unequal lengths": ({"corrupt": {"ids": CORRUPT[:8]}}, 400, "corrupt", ("9", "8")),
+    "no foil": ({"metric": {"kind": "logit_diff", "answer": 3}}, 400, "metric.foil", "needs"),
+    "unknown site": ({"site": "hook_embed"}, 400, "site", "hook_z"),
+    "site twice": ({"site": ["attn.hook_z", "attn.hook_z"]}, 400, "site", "twice"),
+    "heads of a plain site": ({"site": ["attn.hook_z", "hook_mlp_out"]}, 400, "axes", "no heads"),
+    "unknown axis": ({"axes": ["layer", "neuron"]}, 400, "axes[1]", "pos"),
+    "unknown method": ({"method": "luck"}, 400, "method", "atp"),
+    "an audit of nothing known": ({"audit": {"bottom": 3}}, 400, "audit.bottom", "top"),
+    "an audit too large": ({"audit": {"top": 100000}}, 400, "audit.top", "1000"),
+    "pairs beside the single form": ({"pairs": [{"clean": "a", "corrupt": "b"}]}, 400, "pairs", "beside"),
+    "unknown view": ({"view": "nowhere"}, 404, "view", "nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_name_the_field(daemon, name):
+    more, status, field, said = REFUSED[name]
+    with nothing_moves(daemon):
+        a = daemon.post("/v1/attribution", {"clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "metric": LD, **more})
+    problem(a, status, field=field, said=said)
