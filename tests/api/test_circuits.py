@@ -21,11 +21,13 @@ DIRECTIONS = ("denoise", "noise")
 def d(tmp_path_factory):
     """One daemon for all of them."""
     daemon = Daemon(tmp_path_factory.mktemp("circuits") / "data", "--models-dir", str(CIRCUITS), model=CIRCUITS / NAMES[0]).start()
-    for name in NAMES[1:]:
-        a = daemon.post("/v1/models", {"path": name})
-        assert a.status == 201, a
-    yield daemon
-    daemon.stop()
+    try:
+        for name in NAMES[1:]:
+            a = daemon.post("/v1/models", {"path": name})
+            assert a.status == 201, a
+        yield daemon
+    finally:
+        daemon.stop()
 
 
 def request(name, **more):
