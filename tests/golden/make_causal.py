@@ -66,7 +66,7 @@ def replaced(out, x):
 def trace(name):
     folder = os.path.join(HERE, "families", name)
     model = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
-    ids = json.load(open(os.path.join(folder, "expected.json")))["sequences"][0][:9]
+    ids = hf.AutoTokenizer.from_pretrained(folder)("Rome is in Italy", add_special_tokens=False)["input_ids"][:9]
     embed, blocks, attn, mlp = PLACES[name]
     embed, blocks = model.get_submodule(embed), model.get_submodule(blocks)
     kinds = {"state": list(blocks), "mlp": [b.get_submodule(mlp) for b in blocks], "attn": [b.get_submodule(attn) for b in blocks]}
