@@ -35,6 +35,19 @@ static bool kept(const struct arch *a, const struct patch_keep *k, uint32_t laye
     return k->every_layer;
 }
 
+/* Has that pair a run of its own in that role? */
+static bool owns(const struct patch_runs_request *q, size_t pair, enum patch_role role)
+{
+    return role == PATCH_BASE || !q->pair[pair].shares;
+}
+
+/* The pair whose run stands for it in that role. */
+static size_t owner(const struct patch_runs_request *q, size_t pair, enum patch_role role)
+{
+    while (!owns(q, pair, role)) pair--;
+    return pair;
+}
+
 /* Floats of one layer at that hook. */
 static size_t layer_floats(const struct arch *a, enum hook h, uint32_t n)
 {
@@ -49,7 +62,7 @@ static size_t kept_floats(const struct patch_runs_request *q, const struct arch 
     for (size_t i = 0; i < q->n_pairs; i++)
         for (size_t k = 0; k < q->n_keep; k++)
             for (uint32_t l = 0; l < a->n_layers; l++)
-                if (kept(a, &q->keep[k], l)) total = plan_sum(total, layer_floats(a, q->keep[k].hook, q->pair[i].n));
+                if (owns(q, i, q->keep[k].role) && kept(a, &q->keep[k], l)) total = plan_sum(total, layer_floats(a, q->keep[k].hook, q->pair[i].n));
     return total;
 }
 
@@ -62,8 +75,9 @@ void patch_runs_plan(const struct patch_runs_request *q, int threads, struct pla
     for (size_t i = 0; i < q->n_pairs; i++) {
         uint32_t n = q->pair[i].n;
         plan_add(p, NEED_CACHES, kv_bytes(a, n));
+        plan_add(p, NEED_CAPTURES, plan_times(q->pair[i].n_write, sizeof(struct tap)));
         run_size_add(&size, 0, n, 1, true);
-        run_size_add(&size, 0, n, 1, false);
+        if (owns(q, i, PATCH_SOURCE)) run_size_add(&size, 0, n, 1, false);
     }
     size_t lists = plan_times(q->n_keep * a->n_layers, sizeof(float *) + sizeof(struct tap)) + 2 * sizeof(struct run_input);
     plan_add(p, NEED_CAPTURES, mem_floats_bytes(plan_sum(kept_floats(q, a), 1)));
@@ -83,7 +97,7 @@ static void lay_values(struct patch_runs *r)
     for (size_t i = 0; i < r->q.n_pairs; i++)
         for (size_t k = 0; k < r->q.n_keep; k++)
             for (uint32_t l = 0; l < a->n_layers; l++) {
-                if (!kept(a, &r->q.keep[k], l)) continue;
+                if (!owns(&r->q, i, r->q.keep[k].role) || !kept(a, &r->q.keep[k], l)) continue;
                 values_of(r, i, k)[l] = at;
                 at += layer_floats(a, r->q.keep[k].hook, r->q.pair[i].n);
             }
@@ -91,6 +105,11 @@ static void lay_values(struct patch_runs *r)
 
 static void add_taps(struct patch_runs *r, size_t pair, enum patch_role role, uint32_t seq)
 {
+    const struct patch_texts *text = &r->q.pair[pair];
+    for (size_t i = 0; role == PATCH_BASE && i < text->n_write; i++) {
+        r->taps.tap[r->taps.n] = text->write[i];
+        r->taps.tap[r->taps.n++].seq = seq;
+    }
     for (size_t k = 0; k < r->q.n_keep; k++)
         for (uint32_t l = 0; r->q.keep[k].role == role && l < arch_of(r)->n_layers; l++) {
             float *dst = values_of(r, pair, k)[l];
@@ -107,10 +126,11 @@ static bool begin(struct patch_runs *r, struct err *e)
     size_t n = 0;
     r->taps.n = 0;
     for (size_t i = 0; i < r->q.n_pairs; i++)
-        for (enum patch_role role = first; role < end; role++, n++) {
+        for (enum patch_role role = first; role < end; role++) {
+            if (!owns(&r->q, i, role)) continue;
             r->input[n] = (struct run_input){.ids = r->q.pair[i].ids[role], .n = r->q.pair[i].n, .seq = (uint32_t)n,
                                              .kv = role == PATCH_BASE ? r->kv[i] : NULL, .want = &r->want[i], .n_want = 1};
-            add_taps(r, i, role, (uint32_t)n);
+            add_taps(r, i, role, (uint32_t)n++);
         }
     r->run = run_new(r->q.view[first], r->input, n, &r->taps, e);
     return r->run != NULL;
@@ -121,8 +141,9 @@ static void end(struct patch_runs *r)
     enum patch_role first = r->next, past = one_view(&r->q) ? PATCH_ROLES : first + 1;
     size_t d = arch_of(r)->d_model, n = 0;
     for (size_t i = 0; i < r->q.n_pairs; i++)
-        for (enum patch_role role = first; role < past; role++, n++)
-            memcpy(r->final + (i * PATCH_ROLES + role) * d, run_final(r->run, n), d * sizeof *r->final);
+        for (enum patch_role role = first; role < past; role++)
+            if (owns(&r->q, i, role))
+                memcpy(r->final + (i * PATCH_ROLES + role) * d, run_final(r->run, n++), d * sizeof *r->final);
     run_free(r->run);
     r->run = NULL;
     r->next = past;
@@ -132,11 +153,13 @@ static bool take(struct patch_runs *r, struct err *e)
 {
     const struct arch *a = arch_of(r);
     const size_t pairs = r->q.n_pairs, lists = plan_times(pairs * r->q.n_keep, a->n_layers);
+    size_t writes = 0;
+    for (size_t i = 0; i < pairs; i++) writes += r->q.pair[i].n_write;
     r->input = mem_take(pairs * PATCH_ROLES, sizeof *r->input, e);
     r->want = r->input ? mem_take(pairs, sizeof *r->want, e) : NULL;
     r->kv = r->want ? mem_take(pairs, sizeof(struct kv *), e) : NULL;
     r->values = r->kv ? mem_take(lists, sizeof(float *), e) : NULL;
-    r->taps.tap = r->values ? mem_take(lists, sizeof(struct tap), e) : NULL;
+    r->taps.tap = r->values ? mem_take(lists + writes, sizeof(struct tap), e) : NULL;
     r->final = r->taps.tap ? mem_floats(pairs * PATCH_ROLES * a->d_model, e) : NULL;
     r->memory = r->final ? mem_floats(plan_sum(kept_floats(&r->q, a), 1), e) : NULL;
     return r->memory != NULL;
@@ -152,7 +175,7 @@ struct patch_runs *patch_runs_new(const struct patch_runs_request *q, struct err
         return NULL;
     }
     for (size_t i = 0; i < q->n_pairs; i++) {
-        assert(q->pair[i].n > 0);
+        assert(q->pair[i].n > 0 && (i > 0 || !q->pair[i].shares));
         r->want[i] = q->pair[i].n - 1;
         r->kv[i] = kv_new(arch_of(r));
     }
@@ -188,13 +211,13 @@ enum step patch_runs_step(struct patch_runs *r, struct session *s, struct err *e
 const float *patch_runs_values(const struct patch_runs *r, size_t pair, enum patch_role role, struct site s)
 {
     for (size_t k = 0; k < r->q.n_keep; k++)
-        if (r->q.keep[k].role == role && r->q.keep[k].hook == s.hook) return values_of(r, pair, k)[s.layer];
+        if (r->q.keep[k].role == role && r->q.keep[k].hook == s.hook) return values_of(r, owner(&r->q, pair, role), k)[s.layer];
     return NULL;
 }
 
 const float *patch_runs_final(const struct patch_runs *r, size_t pair, enum patch_role role)
 {
-    return r->final + (pair * PATCH_ROLES + role) * arch_of(r)->d_model;
+    return r->final + (owner(&r->q, pair, role) * PATCH_ROLES + role) * arch_of(r)->d_model;
 }
 
 const struct kv *patch_runs_kv(const struct patch_runs *r, size_t pair) { return r->kv[pair]; }

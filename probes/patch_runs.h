@@ -3,10 +3,12 @@
  * base     where values go in:   its cache (the past of every cell), and by layer the rows cells enter with
  * source   where values come from: by layer the values at the site
  *
+ * A base may be a prompt with writes; several bases may share a source.
+ *
  * All bases are run together, and the sources with them where they are on the same view. Values lie as a
  * read of every position and head gives them (core/hook.h), of the positions [0, n) that matter.
  *
- * Borrowed: views and ids. One thread.
+ * Borrowed: views, ids and writes. One thread.
  */
 #ifndef ENGRAM_PATCH_RUNS_H
 #define ENGRAM_PATCH_RUNS_H
@@ -18,6 +20,9 @@ enum patch_role { PATCH_BASE, PATCH_SOURCE, PATCH_ROLES };
 struct patch_texts { /* of one pair */
     const uint32_t *ids[PATCH_ROLES];
     uint32_t n;          /* positions that matter: the metric's and all before */
+    const struct tap *write; /* into the base, such as noise at its embeddings; seq is ours */
+    size_t n_write;
+    bool shares;         /* its source is the source of the pair before, whose values are there once */
 };
 
 /* Hooks whose values are kept, of each role; where only check layers count (every_layer false), of those. */

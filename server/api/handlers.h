@@ -24,10 +24,11 @@ struct work *api_completions(struct call *c, struct err *e);
 struct work *api_chat(struct call *c, struct err *e);
 bool api_model(struct call *c, struct reply *r, struct err *e);
 
-/* Look: trace.c, patch.c, attribution.c, localize.c, tuco.c */
+/* Look: trace.c, patch.c, attribution.c, causal_trace.c, localize.c, tuco.c */
 struct work *api_trace(struct call *c, struct err *e);
 struct work *api_patch(struct call *c, struct err *e);
 struct work *api_attribution(struct call *c, struct err *e);
+struct work *api_causal_trace(struct call *c, struct err *e);
 struct work *api_localize(struct call *c, struct err *e);
 struct work *api_tuco(struct call *c, struct err *e);
 
