@@ -30,6 +30,9 @@ struct work *api_patch(struct call *c, struct err *e);
 struct work *api_localize(struct call *c, struct err *e);
 struct work *api_tuco(struct call *c, struct err *e);
 
+/* Read out: lens.c, dla.c, attention.c */
+struct work *api_lens(struct call *c, struct err *e);
+
 /* Change: edits.c, rollback.c, edits_get.c */
 struct work *api_edits(struct call *c, struct err *e);
 struct work *api_rollback(struct call *c, struct err *e);

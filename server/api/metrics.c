@@ -5,8 +5,7 @@
 
 #include "place.h"
 
-/* One answer: an id, or a text scored by its first token as it stands behind the prompt. */
-static bool one_token(struct look *l, const struct json *v, const char *field, uint32_t *id, struct err *e)
+bool metric_token(struct look *l, const struct json *v, const char *field, uint32_t *id, struct err *e)
 {
     const struct model *m = look_model(l);
     if (v->type == JSON_NUMBER) {
@@ -39,7 +38,7 @@ static bool token_list(struct look *l, const struct json *v, const char *field, 
     if (!ids) return false;
     *n = 0;
     for (const struct json *x = many ? v->child : v; x; x = many ? x->next : NULL) {
-        if (!one_token(l, x, field, &ids[*n], e)) return false;
+        if (!metric_token(l, x, field, &ids[*n], e)) return false;
         for (size_t i = 0; i < *n; i++) /* summed over: each token once, or a probability passes 1 */
             if (ids[i] == ids[*n])
                 return err_field(e, ERR_INVALID, field, "two of the list are the same token, id %u", ids[i]);

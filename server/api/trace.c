@@ -5,6 +5,7 @@
 
 #include "captures.h"
 #include "handlers.h"
+#include "inputs.h"
 #include "core/kernel/softmax.h"
 #include "core/sample.h"
 #include "probes/metric.h"
@@ -210,31 +211,17 @@ static const struct work_ops ops = {
 
 /* ---- checks that need no forward pass ----------------------------------------------------------- */
 
-static bool parse_inputs(struct trace_work *t, const struct json *inputs, const struct json *top_pos, struct err *e)
+static bool parse_inputs(struct trace_work *t, const struct json *top_pos, struct err *e)
 {
     struct look *l = &t->look;
-    struct tapping *taps = &t->taps;
-    taps->input = arena_take(&l->arena, inputs->len, sizeof *taps->input, e);
-    t->in = arena_take(&l->arena, inputs->len, sizeof *t->in, e);
-    if (!taps->input || !t->in) return false;
-    for (const struct json *v = inputs->child; v; v = v->next) {
-        size_t i = taps->n_inputs;
-        char field[64], number[16];
-        struct named_input *in = &taps->input[i];
-        (void)snprintf(field, sizeof field, "inputs[%zu]", i);
-        (void)snprintf(number, sizeof number, "%zu", i);
-        const struct json *id = json_get(v, "id");
-        in->id = id ? id->text : arena_text(&l->arena, number, strlen(number), e);
-        for (size_t k = 0; k < i; k++)
-            if (strcmp(taps->input[k].id, in->id) == 0)
-                return err_field(e, ERR_INVALID, field, "two inputs have the id \"%.64s\"", in->id);
-        if (!input_resolve(look_model(l), v, field, &in->in, e)) return false;
-        taps->n_inputs++;
-        if (!place_pos(top_pos, (uint32_t)in->in.n, "top_pos", &l->arena, &in->top, e)) return false;
-        t->in[i] = (struct trace_input){in->in.ids, (uint32_t)in->in.n, in->top.at, in->top.n};
-    }
-    taps->n_named = taps->n_inputs;
-    return true;
+    struct inputs in = {0};
+    bool ok = inputs_read(&in, l, top_pos, "top_pos", e);
+    t->taps.input = in.at;
+    t->taps.n_inputs = t->taps.n_named = in.n; /* for tapping_release, also when it failed */
+    t->in = ok ? arena_take(&l->arena, in.n, sizeof *t->in, e) : NULL;
+    for (size_t i = 0; t->in && i < in.n; i++)
+        t->in[i] = (struct trace_input){in.at[i].in.ids, (uint32_t)in.at[i].in.n, in.at[i].top.at, in.at[i].top.n};
+    return t->in != NULL;
 }
 
 static bool bounded(const struct trace_work *t, struct err *e)
@@ -300,7 +287,7 @@ static bool prepare(struct trace_work *t, struct call *c, struct err *e)
     t->top_k = (uint32_t)json_get(q, "top_k")->integer;
     t->media = media_of(c->accept);
     t->taps.most_values = t->media == MEDIA_JSON ? MOST_VALUES : MOST_BYTES_VALUES;
-    if (!parse_inputs(t, json_get(q, "inputs"), json_get(q, "top_pos"), e) ||
+    if (!parse_inputs(t, json_get(q, "top_pos"), e) ||
         !tapping_reads(&t->taps, l, c, json_get(q, "reads"), e) ||
         !tapping_writes(&t->taps, l, c, json_get(q, "writes"), false, e) || !bounded(t, e) || !fits_media(t, c, e) ||
         !no_writes_beside(t, json_get(q, "reads"), e))

@@ -16,6 +16,7 @@
 #include "core/train.h"
 #include "edits/editor.h"
 #include "probes/gradient.h"
+#include "probes/lens.h"
 #include "probes/localize.h"
 #include "probes/measure.h"
 #include "probes/trace.h"
@@ -274,6 +275,26 @@ static void contributions(struct golden *g)
     free(ids);
 }
 
+/* More positions than one panel. */
+static void unembedding_every_layer(struct golden *g)
+{
+    uint32_t ids[LONG], pos[LONG], layers[2] = {0, 1}, token = 3;
+    const struct lens_input in = {ids, LONG, pos, LONG};
+    const struct lens_request q = {.view = g->view, .in = &in, .n_in = 1, .at = HOOK_RESID_PRE, .layer = layers, .n_layers = 2,
+                                   .top_k = 64, .token = &token, .n_tokens = 1};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 3, ids);
+    for (uint32_t i = 0; i < LONG; i++) pos[i] = i;
+    lens_plan(&q, 1, &p);
+    begin_counting(g);
+    struct lens *l = lens_new(&q, &e);
+    must(l, e);
+    to_the_end(lens_step(l, g->session, &e), e);
+    compare("lens", &p);
+    lens_free(l);
+}
+
 static void measuring(struct golden *g)
 {
     uint32_t ids[LONG];
@@ -428,6 +449,7 @@ static void plans_hold(void **state)
         gradients(&g, METRIC_KL, HOOK_Q_INPUT);
         gradients(&g, METRIC_LOSS, HOOK_UNEMBED_OUT);
         contributions(&g);
+        unembedding_every_layer(&g);
         measuring(&g);
         training(&g);
         editing(&g);
