@@ -15,6 +15,7 @@
 #include "core/kernel/blas.h"
 #include "core/train.h"
 #include "edits/editor.h"
+#include "probes/dla.h"
 #include "probes/gradient.h"
 #include "probes/lens.h"
 #include "probes/localize.h"
@@ -295,6 +296,25 @@ static void unembedding_every_layer(struct golden *g)
     lens_free(l);
 }
 
+static void splitting_logits(struct golden *g, enum dla_by by)
+{
+    enum { MORE = 64 };
+    uint32_t ids[LONG];
+    struct dla_prompt prompts[MORE];
+    const struct dla_request q = {.view = g->view, .prompt = prompts, .n = MORE, .by = by};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 3, ids);
+    for (uint32_t i = 0; i < MORE; i++) prompts[i] = (struct dla_prompt){ids, 10, 9, i, DLA_NO_FOIL};
+    dla_plan(&q, 1, &p);
+    begin_counting(g);
+    struct dla *d = dla_new(&q, &e);
+    must(d, e);
+    to_the_end(dla_step(d, g->session, &e), e);
+    compare("dla", &p);
+    dla_free(d);
+}
+
 static void measuring(struct golden *g)
 {
     uint32_t ids[LONG];
@@ -450,6 +470,7 @@ static void plans_hold(void **state)
         gradients(&g, METRIC_LOSS, HOOK_UNEMBED_OUT);
         contributions(&g);
         unembedding_every_layer(&g);
+        for (int by = 0; by < DLA_BYS; by++) splitting_logits(&g, (enum dla_by)by);
         measuring(&g);
         training(&g);
         editing(&g);
