@@ -33,6 +33,7 @@ struct work *api_tuco(struct call *c, struct err *e);
 /* Read out: lens.c, dla.c, attention.c */
 struct work *api_lens(struct call *c, struct err *e);
 struct work *api_dla(struct call *c, struct err *e);
+struct work *api_attention(struct call *c, struct err *e);
 
 /* Change: edits.c, rollback.c, edits_get.c */
 struct work *api_edits(struct call *c, struct err *e);

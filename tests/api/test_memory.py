@@ -20,6 +20,7 @@ VERBS = {
     "tuco": ("/v1/tuco", {"prompts": [{"ids": IDS}]}),
     "lens": ("/v1/lens", {"input": {"ids": IDS}}),
     "dla": ("/v1/dla", {"input": {"ids": IDS}, "answer": 5, "by": "neuron"}),
+    "attention": ("/v1/attention", {"input": {"ids": IDS}}),
     "edits": ("/v1/edits", {"method": "locft", "facts": [fact()], "params": LEARN}),
 }
 OPENAI = {

@@ -17,6 +17,7 @@
 #include "edits/editor.h"
 #include "probes/dla.h"
 #include "probes/gradient.h"
+#include "probes/heads.h"
 #include "probes/lens.h"
 #include "probes/localize.h"
 #include "probes/measure.h"
@@ -315,6 +316,24 @@ static void splitting_logits(struct golden *g, enum dla_by by)
     dla_free(d);
 }
 
+static void watching_heads(struct golden *g, bool keep)
+{
+    uint32_t ids[LONG], layers[2] = {0, 1}, head = 1;
+    const struct heads_input in[2] = {{ids, LONG}, {ids, LONG - 1}};
+    const struct heads_request q = {.view = g->view, .in = in, .n_in = 2, .layer = layers, .n_layers = 2, .head = &head,
+                                    .n_heads = 1, .keep = keep, .value_weighted = keep};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 3, ids);
+    heads_plan(&q, 1, &p);
+    begin_counting(g);
+    struct heads *h = heads_new(&q, &e);
+    must(h, e);
+    to_the_end(heads_step(h, g->session, &e), e);
+    compare("attention", &p);
+    heads_free(h);
+}
+
 static void measuring(struct golden *g)
 {
     uint32_t ids[LONG];
@@ -470,6 +489,8 @@ static void plans_hold(void **state)
         gradients(&g, METRIC_LOSS, HOOK_UNEMBED_OUT);
         contributions(&g);
         unembedding_every_layer(&g);
+        watching_heads(&g, true);
+        watching_heads(&g, false);
         for (int by = 0; by < DLA_BYS; by++) splitting_logits(&g, (enum dla_by)by);
         measuring(&g);
         training(&g);
