@@ -6,6 +6,7 @@
 #include "captures.h"
 #include "handlers.h"
 #include "inputs.h"
+#include "steering.h"
 #include "core/kernel/softmax.h"
 #include "core/sample.h"
 #include "probes/metric.h"
@@ -68,6 +69,8 @@ static enum step trace_work_step(struct work *w, struct session *s, struct err *
 {
     struct trace_work *t = of(w);
     if (look_cached(&t->look)) return STEP_DONE;
+    enum step made = steering_step(&t->taps, s, e);
+    if (made != STEP_DONE) return made;
     enum step step = t->traced ? step_gradients(t, s, e) : trace_step(t->trace, s, e);
     if (step == STEP_DONE && !t->traced) {
         t->traced = true;
@@ -274,6 +277,7 @@ static bool lease(struct trace_work *t, const struct call *c, struct err *e)
     size_t values = 0;
     trace_plan(a, t->in, taps->n_inputs, taps->read, taps->n_reads, taps->write, taps->n_writes, threads, &plan);
     if (taps->gradients) gradients_plan(taps->gradients, threads, &plan);
+    steering_plan(taps, threads, &plan);
     for (size_t i = 0; i < taps->n_captures; i++) values += trace_place_values(a, t->in, tapping_place(taps, i));
     plan_add(&plan, NEED_ANSWER, plan_times(values, t->media == MEDIA_JSON ? TEXT_BYTES : sizeof(float)));
     return look_lease(&t->look, &plan, e);

@@ -97,10 +97,10 @@ static void check_stream(const struct golden *g, enum hook at)
     const struct lens_input in = {g->ids[0], g->n[0], pos, 3};
     const struct lens_request q = {.view = g->view, .in = &in, .n_in = 1, .at = at, .layer = layers, .n_layers = 2,
                                    .top_k = TOP, .token = tokens, .n_tokens = 2};
+    if (hook_absent(a, at)) return;
     double *x = zero_doubles(V), *final = zero_doubles(V), least = INFINITY, most = 0;
     char name[96], site[64];
     size_t n;
-    if (hook_absent(a, at)) return;
     struct lens *l = lens(g, &q);
     const struct lens_cells *c = lens_result(l, 0);
     (void)snprintf(name, sizeof name, "s0.blocks.%u.hook_resid_post", last);
