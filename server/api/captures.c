@@ -30,8 +30,7 @@ static void find_shape(const struct tapping *t, const struct arch *a, const stru
     memcpy(c->shape, shapes[axis], sizeof c->shape);
 }
 
-/* The id's letters that are safe in any file's name; no leading dot. */
-static void safe_id(const char *id, char out[80])
+void captures_safe_id(const char *id, char out[80])
 {
     size_t n = 0;
     for (; id[n] && n < 79; n++) {
@@ -50,7 +49,7 @@ bool captures_name(const struct tapping *t, const struct arch *a, struct capture
         const struct trace_place *p = tapping_place(t, i);
         char site[64], id[80];
         site_text(p->site, site);
-        safe_id(t->input[p->input].id, id);
+        captures_safe_id(t->input[p->input].id, id);
         find_shape(t, a, p, &c[i]);
         int n = snprintf(c[i].name, sizeof c[i].name, "%s/%s%s", id, site, t->capture[i].gradient ? ".grad" : "");
         uint32_t earlier = 0;

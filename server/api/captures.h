@@ -23,6 +23,8 @@ struct captured {
     char name[192];
 };
 
+/* The id's letters that are safe in any file's name; no leading dot. */
+void captures_safe_id(const char *id, char out[80]);
 /* Fill shape and name of all; values are there. */
 bool captures_name(const struct tapping *t, const struct arch *a, struct captured *c, struct err *e) MUST_CHECK;
 /* A warning where values are not finite. */

@@ -8,6 +8,7 @@
 #include "core/decode.h"
 #include "core/head.h"
 #include "generation.h"
+#include "steering.h"
 #include "writes.h"
 
 struct generate_work {
@@ -76,6 +77,8 @@ static void tell_token(struct generate_work *g)
 static enum step generate_step(struct work *w, struct session *s, struct err *e)
 {
     struct generate_work *g = of(w);
+    enum step made = steering_step(&g->taps, s, e);
+    if (made != STEP_DONE) return made;
     if (g->next_source < g->taps.n_writes) return run_sources(g, s, e);
     enum step step = generation_step(&g->generation, w, g->look.view.view, &g->writes, s, e);
     if (step != STEP_FAIL) tell_token(g);
@@ -249,6 +252,7 @@ static bool lease(struct generate_work *g, struct err *e)
     if (g->taps.n_writes)
         trace_plan(a, g->source_in, g->taps.n_inputs, NULL, 0, g->taps.write, g->taps.n_writes, threads, &sources);
     plan_with(&plan, &sources);
+    steering_plan(&g->taps, threads, &plan);
     return look_lease(&g->look, &plan, e);
 }
 

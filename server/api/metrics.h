@@ -16,7 +16,7 @@
  * is the caller's. */
 bool metric_read(struct look *l, const struct json *v, const char *field, const struct json *tokens,
                  const char *tokens_field, struct metric *out, struct err *e) MUST_CHECK;
-/* One answer by itself: a text or an id. */
+/* One token: an id, or a text as it stands behind a prompt, of which the first counts. */
 bool metric_token(struct look *l, const struct json *v, const char *field, uint32_t *id, struct err *e) MUST_CHECK;
 /* "answer" and "foil" into o: an object, or a list of several. */
 void metric_echo(const struct metric *m, const struct model *model, jout *o);

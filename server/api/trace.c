@@ -5,6 +5,8 @@
 
 #include "captures.h"
 #include "handlers.h"
+#include "inputs.h"
+#include "steering.h"
 #include "core/kernel/softmax.h"
 #include "core/sample.h"
 #include "probes/metric.h"
@@ -68,6 +70,8 @@ static enum step trace_work_step(struct work *w, struct session *s, struct err *
 {
     struct trace_work *t = of(w);
     if (look_cached(&t->look)) return STEP_DONE;
+    enum step made = steering_step(&t->taps, s, e);
+    if (made != STEP_DONE) return made;
     enum step step = t->traced ? step_gradients(t, s, e) : trace_step(t->trace, s, e);
     if (step == STEP_DONE && !t->traced) {
         t->traced = true;
@@ -211,34 +215,17 @@ static const struct work_ops ops = {
 
 /* ---- checks that need no forward pass ----------------------------------------------------------- */
 
-static bool parse_inputs(struct trace_work *t, const struct json *inputs, const struct json *top_pos, struct err *e)
+static bool parse_inputs(struct trace_work *t, const struct json *top_pos, struct err *e)
 {
     struct look *l = &t->look;
-    struct tapping *taps = &t->taps;
-    taps->input = arena_take(&l->arena, inputs->len, sizeof *taps->input, e);
-    t->in = arena_take(&l->arena, inputs->len, sizeof *t->in, e);
-    if (!taps->input || !t->in) return false;
-    for (const struct json *v = inputs->child; v; v = v->next) {
-        size_t i = taps->n_inputs;
-        char field[64], number[16];
-        struct named_input *in = &taps->input[i];
-        (void)snprintf(field, sizeof field, "inputs[%zu]", i);
-        (void)snprintf(number, sizeof number, "%zu", i);
-        const struct json *id = json_get(v, "id");
-        in->id = id ? id->text : arena_text(&l->arena, number, strlen(number), e);
-        for (size_t k = 0; k < i; k++)
-            if (strcmp(taps->input[k].id, in->id) == 0)
-                return err_field(e, ERR_INVALID, field, "two inputs have the id \"%.64s\"", in->id);
-        if (!spans_check(json_get(v, "spans"), place_field((char[128]){0}, field, "spans"), e) ||
-            !input_resolve(look_model(l), v, field, &in->in, e))
-            return false;
-        in->of = v;
-        taps->n_inputs++;
-        if (!place_pos(top_pos, (uint32_t)in->in.n, "top_pos", &l->arena, &in->top, e)) return false;
-        t->in[i] = (struct trace_input){in->in.ids, (uint32_t)in->in.n, in->top.at, in->top.n};
-    }
-    taps->n_named = taps->n_inputs;
-    return true;
+    struct inputs in = {0};
+    bool ok = inputs_read(&in, l, top_pos, "top_pos", e);
+    t->taps.input = in.at;
+    t->taps.n_inputs = t->taps.n_named = in.n; /* for tapping_release, also when it failed */
+    t->in = ok ? arena_take(&l->arena, in.n, sizeof *t->in, e) : NULL;
+    for (size_t i = 0; t->in && i < in.n; i++)
+        t->in[i] = (struct trace_input){in.at[i].in.ids, (uint32_t)in.at[i].in.n, in.at[i].top.at, in.at[i].top.n};
+    return t->in != NULL;
 }
 
 static bool bounded(const struct trace_work *t, struct err *e)
@@ -291,6 +278,7 @@ static bool lease(struct trace_work *t, const struct call *c, struct err *e)
     size_t values = 0;
     trace_plan(a, t->in, taps->n_inputs, taps->read, taps->n_reads, taps->write, taps->n_writes, threads, &plan);
     if (taps->gradients) gradients_plan(taps->gradients, threads, &plan);
+    steering_plan(taps, threads, &plan);
     for (size_t i = 0; i < taps->n_captures; i++) values += trace_place_values(a, t->in, tapping_place(taps, i));
     plan_add(&plan, NEED_ANSWER, plan_times(values, t->media == MEDIA_JSON ? TEXT_BYTES : sizeof(float)));
     return look_lease(&t->look, &plan, e);
@@ -304,7 +292,7 @@ static bool prepare(struct trace_work *t, struct call *c, struct err *e)
     t->top_k = (uint32_t)json_get(q, "top_k")->integer;
     t->media = media_of(c->accept);
     t->taps.most_values = t->media == MEDIA_JSON ? MOST_VALUES : MOST_BYTES_VALUES;
-    if (!parse_inputs(t, json_get(q, "inputs"), json_get(q, "top_pos"), e) ||
+    if (!parse_inputs(t, json_get(q, "top_pos"), e) ||
         !tapping_reads(&t->taps, l, c, json_get(q, "reads"), e) ||
         !tapping_writes(&t->taps, l, c, json_get(q, "writes"), false, e) || !bounded(t, e) || !fits_media(t, c, e) ||
         !no_writes_beside(t, json_get(q, "reads"), e))

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "members.h"
+#include "steering.h"
 
 static const struct arch *arch_of(const struct look *l) { return &look_model(l)->arch; }
 
@@ -128,8 +129,8 @@ static bool parse_source(struct look *l, struct tapping *t, struct call *c, stru
         w->from = FROM_ZERO;
         return true;
     }
-    if (json_get(src, "mean_of"))
-        return err_field(e, ERR_UNSUPPORTED, place_field(name, field, "mean_of"), "mean_of is not served yet");
+    if (json_get(src, "mean_of") || json_get(src, "difference"))
+        return source_view(l, t, c, m, json_get(src, "view"), field, w, e) && steering_source(l, t, src, field, w, e);
     if (!paired_in_order(t, m->v, w->at.input, m->field, e)) return false;
     const struct json *values = json_get(src, "values"), *input = json_get(src, "input");
     if (values) return source_values(l, t, values, place_field(name, field, "values"), w, e);
@@ -188,7 +189,8 @@ bool tapping_writes(struct tapping *t, struct look *l, struct call *c, const str
     t->write = arena_take(&l->arena, places, sizeof *t->write, e);
     t->write_of = arena_take(&l->arena, places, sizeof *t->write_of, e);
     t->view = arena_take(&l->arena, writes->len, sizeof *t->view, e);
-    if (!t->write || !t->write_of || !t->view) return false;
+    t->steering = arena_take(&l->arena, places, sizeof *t->steering, e);
+    if (!t->write || !t->write_of || !t->view || !t->steering) return false;
     for (size_t k = 0; k < writes->len; k++)
         for (size_t i = m[k].from; i < m[k].to; i++)
             for (size_t s = 0; s < m[k].sites.n; s++) {
@@ -202,6 +204,7 @@ void tapping_release(struct tapping *t)
 {
     for (size_t i = 0; i < t->n_inputs; i++) input_release(&t->input[i].in);
     for (size_t i = 0; i < t->n_views; i++) resolved_release(&t->view[i]);
+    steering_release(t);
     if (t->gradients) gradient_release(t->gradients);
 }
 
@@ -215,6 +218,20 @@ static void put_sites(const struct tapping *t, size_t from, size_t to, jout *o)
         char name[64];
         site_text(t->write[i].at.site, name);
         jout_text(sites, NULL, name);
+    }
+}
+
+/* Of sources made before the run, the length of each site's vector. */
+static void put_norms(const struct tapping *t, size_t from, size_t to, jout *o)
+{
+    jout *norms = NULL;
+    for (size_t i = from; i < to && t->write[i].at.input == t->write[from].at.input; i++) {
+        const struct steering *s = NULL;
+        for (size_t k = 0; k < t->n_steering; k++)
+            if (t->steering[k].q.out == t->write[i].values) s = &t->steering[k];
+        if (!s || t->write[i].from != FROM_VALUES) return;
+        if (!norms) norms = jout_put_array(o, "norms");
+        jout_f64(norms, NULL, s->norm);
     }
 }
 
@@ -235,6 +252,7 @@ bool tapping_effects(const struct tapping *t, const struct effect *effect, bool 
         }
         jout *o = jout_put_object(list, NULL);
         put_sites(t, from, i, o);
+        put_norms(t, from, i, o);
         jout_int(o, "elements", (int64_t)all.elements);
         jout_f32(o, "max_change", all.max_change);
         if (generates) jout_bool(o, "generated", all.goes_on);

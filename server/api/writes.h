@@ -25,6 +25,8 @@ struct capture {
     size_t index; /* …and the place's number there */
 };
 
+struct steering;
+
 struct tapping {
     struct named_input *input;
     size_t n_inputs, n_named; /* the first n_named can be named by reads and writes */
@@ -36,6 +38,8 @@ struct tapping {
     struct trace_write *write;
     size_t *write_of;         /* which member of "writes" each write came from */
     size_t n_writes;
+    struct steering *steering; /* sources made before the run (steering.h) */
+    size_t n_steering, next_steering;
     struct resolved *view;    /* views that sources name, counted */
     size_t n_views;
     size_t n_values, most_values; /* floats read and written so far, and at most */

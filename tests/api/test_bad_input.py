@@ -289,7 +289,6 @@ CASES = {
     "rollback to nowhere": ("/v1/rollback", {"to": "rev_none"}, 404, "to", "rev_none"),
     "rollback to a branch": ("/v1/rollback", {"to": "main"}, 400, "to", "branch"),
     # later
-    "mean_of": ("/v1/trace", writes(**{"from": {"mean_of": ["a"]}}), 501, "writes[0].from.mean_of", "not"),
     "multi": ("/v1/patch", metric(multi="sequence"), 501, "metric.multi", "not"),
     "a site of no layer": ("/v1/patch", with_(PATCH, site="hook_embed"), 400, "site", "hook_resid_pre"),
     "three axes in another order": ("/v1/patch", with_(PATCH, site="attn.hook_z", axes=["layer", "pos", "head"]), 400, "axes", "behind"),

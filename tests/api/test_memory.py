@@ -18,6 +18,9 @@ VERBS = {
     "patch": ("/v1/patch", {**PAIR, "site": "hook_resid_pre", "axes": ["layer", "pos"]}),
     "localize": ("/v1/localize", {**PAIR, "method": "patch", "unit": "head", "k": 2}),
     "tuco": ("/v1/tuco", {"prompts": [{"ids": IDS}]}),
+    "lens": ("/v1/lens", {"input": {"ids": IDS}}),
+    "dla": ("/v1/dla", {"input": {"ids": IDS}, "answer": 5, "by": "neuron"}),
+    "attention": ("/v1/attention", {"input": {"ids": IDS}}),
     "edits": ("/v1/edits", {"method": "locft", "facts": [fact()], "params": LEARN}),
 }
 OPENAI = {

@@ -332,11 +332,6 @@ def test_writes_that_cannot_be_are_refused(daemon, write, field, said):
     problem(a, 400, "invalid", field, said) if a.status == 400 else problem(a, 404, "not-found", field, said)
 
 
-def test_a_mean_comes_later(daemon):
-    write = {"site": "blocks.0.hook_mlp_out", "from": {"mean_of": ["a", "b"]}}
-    problem(daemon.post("/v1/trace", {"inputs": [{"ids": CLEAN}], "writes": [write]}), 501, field="writes[0].from.mean_of")
-
-
 def test_what_is_no_number_is_not_ranked(daemon):
     huge = [{"site": "resid_pre2", "pos": [3, 4], "op": "scale", "weight": 1e38}]
     ask = dict(inputs=[{"id": "good", "ids": CLEAN}, {"id": "bad", "ids": CLEAN}], top_pos=[2, 3, 4], writes=[{**huge[0], "input": "bad"}])

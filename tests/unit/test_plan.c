@@ -15,8 +15,11 @@
 #include "core/kernel/blas.h"
 #include "core/train.h"
 #include "edits/editor.h"
+#include "probes/dla.h"
 #include "probes/fit.h"
 #include "probes/gradient.h"
+#include "probes/heads.h"
+#include "probes/lens.h"
 #include "probes/localize.h"
 #include "probes/measure.h"
 #include "probes/trace.h"
@@ -306,6 +309,63 @@ static void contributions(struct golden *g, bool all)
     free(ids);
 }
 
+/* More positions than one panel. */
+static void unembedding_every_layer(struct golden *g)
+{
+    uint32_t ids[LONG], pos[LONG], layers[2] = {0, 1}, token = 3;
+    const struct lens_input in = {ids, LONG, pos, LONG};
+    const struct lens_request q = {.view = g->view, .in = &in, .n_in = 1, .at = HOOK_RESID_PRE, .layer = layers, .n_layers = 2,
+                                   .top_k = 64, .token = &token, .n_tokens = 1};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 3, ids);
+    for (uint32_t i = 0; i < LONG; i++) pos[i] = i;
+    lens_plan(&q, 1, &p);
+    begin_counting(g);
+    struct lens *l = lens_new(&q, &e);
+    must(l, e);
+    to_the_end(lens_step(l, g->session, &e), e);
+    compare("lens", &p);
+    lens_free(l);
+}
+
+static void splitting_logits(struct golden *g, enum dla_by by)
+{
+    enum { MORE = 64 };
+    uint32_t ids[LONG];
+    struct dla_prompt prompts[MORE];
+    const struct dla_request q = {.view = g->view, .prompt = prompts, .n = MORE, .by = by};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 3, ids);
+    for (uint32_t i = 0; i < MORE; i++) prompts[i] = (struct dla_prompt){ids, 10, 9, i, DLA_NO_FOIL};
+    dla_plan(&q, 1, &p);
+    begin_counting(g);
+    struct dla *d = dla_new(&q, &e);
+    must(d, e);
+    to_the_end(dla_step(d, g->session, &e), e);
+    compare("dla", &p);
+    dla_free(d);
+}
+
+static void watching_heads(struct golden *g, bool keep)
+{
+    uint32_t ids[LONG], layers[2] = {0, 1}, head = 1;
+    const struct heads_input in[2] = {{ids, LONG}, {ids, LONG - 1}};
+    const struct heads_request q = {.view = g->view, .in = in, .n_in = 2, .layer = layers, .n_layers = 2, .head = &head,
+                                    .n_heads = 1, .keep = keep, .value_weighted = keep};
+    struct plan p = {0};
+    struct err e = {0};
+    long_prompt(g, 3, ids);
+    heads_plan(&q, 1, &p);
+    begin_counting(g);
+    struct heads *h = heads_new(&q, &e);
+    must(h, e);
+    to_the_end(heads_step(h, g->session, &e), e);
+    compare("attention", &p);
+    heads_free(h);
+}
+
 static void measuring(struct golden *g)
 {
     uint32_t ids[LONG];
@@ -463,6 +523,10 @@ static void plans_hold(void **state)
         contributions(&g, false);
         fitting(&g, 0);
         fitting(&g, 1);
+        unembedding_every_layer(&g);
+        watching_heads(&g, true);
+        watching_heads(&g, false);
+        for (int by = 0; by < DLA_BYS; by++) splitting_logits(&g, (enum dla_by)by);
         measuring(&g);
         training(&g);
         editing(&g);
