@@ -106,10 +106,10 @@ def test_prompts_that_are_the_same_say_so(daemon):
 REFUSED = {
     "unequal lengths": ({"corrupt": {"ids": CORRUPT[:8]}}, 400, "corrupt", ("9", "8")),
     "no foil": ({"metric": {"kind": "logit_diff", "answer": 3}}, 400, "metric.foil", "needs"),
-    "unknown site": ({"site": "hook_embed"}, 400, "site", "hook_z"),
+    "unknown site": ({"site": "hook_embed"}, 400, "site", "hook_resid_pre"),
     "site twice": ({"site": ["attn.hook_z", "attn.hook_z"]}, 400, "site", "twice"),
     "heads of a plain site": ({"site": ["attn.hook_z", "hook_mlp_out"]}, 400, "axes", "no heads"),
-    "unknown axis": ({"axes": ["layer", "neuron"]}, 400, "axes[1]", "pos"),
+    "unknown axis": ({"axes": ["layer", "channel"]}, 400, "axes[1]", "pos"),
     "unknown method": ({"method": "luck"}, 400, "method", "atp"),
     "an audit of nothing known": ({"audit": {"bottom": 3}}, 400, "audit.bottom", "top"),
     "an audit too large": ({"audit": {"top": 100000}}, 400, "audit.top", "1000"),
