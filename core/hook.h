@@ -79,7 +79,8 @@ struct tap {
     float weight;
     const float *src;      /* SET, ADD; NULL: zeros */
     size_t n_src_pos;      /* positions in src: as many as are written, or 1 for all */
-    bool src_whole;        /* src is what a read of every position and head gave: of it, those that are written */
+    bool src_whole;        /* src is what a read of every position (or, of n_src_pos 1, of one for all) and every head gave:
+                            * of it, those that are written */
     float *dst;            /* READ */
     const struct tap_map *map; /* MAP */
     size_t elements;       /* written so far */

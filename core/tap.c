@@ -113,7 +113,7 @@ static void fire_row(struct tap *t, const struct rows *r, size_t at, uint32_t ro
         touch_back(t, x, r->width);
         return;
     }
-    size_t write_at = t->src_whole ? ((size_t)r->first_pos + row) * r->whole + r->from : (src_at * r->count + r->slot) * r->width;
+    size_t write_at = t->src_whole ? (t->n_src_pos <= 1 ? 0 : ((size_t)r->first_pos + row) * r->whole) + r->from : (src_at * r->count + r->slot) * r->width;
     touch(t, x, r->width, (at * r->count + r->slot) * r->width, write_at);
 }
 

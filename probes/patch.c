@@ -35,10 +35,10 @@ static struct patch_runs_request runs_of(const struct patch_request *q, const st
     enum cell_entry at = sweep_entry(&view_model(q->view)->arch, q->site);
     struct patch_runs_request r = {.view = {[PATCH_BASE] = q->view, [PATCH_SOURCE] = patch_source_view(q)}, .pair = texts,
                                    .n_pairs = q->n_pairs};
-    keep(&r, PATCH_BASE, q->site, false);
+    keep(&r, PATCH_BASE, q->site, patch_fills(q));
     keep(&r, PATCH_BASE, entry_hook(at), true);
     if (at == ENTER_Z) keep(&r, PATCH_BASE, HOOK_RESID_PRE, true);
-    if (q->from == PATCH_FROM_OTHER) keep(&r, PATCH_SOURCE, q->site, true);
+    if (q->from == PATCH_FROM_OTHER || patch_fills(q)) keep(&r, PATCH_SOURCE, q->site, true);
     if (!patch_has_full_check(q)) return r;
     keep(&r, PATCH_SOURCE, entry_hook(at), false);
     if (at == ENTER_Z) keep(&r, PATCH_SOURCE, HOOK_RESID_PRE, false);
@@ -130,6 +130,7 @@ static bool end_runs(struct patch *p, struct session *s, struct err *e)
         if (!baselines(p, s, i, e)) return false;
         p->base[i].kv = patch_runs_kv(p->runs, i);
     }
+    if (patch_fills(&p->q)) patch_fill(&p->q, p->runs);
     await_cells(p);
     p->ran = true;
     return true;
@@ -232,7 +233,7 @@ static enum step step_sweep(struct patch *p, struct session *s, struct err *e)
 uint32_t patch_difference(const struct patch_request *q, const struct patch_pair *pair)
 {
     uint32_t i = 0;
-    if (q->from != PATCH_FROM_OTHER || patch_source_view(q) != q->view) return 0;
+    if ((q->from != PATCH_FROM_OTHER && q->from != PATCH_FROM_SUBSPACE) || patch_source_view(q) != q->view) return 0;
     while (i < pair->n && pair->clean[i] == pair->corrupt[i]) i++;
     return i;
 }
@@ -260,6 +261,7 @@ void patch_plan(const struct patch_request *q, int threads, struct plan *p)
     patch_naive_plan(q, longest, threads, &naive);
     plan_peak(&sweep, &naive);
     plan_peak(&run, &sweep);
+    if (q->from == PATCH_FROM_MEAN) means_plan(a, q->site, q->mean, q->n_mean, threads, p);
     plan_with(p, &run);
 }
 
@@ -300,6 +302,7 @@ static void count_cost(struct patch *p)
     c->all_flops = sweep.flops + (double)(p->n_cells + 2 * p->q.n_pairs) * panel_flops(a, p->q.pair->metric, p->q.n_metrics) +
                    patch_naive_flops(p);
     for (size_t i = 0; i < p->q.n_pairs; i++) c->all_flops += 2 * run_flops(a, p->base[i].n);
+    for (size_t i = 0; i < p->q.n_mean; i++) c->all_flops += run_flops(a, p->q.mean[i].n);
 }
 
 /* All but the runs. */
@@ -335,10 +338,19 @@ struct patch *patch_new(const struct patch_request *q, struct err *e)
     struct patch *p = lay_out(q, e);
     if (!p) return NULL;
     struct patch_runs_request runs = runs_of(q, p->texts);
+    const bool mean = q->from == PATCH_FROM_MEAN;
     p->runs = patch_runs_new(&runs, e);
-    if (p->runs) return p;
+    if (p->runs && mean) p->means = means_new(q->view, q->site, q->mean, q->n_mean, e);
+    if (p->runs && (!mean || p->means)) return p;
     patch_free(p);
     return NULL;
+}
+
+static enum step step_means(struct patch *p, struct session *s, struct err *e)
+{
+    enum step step = means_step(p->means, s, e);
+    p->averaged = step == STEP_DONE;
+    return step == STEP_FAIL ? STEP_FAIL : STEP_MORE;
 }
 
 enum step patch_step(struct patch *p, struct session *s, struct err *e)
@@ -346,6 +358,7 @@ enum step patch_step(struct patch *p, struct session *s, struct err *e)
     if (p->finished) return STEP_DONE;
     if (p->ran && p->next_group < p->n_groups) return step_sweep(p, s, e);
     if (p->ran) return patch_naive_cells(p) ? step_naive(p, s, e) : end_grid(p);
+    if (p->means && !p->averaged) return step_means(p, s, e);
     enum step step = patch_runs_step(p->runs, s, e);
     if (step == STEP_DONE && !end_runs(p, s, e)) return STEP_FAIL;
     return step == STEP_FAIL ? STEP_FAIL : STEP_MORE;
@@ -368,6 +381,7 @@ void patch_free(struct patch *p)
 {
     if (!p) return;
     patch_naive_free(p->naive);
+    means_free(p->means);
     sweep_free(p->sweep);
     patch_runs_free(p->runs);
     mem_drop(p->texts);

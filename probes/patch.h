@@ -12,7 +12,12 @@
  *   layer × block (× position) of a site without heads so many values side by side, such as neurons: the axes of
  *                             heads, a block in the place of a head
  *
- * in its layer, or in a window of layers around it. In place of the source's values: zero.
+ * in its layer, or in a window of layers around it. In place of the source's values (patch_from):
+ *
+ *   zero        0
+ *   mean        the site's mean over all positions of given prompts, layer by layer (probes/means.h)
+ *   noise       the base's own value + N(0, (noise · sd)²), sd that of the base's values there in that layer
+ *   subspace    v_base + BᵀB (v_source − v_base): only the component in the span of B's orthonormal rows
  *
  * The sweep: bases and sources are run once, keeping what cells need. A patch at layer l and position p
  * changes nothing below l and nothing before p. So the layers are walked once; at layer l the cells of
@@ -33,10 +38,11 @@
 #define ENGRAM_PATCH_H
 
 #include "core/run.h"
+#include "means.h"
 #include "metric.h"
 
 enum patch_axis { PATCH_LAYER_POS, PATCH_LAYER_HEAD, PATCH_LAYER_HEAD_POS, PATCH_LAYER };
-enum patch_from { PATCH_FROM_OTHER, PATCH_FROM_ZERO };
+enum patch_from { PATCH_FROM_OTHER, PATCH_FROM_ZERO, PATCH_FROM_MEAN, PATCH_FROM_NOISE, PATCH_FROM_SUBSPACE };
 
 struct patch_pair {
     const uint32_t *clean, *corrupt;
@@ -51,15 +57,21 @@ struct patch_request {
     size_t n_pairs, n_metrics; /* at least one of each; with a position axis all pairs are of one length */
     bool denoise;
     enum patch_from from;
-    enum hook site;         /* of a layer, writable, and there in this model */
+    const struct means_text *mean; /* [n_mean] MEAN: the prompts */
+    size_t n_mean;
+    double noise;           /* NOISE; drawn by seed, pair and layer */
+    const float *basis;     /* [n_basis][width of a head] SUBSPACE, orthonormal */
+    size_t n_basis;
+    enum hook site;         /* of a layer, writable, and there in this model; for a mean, noise and a subspace one whose
+                             * rows are not as wide as the sequence */
     enum patch_axis axis;
     uint32_t block;         /* of a site without heads by an axis of heads; 0 else */
-    uint32_t before, after; /* layers below and above a cell's own that it patches as well */
+    uint32_t before, after; /* layers below and above a cell's own that it patches as well; 0 for noise and a subspace */
     const size_t *only;     /* [n_only] the cells to run, (layer·heads + head)·positions + position, ascending; NULL: all */
     size_t n_only;          /* others hold the base's metric */
     size_t memory_bytes;    /* for the sweep's rows; 0: 512 MiB */
     uint32_t n_naive;       /* cells to recompute, at most; fewer where that were a tenth of a long sweep */
-    uint64_t seed;          /* which ones */
+    uint64_t seed;          /* which ones; and of the noise */
 };
 
 struct patch_scores { /* of one pair by one metric */

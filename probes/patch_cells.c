@@ -134,11 +134,13 @@ void patch_enter(const struct patch *p, const struct cell *c, float *x, float *z
 bool patch_write(const struct patch *p, const struct cell *c, uint32_t layer, struct tap *out)
 {
     const struct site site = {p->q.site, layer};
-    const bool grid = c->kind == CELL_GRID, zero = grid && p->q.from == PATCH_FROM_ZERO;
+    const bool grid = c->kind == CELL_GRID;
+    const uint32_t n = patch_used(&p->q.pair[c->base]);
     if (c->kind == CELL_FULL) return false;
-    *out = (struct tap){.site = site, .op = TAP_SET, .weight = 1, .src_whole = !zero, .n_src_pos = patch_used(&p->q.pair[c->base]),
-                        .n_source = patch_used(&p->q.pair[c->base]), .every_pos = true};
-    if (!zero) out->src = patch_runs_values(p->runs, c->base, grid ? PATCH_SOURCE : PATCH_BASE, site);
+    *out = (struct tap){.site = site, .op = TAP_SET, .weight = 1, .src_whole = true, .n_src_pos = n, .n_source = n, .every_pos = true};
+    if (grid && p->q.from == PATCH_FROM_ZERO) out->src_whole = false;
+    else if (grid && p->q.from == PATCH_FROM_MEAN) out->src = means_of(p->means, layer), out->n_src_pos = 1;
+    else out->src = patch_runs_values(p->runs, c->base, grid ? PATCH_SOURCE : PATCH_BASE, site);
     if (grid && patch_by_pos(p->q.axis)) out->every_pos = false, out->pos = &c->pos, out->n_pos = 1;
     if (grid && patch_by_head(p->q.axis)) out->head = &c->head, out->n_head = 1, out->block = p->q.block;
     return true;

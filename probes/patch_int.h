@@ -2,6 +2,7 @@
  *
  *     patch.c        the job: runs, sweep, metrics, one after the other
  *     patch_cells.c  which cells there are, in which turns, what each enters with and writes
+ *     patch_fill.c   what is put in where that is not the source's value as it is
  *     patch_naive.c  a few cells once more, each by one whole run
  *
  * A turn (group) is cells whose rows fit the memory budget; cells of a turn are sorted as the sweep wants
@@ -11,6 +12,7 @@
 #define ENGRAM_PATCH_INT_H
 
 #include "patch.h"
+#include "patch_fill.h"
 #include "patch_naive.h"
 #include "patch_runs.h"
 #include "sweep.h"
@@ -21,6 +23,8 @@ struct patch {
     struct patch_request q;
     struct patch_grid grid;
     struct patch_texts *texts;   /* [n_pairs] */
+    struct means *means;         /* of PATCH_FROM_MEAN; it comes first */
+    bool averaged;
     struct patch_runs *runs;
     bool ran;
     struct patch_scores *scores; /* the grid's */

@@ -208,12 +208,19 @@ enum step patch_runs_step(struct patch_runs *r, struct session *s, struct err *e
     return r->next == PATCH_ROLES ? STEP_DONE : STEP_MORE;
 }
 
-const float *patch_runs_values(const struct patch_runs *r, size_t pair, enum patch_role role, struct site s)
+static float *kept_of(const struct patch_runs *r, size_t pair, enum patch_role role, struct site s)
 {
     for (size_t k = 0; k < r->q.n_keep; k++)
         if (r->q.keep[k].role == role && r->q.keep[k].hook == s.hook) return values_of(r, owner(&r->q, pair, role), k)[s.layer];
     return NULL;
 }
+
+const float *patch_runs_values(const struct patch_runs *r, size_t pair, enum patch_role role, struct site s)
+{
+    return kept_of(r, pair, role, s);
+}
+
+float *patch_runs_edit(struct patch_runs *r, size_t pair, enum patch_role role, struct site s) { return kept_of(r, pair, role, s); }
 
 const float *patch_runs_final(const struct patch_runs *r, size_t pair, enum patch_role role)
 {

@@ -53,6 +53,7 @@ void patch_runs_free(struct patch_runs *r);
 
 /* After STEP_DONE. NULL where it was not kept. */
 const float *patch_runs_values(const struct patch_runs *r, size_t pair, enum patch_role role, struct site s);
+float *patch_runs_edit(struct patch_runs *r, size_t pair, enum patch_role role, struct site s);
 const float *patch_runs_final(const struct patch_runs *r, size_t pair, enum patch_role role); /* [d], last position */
 const struct kv *patch_runs_kv(const struct patch_runs *r, size_t pair);
 

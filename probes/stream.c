@@ -67,15 +67,11 @@ void stream_params_free(struct stream_params *p)
     mem_drop(p);
 }
 
-/* Box and Muller's normal numbers. */
 void stream_params_draw(struct stream_params *p, double std, uint64_t seed)
 {
     struct random r;
     random_init(&r, seed);
-    for (size_t i = 0; i < p->n; i++) {
-        double u = 1 - random_unit(&r), v = random_unit(&r);
-        p->theta[i] = (float)(std * sqrt(-2 * log(u)) * cos(2 * 3.14159265358979323846 * v));
-    }
+    for (size_t i = 0; i < p->n; i++) p->theta[i] = (float)(std * random_normal(&r));
 }
 
 double stream_unit_norm(const struct stream_params *p, size_t unit)

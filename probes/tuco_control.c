@@ -92,12 +92,6 @@ static double norm(const float *x, size_t n)
     return sqrt(s);
 }
 
-static double gaussian(struct random *r)
-{
-    double u = 1 - random_unit(r), v = random_unit(r);
-    return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
-}
-
 /* Noise of the norm that the tensor's difference has, into x; y is room. */
 static void make_noise(struct tuco_control *t, size_t n, float *x, float *y)
 {
@@ -105,7 +99,7 @@ static void make_noise(struct tuco_control *t, size_t n, float *x, float *y)
     view_tensor_copy(t->q.against, t->tensor, y);
     for (size_t i = 0; i < n; i++) x[i] -= y[i];
     double wanted = norm(x, n), made;
-    for (size_t i = 0; i < n; i++) x[i] = (float)gaussian(&t->random);
+    for (size_t i = 0; i < n; i++) x[i] = (float)random_normal(&t->random);
     made = norm(x, n);
     for (size_t i = 0; made > 0 && i < n; i++) x[i] = (float)((double)x[i] * (wanted / made));
 }

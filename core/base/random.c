@@ -1,5 +1,7 @@
 #include "random.h"
 
+#include <math.h>
+
 static uint64_t rotl(uint64_t x, int k) { return (x << k) | (x >> (64 - k)); }
 
 static uint64_t splitmix(uint64_t *state)
@@ -28,6 +30,12 @@ uint64_t random_u64(struct random *r)
 }
 
 double random_unit(struct random *r) { return (double)(random_u64(r) >> 11) * 0x1p-53; }
+
+double random_normal(struct random *r)
+{
+    const double u = 1 - random_unit(r), v = random_unit(r);
+    return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
+}
 
 uint64_t random_below(struct random *r, uint64_t n)
 {

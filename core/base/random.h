@@ -12,6 +12,7 @@ struct random {
 void random_init(struct random *r, uint64_t seed);
 uint64_t random_u64(struct random *r);
 double random_unit(struct random *r);                  /* [0, 1) with 53 bits */
+double random_normal(struct random *r);                /* N(0, 1), by Box and Muller: two draws each */
 uint64_t random_below(struct random *r, uint64_t n);   /* [0, n), unbiased; n > 0 */
 void random_shuffle(struct random *r, size_t *v, size_t n);
 
