@@ -130,7 +130,7 @@ static bool end_runs(struct patch *p, struct session *s, struct err *e)
         if (!baselines(p, s, i, e)) return false;
         p->base[i].kv = patch_runs_kv(p->runs, i);
     }
-    if (patch_fills(&p->q)) patch_fill(&p->q, p->runs);
+    if (patch_fills(&p->q) && !patch_fill(&p->q, p->runs, e)) return false;
     await_cells(p);
     p->ran = true;
     return true;

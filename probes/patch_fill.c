@@ -35,20 +35,19 @@ bool patch_orthonormal(float *rows, size_t n, size_t w)
     return true;
 }
 
-/* x ← base + Σ_k ⟨x − base, b_k⟩ b_k, of one head at one position. */
-static void project(const float *basis, size_t n, size_t w, const float *base, float *x)
+/* x ← base + Σ_k ⟨x − base, b_k⟩ b_k, of one head at one position; room [w]. */
+static void project(const struct patch_request *q, size_t w, const float *base, float *x, double *room)
 {
-    for (size_t i = 0; i < w; i++) x[i] -= base[i];
     for (size_t i = 0; i < w; i++) {
-        double to = (double)base[i];
-        for (size_t k = 0; k < n; k++) to += dot(x, basis + k * w, w) * (double)basis[k * w + i];
-        x[i] = (float)to;
+        x[i] -= base[i];
+        room[i] = (double)base[i];
     }
-}
-
-static void fill_subspace(const struct patch_request *q, const float *base, float *x, size_t values, size_t w)
-{
-    for (size_t at = 0; at < values; at += w) project(q->basis, q->n_basis, w, base + at, x + at);
+    for (size_t k = 0; k < q->n_basis; k++) {
+        const float *unit = q->basis + k * w;
+        const double along = dot(x, unit, w);
+        for (size_t i = 0; i < w; i++) room[i] += along * (double)unit[i];
+    }
+    for (size_t i = 0; i < w; i++) x[i] = (float)room[i];
 }
 
 /* ---- noise --------------------------------------------------------------------------------------- */
@@ -71,17 +70,20 @@ static void fill_noise(const struct patch_request *q, const float *base, float *
 
 /* ---- all of them ----------------------------------------------------------------------------------- */
 
-void patch_fill(const struct patch_request *q, struct patch_runs *runs)
+bool patch_fill(const struct patch_request *q, struct patch_runs *runs, struct err *e)
 {
     const struct arch *a = &view_model(q->view)->arch;
     const size_t w = hook_width(a, q->site), row = w * hook_heads(a, q->site);
-    for (size_t i = 0; i < q->n_pairs; i++)
+    double *room = mem_take(w, sizeof *room, e);
+    for (size_t i = 0; room && i < q->n_pairs; i++)
         for (uint32_t l = 0; l < a->n_layers; l++) {
             const struct site site = {q->site, l};
             const size_t values = row * (q->pair[i].metric->pos + (size_t)1);
             const float *base = patch_runs_values(runs, i, PATCH_BASE, site);
             float *x = patch_runs_edit(runs, i, PATCH_SOURCE, site);
             if (q->from == PATCH_FROM_NOISE) fill_noise(q, base, x, values, 1 + i * a->n_layers + l);
-            else fill_subspace(q, base, x, values, w);
+            for (size_t at = 0; q->from == PATCH_FROM_SUBSPACE && at < values; at += w) project(q, w, base + at, x + at, room);
         }
+    mem_drop(room);
+    return room != NULL;
 }

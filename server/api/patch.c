@@ -4,6 +4,7 @@
 #include "dry_run.h"
 #include "handlers.h"
 #include "patch_answer.h"
+#include "patch_source.h"
 #include "place.h"
 #include "server/clock.h"
 
@@ -14,7 +15,7 @@ struct patch_work {
     struct patch *patch;
     struct patch_stats *stats;
     const struct patch_axes *axes;
-    struct resolved source;       /* the view values come from; view NULL where it is the request's own */
+    struct patch_source source;
     int64_t checks_us;            /* spent on recomputing cells */
 };
 
@@ -25,7 +26,7 @@ static void patch_work_free(struct work *w)
     patch_stats_free(of(w)->stats);
     patch_free(of(w)->patch);
     pairs_release(&of(w)->pairs);
-    resolved_release(&of(w)->source);
+    patch_source_release(&of(w)->source);
     look_release(&of(w)->look);
     mem_drop(w);
 }
@@ -78,7 +79,7 @@ static void put_cost(const struct patch_work *p, const struct patch_cost *c, jou
 static jout *put_answer(struct patch_work *p, const struct patch_grid *grid, jout *root)
 {
     const struct patch_told told = {&p->pairs, p->axes, p->request.block, grid, p->stats, NULL};
-    if (p->source.view) answer_view(root, "against", &p->source);
+    if (p->source.view.view) answer_view(root, "against", &p->source.view);
     patch_answer(&told, &p->look, root);
     put_cost(p, &grid->cost, root);
     return root;
@@ -122,22 +123,6 @@ static bool choose_place(struct patch_work *p, const struct json *q, struct err 
     return true;
 }
 
-static bool choose_source(struct patch_work *p, struct call *c, const struct json *q, struct err *e)
-{
-    const struct json *from = json_get(q, "from"), *window = json_get(q, "window");
-    if (window) {
-        p->request.before = (uint32_t)json_get(window, "before")->integer;
-        p->request.after = (uint32_t)json_get(window, "after")->integer;
-    }
-    if (from->type == JSON_STRING) {
-        p->request.from = strcmp(from->text, "zero") == 0 ? PATCH_FROM_ZERO : PATCH_FROM_OTHER;
-        return true;
-    }
-    if (!look_view(&p->look, c, json_get(from, "view")->text, &p->source, e)) return place_blame(e, "from.view");
-    look_also(&p->look, &p->source);
-    return true;
-}
-
 static bool tell_cost(struct patch_work *p, const struct plan *plan, struct err *e)
 {
     struct patch_cost c;
@@ -151,12 +136,11 @@ static bool prepare(struct patch_work *p, struct call *c, struct err *e)
     struct look *l = &p->look;
     struct plan plan = {0};
     if (!look_begin(l, c, &ops, e)) return false;
-    if (!choose_place(p, l->request, e) || !choose_source(p, c, l->request, e) ||
+    if (!choose_place(p, l->request, e) || !patch_source_read(&p->source, l, c, &p->request, e) ||
         !pairs_read(&p->pairs, l, c, e))
         return false;
     l->seed = json_get(l->request, "seed")->integer;
     pairs_ask(&p->pairs, l, &p->request);
-    p->request.source = p->source.view;
     p->request.n_naive = (uint32_t)json_get(l->request, "check_cells")->integer;
     p->request.seed = (uint64_t)l->seed;
     if (!patch_bounded(&p->pairs, &p->request, e)) return false;

@@ -363,3 +363,73 @@ def test_a_site_may_be_named_by_its_word(daemon):
         axes = ["layer", "head"] if word == "z" else ["layer", "pos"]
         short, full = (grid(daemon, site=s, axes=axes, headers={"Cache-Control": "no-cache"}) for s in (word, spelling))
         assert short["values"] == full["values"]
+
+
+def cells(d, model, want, site="attn.hook_z", **more):
+    """Compare a layer × head grid with one full run per cell; want(name, head, base's value) is what is put in."""
+    got = grid(d, site=site, axes=["layer", "head"], **more)
+    base, moved = model.run(CORRUPT), 0
+    for l in got["axes"]["layer"]:
+        for h in got["axes"]["head"]:
+            name = f"blocks.{l}.{site}"
+
+            def put(x, name=name, h=h):
+                x = x.copy()
+                x[:, h] = want(name, h, base[0][name])
+                return x
+            expect = metric_of("logit_diff", model.run(CORRUPT, {name: put})[1][-1], None)
+            assert got["values"][l][h] == pytest.approx(expect, abs=1e-4)
+            moved += abs(expect - metric_of("logit_diff", base[1][-1], None)) > 1e-3
+    assert moved > 3 and got["checks"]["naive"] < 1e-4 and got["checks"]["full"] is None
+    return got
+
+
+MEAN_OF = [FIRST[:5], SECOND]
+
+
+def site_mean(model, name):
+    return np.concatenate([model.run(ids)[0][name] for ids in MEAN_OF]).mean(0)
+
+
+def test_a_mean_over_prompts_is_put_in(daemon, model):
+    cells(daemon, model, lambda name, h, base: site_mean(model, name)[h], **{"from": {"mean_of": [{"ids": i} for i in MEAN_OF]}})
+    rows = [{"text": {"ids": i}} for i in MEAN_OF]
+    assert daemon.post("/v1/sets", {"name": "means", "rows": rows}).status in (200, 201)
+    cells(daemon, model, lambda name, h, base: site_mean(model, name)[h], **{"from": {"mean_of": {"set": "means"}}})
+
+
+def test_only_a_subspace_is_put_in(daemon, model):
+    clean = model.run(CLEAN)[0]
+    e = clean["blocks.0.attn.hook_z"].shape[-1]
+    rows = np.random.default_rng(3).normal(size=(2, e))
+    q = np.linalg.qr(rows.T)[0]
+    cells(daemon, model, lambda name, h, base: base[:, h] + (clean[name][:, h] - base[:, h]) @ q @ q.T,
+          **{"from": {"subspace": rows.tolist()}})
+
+
+def test_noise_is_drawn_by_seed(daemon):
+    base = grid(daemon, site="z")["baseline"]["corrupt"]
+    draw = lambda sd, seed: np.array(grid(daemon, site="z", seed=seed, **{"from": {"noise": {"sd": sd}}})["values"])
+    assert np.abs(draw(0, 1) - base).max() < 1e-5
+    one, again, other = draw(1, 1), draw(1, 1), draw(1, 2)
+    assert (one == again).all() and np.abs(one - other).max() > 1e-3
+    small = np.abs(draw(0.01, 1) - base).mean()
+    assert 30 < np.abs(one - base).mean() / small < 300  # about linear
+
+
+SOURCES = {
+    "two sources": ({"from": {"view": "base", "noise": {}}}, 400, "from.noise", "beside"),
+    "a mean over nothing": ({"from": {"mean_of": []}}, 400, "from.mean_of", "empty"),
+    "a set that is not there": ({"from": {"mean_of": {"set": "nowhere"}}}, 404, "from.mean_of.set", "nowhere"),
+    "rows of another width": ({"from": {"subspace": [[1, 2]]}}, 400, "from.subspace", "has"),
+    "rows that depend on each other": ({"from": {"subspace": [[1.0] * 8, [2.0] * 8]}}, 400, "from.subspace", "independent"),
+    "noise over a window": ({"from": {"noise": {}}, "window": {"before": 1}}, 400, "window", "one layer"),
+    "the mean of a pattern": ({"site": "pattern", "from": {"mean_of": ["a"]}}, 400, "from", "wide"),
+}
+
+
+@pytest.mark.parametrize("case", SOURCES)
+def test_sources_that_are_none(daemon, model, case):
+    change, status, field, said = SOURCES[case]
+    with nothing_moves(daemon):
+        problem(ask(daemon, **{"site": "attn.hook_z", **change}), status, field=field, said=said)
