@@ -192,7 +192,7 @@ static void report_grid(struct bench *b, uint32_t first)
     enum { P = 20, SAMPLE = 40 };
     const uint32_t answer[2] = {500, 600};
     struct patch_grid g = {0};
-    const struct metric metric = {METRIC_LOGIT_DIFF, answer, answer + 1, 1, 1, P - 1};
+    const struct metric metric = {METRIC_LOGIT_DIFF, answer, answer + 1, 1, 1, P - 1, NULL};
     const struct patch_pair pair = grid_pair(b, P, first, &metric);
     const struct patch_request q = {.view = b->v, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .denoise = true,
                                     .site = HOOK_RESID_PRE, .axis = PATCH_LAYER_POS};

@@ -99,6 +99,7 @@ static double kl(const float *logits, uint32_t V, const double *ref)
 
 double metric_of_logits(const struct metric *m, const float *logits, uint32_t V, const double *ref)
 {
+    assert(m->kind != METRIC_PROJECTION);
     if (m->kind == METRIC_KL) return kl(logits, V, ref);
     return formulas[m->kind](sums_of(m, logits, V)).value;
 }

@@ -6,6 +6,7 @@
  *   prob, logprob    of the answer list: Σ p, log Σ p
  *   prob_diff        Σ p over the answer − Σ p over the foil
  *   kl               Σ p_ref (log p_ref − log p), ref the source run
+ *   projection       ⟨h, direction⟩, h the final residual stream before the last norm: of the row, not its logits
  *   loss             −log Σ p of the answer: what comes next
  *
  * LSE is log Σ exp, the value itself for one id. (interpretability conventions: Zhang & Nanda,
@@ -31,6 +32,7 @@ struct metric {
     const uint32_t *answer, *foil;
     size_t n_answer, n_foil;
     uint32_t pos;
+    const float *direction; /* [d] projection only */
 };
 
 const char *metric_word(enum metric_kind k);
@@ -39,12 +41,12 @@ bool metric_needs_answer(enum metric_kind k);
 bool metric_needs_foil(enum metric_kind k);
 /* True when the whole vocabulary must be unembedded, false when answer and foil suffice. */
 bool metric_needs_vocab(enum metric_kind k);
-/* norm_logit_diff compares three runs: it has none. */
+/* norm_logit_diff compares three runs and projection is not of the logits: they have none. */
 bool metric_has_gradient(enum metric_kind k);
 
 /* From logits of answer ids then foil ids, in order; without a foil the first term alone. */
 double logit_diff(const float *panel, size_t n_answer, size_t n_foil);
-/* From all V logits; ref: the reference run's log-probabilities, kl only. norm_logit_diff is left as the
+/* From all V logits, of any but a projection; ref: the reference run's log-probabilities, kl only. norm_logit_diff is left as the
  * difference. */
 double metric_of_logits(const struct metric *m, const float *logits, uint32_t V, const double *ref);
 /* The same, and its gradient with respect to the logits into out [V]. */

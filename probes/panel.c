@@ -39,12 +39,23 @@ static void put_ids(const struct panel *p, uint32_t *out)
     }
 }
 
-/* Of one row: its logits of all the vocabulary, or of the listed ids only. */
-static void row_values(const struct panel *p, const float *logits, bool whole, double *out)
+static double projection(const struct metric *m, const float *x, size_t d)
+{
+    double sum = 0;
+    for (size_t i = 0; i < d; i++) sum += (double)x[i] * (double)m->direction[i];
+    return sum;
+}
+
+/* Of one row x: its logits of all the vocabulary, or of the listed ids only. */
+static void row_values(const struct panel *p, const float *x, const float *logits, bool whole, double *out)
 {
     const uint32_t V = view_model(p->view)->arch.d_vocab;
     for (size_t i = 0; i < p->n_metrics; i++) {
         const struct metric *m = &p->metric[i];
+        if (m->kind == METRIC_PROJECTION) {
+            out[i] = projection(m, x, view_model(p->view)->arch.d_model);
+            continue;
+        }
         out[i] = whole ? metric_of_logits(m, logits, V, p->reference)
                        : logit_diff(logits, m->n_answer, metric_needs_foil(m->kind) ? m->n_foil : 0);
         if (!whole) logits += m->n_answer + m->n_foil;
@@ -64,9 +75,9 @@ bool panel_read(const struct panel *p, struct session *s, const float *x, size_t
     for (size_t at = 0; ok && at < n; at += PANEL_ROWS) {
         size_t k = n - at < PANEL_ROWS ? n - at : PANEL_ROWS;
         ok = whole ? unembed(s, p->view, x + at * d, k, NULL, logits, e)
-                   : unembed_ids(s, p->view, x + at * d, k, id, width, logits, e);
+                   : width == 0 || unembed_ids(s, p->view, x + at * d, k, id, width, logits, e);
         for (size_t i = 0; ok && i < k; i++)
-            row_values(p, logits + i * width, whole, out + (at + i) * p->n_metrics);
+            row_values(p, x + (at + i) * d, logits + i * width, whole, out + (at + i) * p->n_metrics);
     }
     mem_drop(id);
     mem_drop(logits);

@@ -59,6 +59,17 @@ static bool no_overlap(const struct metric *m, const char *field, struct err *e)
     return true;
 }
 
+static bool direction(struct look *l, const struct json *v, const char *field, struct metric *m, struct err *e)
+{
+    const uint32_t d = look_model(l)->arch.d_model;
+    if (!v) return err_field(e, ERR_INVALID, field, "this metric needs it");
+    if (v->len != d) return err_field(e, ERR_INVALID, field, "it has %zu numbers; the stream has %u", (size_t)v->len, d);
+    float *x = arena_take(&l->arena, d, sizeof *x, e), *at = x;
+    for (const struct json *i = x ? v->child : NULL; i; i = i->next) *at++ = (float)i->number;
+    m->direction = x;
+    return x != NULL;
+}
+
 bool metric_read(struct look *l, const struct json *v, const char *field, const struct json *tokens,
                  const char *tokens_field, struct metric *m, struct err *e)
 {
@@ -74,6 +85,8 @@ bool metric_read(struct look *l, const struct json *v, const char *field, const 
         return false;
     if (metric_needs_foil(m->kind) &&
         !token_list(l, json_get(tokens, "foil"), place_field(name, tokens_field, "foil"), &m->foil, &m->n_foil, e))
+        return false;
+    if (m->kind == METRIC_PROJECTION && !direction(l, json_get(v, "direction"), place_field(name, field, "direction"), m, e))
         return false;
     return no_overlap(m, place_field(name, tokens_field, "foil"), e);
 }

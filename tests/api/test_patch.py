@@ -18,7 +18,7 @@ def model():
 
 def ask(d, site="hook_resid_pre", kind="logit_diff", headers=None, **more):
     axes = ["layer", "pos"] if site == "hook_resid_pre" else ["layer", "head"]
-    metric = {"kind": kind, **({"answer": ANSWER} if kind != "kl" else {}),
+    metric = {"kind": kind, **({"answer": ANSWER} if kind not in ("kl", "projection") else {}),
               **({"foil": FOIL} if "diff" in kind else {}), **more.pop("metric", {})}
     body = {"clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "site": site, "axes": axes, "metric": metric, **more}
     return d.post("/v1/patch", body, headers)
@@ -415,6 +415,28 @@ def test_noise_is_drawn_by_seed(daemon):
     assert (one == again).all() and np.abs(one - other).max() > 1e-3
     small = np.abs(draw(0.01, 1) - base).mean()
     assert 30 < np.abs(one - base).mean() / small < 300  # about linear
+
+
+def test_a_projection_is_read_off_the_final_stream(daemon, model):
+    d = model.run(CLEAN)[0][f"blocks.{model.L - 1}.hook_resid_post"]
+    direction = np.random.default_rng(4).normal(size=d.shape[-1])
+    got = grid(daemon, site="hook_resid_pre", kind="projection", metric={"direction": direction.tolist()})
+    assert got["baseline"]["clean"] == pytest.approx(d[-1] @ direction, abs=1e-4)
+    source, moved = model.run(CLEAN)[0], 0
+    for l in range(model.L):
+        for p in (3, 7, 8):
+            name = f"blocks.{l}.hook_resid_pre"
+
+            def put(x, name=name, p=p):
+                x = x.copy()
+                x[p] = source[name][p]
+                return x
+            want = model.run(CORRUPT, {name: put})[0][f"blocks.{model.L - 1}.hook_resid_post"][-1] @ direction
+            assert got["values"][l][p] == pytest.approx(want, abs=1e-4)
+            moved += abs(want - got["baseline"]["corrupt"]) > 1e-3
+    assert moved > 3
+    problem(ask(daemon, kind="projection", metric={"direction": [1, 2]}), 400, field="metric.direction", said="numbers")
+    problem(ask(daemon, kind="projection"), 400, field="metric.direction", said="needs")
 
 
 SOURCES = {

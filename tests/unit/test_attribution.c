@@ -22,7 +22,7 @@ enum { N = 9, READ = 7, PAIRS = 2, MOST_LAYERS = 8 };
 #define STEP 0.008f
 
 static const uint32_t answers[] = {42, 3}, foils[] = {7};
-static const struct metric metrics[] = {{METRIC_LOGIT_DIFF, answers, foils, 2, 1, READ}, {METRIC_LOGPROB, answers, NULL, 2, 0, READ}};
+static const struct metric metrics[] = {{METRIC_LOGIT_DIFF, answers, foils, 2, 1, READ, NULL}, {METRIC_LOGPROB, answers, NULL, 2, 0, READ, NULL}};
 
 struct prompts {
     uint32_t clean[N], corrupt[N];
@@ -322,7 +322,7 @@ static void test_grad_drop(void **state)
 static double planted(const struct golden *g, enum hook site, bool denoise, bool fix, enum metric_kind kind, bool others)
 {
     static const uint32_t clean[] = {0, 1, 2, 3, 4, 1}, corrupt[] = {0, 5, 2, 3, 4, 1}, two = 2, three = 3;
-    const struct metric m = {kind, &two, &three, 1, 1, 5};
+    const struct metric m = {kind, &two, &three, 1, 1, 5, NULL};
     const struct patch_pair pair = {clean, corrupt, 6, &m};
     struct attribution_request q = {.view = g->view, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .denoise = denoise, .site = &site,
                                     .n_sites = 1, .axis = PATCH_LAYER_HEAD, .qk_fix = fix};

@@ -82,7 +82,7 @@ static double by_definition(const struct metric *m, const float *y, const struct
     case METRIC_LOGIT: return log_sum(y, m->answer, m->n_answer);
     case METRIC_PROB_DIFF: return exp(log_sum(y, m->answer, m->n_answer) - total) - exp(log_sum(y, m->foil, m->n_foil) - total);
     case METRIC_LOSS: return total - log_sum(y, m->answer, m->n_answer);
-    case METRIC_COUNT: break;
+    case METRIC_PROJECTION: case METRIC_COUNT: break;
     }
     fail();
     return 0;
@@ -181,7 +181,7 @@ static double check_metrics(const struct golden *g, struct one_pair q)
     struct runs r = {clean, corrupt, q.denoise ? clean : corrupt};
     float *cell = loop_of(g, &q);
     double spread = 0;
-    for (unsigned kind = 0; kind < METRIC_COUNT; kind++)
+    for (unsigned kind = 0; kind < METRIC_PROJECTION; kind++)
         for (unsigned lists = 0; lists < 2; lists++) {
             q.metric.kind = (enum metric_kind)kind;
             q.metric.answer = answers, q.metric.n_answer = lists ? 3 : 1;

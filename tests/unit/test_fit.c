@@ -54,7 +54,7 @@ static void ask_masked(struct question *q, const struct golden *g)
     mem_drop(logits_at(g, g->view, g->ids[0], n, n - 1, &taps));
     q->answer = 5;
     q->foil = 9;
-    q->metric = (struct metric){METRIC_LOGIT_DIFF, &q->answer, &q->foil, 1, 1, n - 1};
+    q->metric = (struct metric){METRIC_LOGIT_DIFF, &q->answer, &q->foil, 1, 1, n - 1, NULL};
     q->at[1][0] = n - 1;
     q->example[0] = (struct fit_example){.ids = g->ids[1], .n = n, .scored = q->at[1], .n_scored = 1, .metric = &q->metric,
                                          .source = q->source, .n_source = n};

@@ -20,8 +20,8 @@
 enum { N = 9, PAIRS = 2, METRICS = 2, MOST_LAYERS = 8 };
 
 static const uint32_t answers[] = {42, 3}, foils[] = {7};
-static const struct metric metrics[METRICS] = {{METRIC_LOGIT_DIFF, answers, foils, 2, 1, N - 2},
-                                               {METRIC_KL, NULL, NULL, 0, 0, N - 2}};
+static const struct metric metrics[METRICS] = {{METRIC_LOGIT_DIFF, answers, foils, 2, 1, N - 2, NULL},
+                                               {METRIC_KL, NULL, NULL, 0, 0, N - 2, NULL}};
 
 struct prompts {
     uint32_t clean[N], corrupt[N];

@@ -17,7 +17,7 @@
 enum { N = 9, READ = 7 };
 
 static const uint32_t answer = 42, foil = 7, read_at = READ;
-static const struct metric metric = {METRIC_LOGIT_DIFF, &answer, &foil, 1, 1, READ};
+static const struct metric metric = {METRIC_LOGIT_DIFF, &answer, &foil, 1, 1, READ, NULL};
 
 static void make_ids(const struct golden *g, uint32_t *to, uint32_t *from)
 {

@@ -82,7 +82,7 @@ static void near(const char *what, double got, double want)
 
 static const uint32_t answer[] = {42}, foil[] = {7};
 
-static struct metric metric = {METRIC_LOGIT_DIFF, answer, foil, 1, 1, N - 1};
+static struct metric metric = {METRIC_LOGIT_DIFF, answer, foil, 1, 1, N - 1, NULL};
 
 static void make(const struct golden *g, struct localize_request *q, uint32_t *clean, uint32_t *corrupt)
 {

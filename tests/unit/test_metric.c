@@ -27,7 +27,7 @@ static void test_by_hand(void **state)
     const float panel[] = {3, 1, 2, -1, 0.5f}; /* the answers' logits, then the foils' */
     double ref[V], p[V];
     log_softmax(r, V, ref);
-    struct metric m = {METRIC_PROB, answer, foil, 1, 0, 0};
+    struct metric m = {METRIC_PROB, answer, foil, 1, 0, 0, NULL};
     near(log_sum_exp(y, NULL, V), 3.472260681386556);
     near(log_sum_exp(y + 1, NULL, 1), 2);
     near(logit_diff(panel, 2, 3), 0.8856167143858156);
@@ -71,7 +71,7 @@ static void test_extremes(void **state)
     (void)state;
     const float far[] = {5000, -5000, 4900}, equal[] = {-3e4f, -3e4f};
     static const uint32_t last[] = {1}, both[] = {0, 1};
-    struct metric m = {METRIC_LOGPROB, last, NULL, 1, 0, 0};
+    struct metric m = {METRIC_LOGPROB, last, NULL, 1, 0, 0, NULL};
     near(metric_of_logits(&m, far, 3, NULL), -10000);
     m.kind = METRIC_PROB;
     assert_true(metric_of_logits(&m, far, 3, NULL) == 0);
@@ -91,10 +91,10 @@ static void test_gradients(void **state)
     (void)state;
     static const uint32_t one[] = {2}, answer[] = {2, 0}, foil[] = {1, 3, 4}, single[] = {4};
     static const struct metric metrics[] = {
-        {METRIC_LOGIT, one, NULL, 1, 0, 0}, {METRIC_LOGIT, answer, NULL, 2, 0, 0}, {METRIC_LOGIT_DIFF, one, single, 1, 1, 0},
-        {METRIC_LOGIT_DIFF, answer, foil, 2, 3, 0}, {METRIC_PROB, one, NULL, 1, 0, 0}, {METRIC_PROB, answer, NULL, 2, 0, 0},
-        {METRIC_LOGPROB, single, NULL, 1, 0, 0}, {METRIC_LOGPROB, foil, NULL, 3, 0, 0}, {METRIC_PROB_DIFF, one, single, 1, 1, 0},
-        {METRIC_PROB_DIFF, answer, foil, 2, 3, 0}, {METRIC_KL, NULL, NULL, 0, 0, 0}, {METRIC_LOSS, one, NULL, 1, 0, 0}};
+        {METRIC_LOGIT, one, NULL, 1, 0, 0, NULL}, {METRIC_LOGIT, answer, NULL, 2, 0, 0, NULL}, {METRIC_LOGIT_DIFF, one, single, 1, 1, 0, NULL},
+        {METRIC_LOGIT_DIFF, answer, foil, 2, 3, 0, NULL}, {METRIC_PROB, one, NULL, 1, 0, 0, NULL}, {METRIC_PROB, answer, NULL, 2, 0, 0, NULL},
+        {METRIC_LOGPROB, single, NULL, 1, 0, 0, NULL}, {METRIC_LOGPROB, foil, NULL, 3, 0, 0, NULL}, {METRIC_PROB_DIFF, one, single, 1, 1, 0, NULL},
+        {METRIC_PROB_DIFF, answer, foil, 2, 3, 0, NULL}, {METRIC_KL, NULL, NULL, 0, 0, 0, NULL}, {METRIC_LOSS, one, NULL, 1, 0, 0, NULL}};
     const float eps = 0x1p-8f; /* exact beside these logits */
     double ref[V];
     bool seen[METRIC_COUNT] = {0};
@@ -114,7 +114,7 @@ static void test_gradients(void **state)
         }
     }
     for (unsigned k = 0; k < METRIC_COUNT; k++) assert_int_equal(seen[k], metric_has_gradient((enum metric_kind)k));
-    const struct metric pd = {METRIC_PROB_DIFF, answer, foil, 2, 3, 0}, loss = {METRIC_LOSS, one, NULL, 1, 0, 0}, logit = {METRIC_LOGIT, answer, NULL, 2, 0, 0};
+    const struct metric pd = {METRIC_PROB_DIFF, answer, foil, 2, 3, 0, NULL}, loss = {METRIC_LOSS, one, NULL, 1, 0, 0, NULL}, logit = {METRIC_LOGIT, answer, NULL, 2, 0, 0, NULL};
     near(metric_of_logits(&pd, y, V, NULL), 0.7079847887443501 - (1 - 0.7079847887443501));
     near(metric_of_logits(&loss, y, V, NULL), -log(0.6235909331788121));
     near(metric_of_logits(&logit, y, V, NULL), log(exp(3) + exp(1)));
@@ -128,7 +128,8 @@ static void test_names(void **state)
         {"logit", METRIC_LOGIT, true, false, false, true}, {"logit_diff", METRIC_LOGIT_DIFF, true, true, false, true},
         {"norm_logit_diff", METRIC_NORM_LOGIT_DIFF, true, true, false, false}, {"prob", METRIC_PROB, true, false, true, true},
         {"logprob", METRIC_LOGPROB, true, false, true, true}, {"prob_diff", METRIC_PROB_DIFF, true, true, true, true},
-        {"kl", METRIC_KL, false, false, true, true}, {"loss", METRIC_LOSS, true, false, true, true}};
+        {"kl", METRIC_KL, false, false, true, true}, {"loss", METRIC_LOSS, true, false, true, true},
+        {"projection", METRIC_PROJECTION, false, false, false, false}};
     assert_int_equal(METRIC_COUNT, sizeof rows / sizeof *rows);
     for (size_t i = 0; i < METRIC_COUNT; i++) {
         enum metric_kind k = METRIC_COUNT;

@@ -128,7 +128,7 @@ static double by_definition(const struct metric *m, const double *y, const struc
     case METRIC_LOGIT: return log_sum(y, m->answer, m->n_answer);
     case METRIC_PROB_DIFF: return exp(log_sum(y, m->answer, m->n_answer) - total(y, V)) - exp(log_sum(y, m->foil, m->n_foil) - total(y, V));
     case METRIC_LOSS: return total(y, V) - log_sum(y, m->answer, m->n_answer);
-    case METRIC_COUNT: break;
+    case METRIC_PROJECTION: case METRIC_COUNT: break;
     }
     fail();
     return 0;
@@ -216,7 +216,7 @@ static void check_grid(const struct golden *g, struct one_pair q)
 {
     static const size_t budgets[] = {0, 1, 20000};
     struct answers a = loop_of(g, &q);
-    for (unsigned kind = 0; kind < METRIC_COUNT; kind++)
+    for (unsigned kind = 0; kind < METRIC_PROJECTION; kind++)
         for (int lists = 0; lists < 2; lists++) {
             q.metric.kind = (enum metric_kind)kind;
             q.metric.answer = lists ? answers3 : one_answer;
@@ -270,7 +270,7 @@ static void test_sweep_of_many_tiles(void **state)
     for (size_t k = 0; k < 2; k++) {
         struct one_pair q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = N, .denoise = k == 0, .site = grids[k].site,
                                   .axis = grids[k].axis,
-                                  .metric = {METRIC_LOGIT_DIFF, one_answer, one_foil, 1, 1, N - 1}};
+                                  .metric = {METRIC_LOGIT_DIFF, one_answer, one_foil, 1, 1, N - 1, NULL}};
         struct answers a = loop_of(&g, &q);
         compare(&g, &q, &a);
         answers_free(&a);
@@ -303,9 +303,9 @@ static void test_denoise_mirrors_noise(void **state)
     uint32_t a[N], b[N];
     two_prompts(g.model, 33, N, differ, 2, a, b);
     for (size_t k = 0; k < N_GRIDS; k++)
-        for (unsigned kind = 0; kind < METRIC_COUNT; kind++) {
+        for (unsigned kind = 0; kind < METRIC_PROJECTION; kind++) {
             struct one_pair q = {.view = g.view, .clean = a, .corrupt = b, .n = N, .denoise = true, .site = grids[k].site,
-                                      .axis = grids[k].axis, .metric = {(enum metric_kind)kind, answers3, foils2, 3, 2, N - 1}};
+                                      .axis = grids[k].axis, .metric = {(enum metric_kind)kind, answers3, foils2, 3, 2, N - 1, NULL}};
             struct patch *there = run_patch(&g, &q);
             q.clean = b, q.corrupt = a, q.denoise = false;
             struct patch *back = run_patch(&g, &q);
@@ -330,7 +330,7 @@ static void test_baselines(void **state)
     uint32_t clean[N], corrupt[N];
     two_prompts(g.model, 34, N, differ, 1, clean, corrupt);
     struct one_pair q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = N, .site = HOOK_RESID_PRE,
-                              .axis = PATCH_LAYER_POS, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, N - 1}};
+                              .axis = PATCH_LAYER_POS, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, N - 1, NULL}};
     for (int denoise = 0; denoise < 2; denoise++) {
         q.denoise = denoise;
         q.metric.kind = METRIC_NORM_LOGIT_DIFF;
@@ -355,7 +355,7 @@ static void test_nothing_to_normalise_by(void **state)
     golden_open(&g, "gqa_tied", NULL);
     struct err e = {0};
     struct one_pair q = {.view = g.view, .clean = g.ids[0], .corrupt = g.ids[0], .n = g.n[0], .denoise = true, .site = HOOK_RESID_PRE,
-                              .axis = PATCH_LAYER_POS, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, g.n[0] - 1}};
+                              .axis = PATCH_LAYER_POS, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, g.n[0] - 1, NULL}};
     struct patch_request request = one_request(&q);
     struct patch *p = patch_new(&request, &e);
     must(p, e);
@@ -379,7 +379,7 @@ static void test_nothing_differs(void **state)
     for (size_t k = 0; k < 2 * N_GRIDS; k++) {
         struct one_pair q = {.view = g.view, .clean = clean, .corrupt = k % 2 ? clean : corrupt, .n = N, .site = grids[k / 2].site,
                                   .axis = grids[k / 2].axis,
-                                  .metric = {METRIC_LOGPROB, one_answer, NULL, 1, 0, k % 2 ? N - 1 : 5}};
+                                  .metric = {METRIC_LOGPROB, one_answer, NULL, 1, 0, k % 2 ? N - 1 : 5, NULL}};
         struct patch *p = run_patch(&g, &q);
         const struct patch_grid *grid = patch_result(p);
         assert_int_equal(*grid->first_difference, k % 2 ? N : 6);
@@ -403,7 +403,7 @@ static void test_progress(void **state)
     size_t done, total, last = 0, steps = 0;
     two_prompts(g.model, 36, 9, differ, 1, clean, corrupt);
     struct one_pair q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = 9, .denoise = true, .site = HOOK_RESID_PRE,
-                              .axis = PATCH_LAYER_POS, .metric = {METRIC_PROB, one_answer, NULL, 1, 0, 8}, .memory_bytes = 1};
+                              .axis = PATCH_LAYER_POS, .metric = {METRIC_PROB, one_answer, NULL, 1, 0, 8, NULL}, .memory_bytes = 1};
     struct patch_request request = one_request(&q);
     struct patch *p = patch_new(&request, &e);
     must(p, e);
@@ -432,7 +432,7 @@ static void test_naive_cells(void **state)
     two_prompts(g.model, 37, 9, differ, 2, clean, corrupt);
     for (size_t k = 0; k < N_GRIDS; k++) {
         struct one_pair q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = 9, .denoise = k % 2, .site = grids[k].site,
-                             .axis = grids[k].axis, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, 8}};
+                             .axis = grids[k].axis, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, 8, NULL}};
         struct patch_request request = one_request(&q);
         struct err e = {0};
         request.n_naive = 1;
@@ -469,7 +469,7 @@ static void test_partial(void **state)
     uint32_t clean[9], corrupt[9];
     two_prompts(g.model, 38, 9, differ, 1, clean, corrupt);
     struct one_pair q = {.view = g.view, .clean = clean, .corrupt = corrupt, .n = 9, .denoise = true, .site = HOOK_RESID_PRE,
-                         .axis = PATCH_LAYER_POS, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, 8},
+                         .axis = PATCH_LAYER_POS, .metric = {METRIC_NORM_LOGIT_DIFF, one_answer, one_foil, 1, 1, 8, NULL},
                          .memory_bytes = 1};
     struct patch *whole = run_patch(&g, &q);
     struct patch_request request = one_request(&q);

@@ -168,14 +168,16 @@ static void running_in_chunks(struct golden *g)
     run_free(r);
 }
 
-static void patching(struct golden *g, bool heads)
+static void patching(struct golden *g, bool heads, enum patch_from from)
 {
     uint32_t clean[LONG], corrupt[LONG], answer = 5, foil = 9, n = heads ? 40 : 60;
     const struct metric metric = {.kind = METRIC_LOGIT_DIFF, .answer = &answer, .n_answer = 1, .foil = &foil,
                                   .n_foil = 1, .pos = n - 1};
     const struct patch_pair pair = {clean, corrupt, n, &metric};
+    const struct means_text texts[] = {{clean, 50}, {corrupt, LONG}};
     struct patch_request q = {.view = g->view, .pair = &pair, .n_pairs = 1, .n_metrics = 1,
-                              .site = heads ? HOOK_Z : HOOK_RESID_PRE, .axis = heads ? PATCH_LAYER_HEAD : PATCH_LAYER_POS};
+                              .site = heads ? HOOK_Z : HOOK_RESID_PRE, .axis = heads ? PATCH_LAYER_HEAD : PATCH_LAYER_POS,
+                              .from = from, .noise = 1, .mean = texts, .n_mean = 2, .n_naive = 3};
     struct plan p = {0};
     struct err e = {0};
     long_prompt(g, 3, clean);
@@ -510,8 +512,10 @@ static void plans_hold(void **state)
         decoding(&g);
         scoring_prompts(&g);
         running_in_chunks(&g);
-        patching(&g, false);
-        patching(&g, true);
+        for (int from = PATCH_FROM_OTHER; from <= PATCH_FROM_NOISE; from++) {
+            patching(&g, false, (enum patch_from)from);
+            patching(&g, true, (enum patch_from)from);
+        }
         localizing(&g);
         tracing(&g, HOOK_PATTERN);
         tracing(&g, HOOK_RESULT);
