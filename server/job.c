@@ -408,12 +408,23 @@ enum accept job_accept(struct job *j)
 
 /* ---- progress and events ------------------------------------------------------------------ */
 
-static void write_progress(struct buf *out, int64_t done, int64_t total, const char *unit)
+/* left_us: 0 where it cannot be said. */
+static void write_progress(struct buf *out, int64_t done, int64_t total, const char *unit, int64_t left_us)
 {
     buf_printf(out, "{\"done\":%" PRId64 ",\"total\":", done);
     if (total > 0) buf_printf(out, "%" PRId64, total);
     else buf_text(out, "null"); /* not known yet */
-    buf_printf(out, ",\"unit\":\"%s\"}", unit);
+    buf_printf(out, ",\"unit\":\"%s\"", unit);
+    if (left_us > 0) buf_printf(out, ",\"seconds_left\":%.1f", (double)left_us / US_PER_S);
+    buf_text(out, "}");
+}
+
+/* What is left, at the pace so far; of work that has run for a while. */
+static int64_t time_left(const struct work *w, int64_t now_us, int64_t done, int64_t total)
+{
+    const int64_t took = now_us - w->started_us;
+    if (!w->started_us || took < US_PER_S || done <= 0 || total <= done) return 0;
+    return (int64_t)((double)took * (double)(total - done) / (double)done);
 }
 
 void job_progress(struct job *j, int64_t now_us)
@@ -422,7 +433,9 @@ void job_progress(struct job *j, int64_t now_us)
     int64_t done = atomic_load(&j->work->done), total = atomic_load(&j->work->total);
     if (done == j->progress_done) return;
     struct buf data = {0};
-    write_progress(&data, done, total, j->ops->unit);
+    const int64_t left = time_left(j->work, now_us, done, total);
+    atomic_store(&j->left_us, left);
+    write_progress(&data, done, total, j->ops->unit, left);
     j->progress_us = now_us;
     j->progress_done = done;
     lock(j->table);
@@ -495,7 +508,7 @@ static enum job_state write_open(struct job *j, struct buf *out)
     int64_t total = j->work ? atomic_load(&j->work->total) : j->total;
     unlock(j->table);
     write_top(out, j->id, j->ops->kind, j->model, job_state_word(s), j->created_us);
-    write_progress(out, done, total, j->ops->unit);
+    write_progress(out, done, total, j->ops->unit, is_end(s) ? 0 : atomic_load(&j->left_us));
     buf_text(out, ",\"author\":");
     quote(out, j->author);
     return s;

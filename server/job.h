@@ -68,6 +68,7 @@ struct job { /* fields without a note are constant after admission */
     struct work *work;        /* NULL once ended */
     int64_t done, total;      /* progress at the end */
     int64_t progress_us, progress_done; /* of the last progress event */
+    _Atomic int64_t left_us;            /* what progress says is left; 0: unknown */
     struct events events;
     int status;               /* of an ended job… */
     struct buf body;          /* …constant from then on, so readable with a reference, no lock */
