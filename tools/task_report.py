@@ -153,19 +153,15 @@ def facts_task(d, rows, most, samples, draw):
     g = d.ask("/v1/causal-trace", facts=[{k: r[k] for k in ("id", "prompt", "subject", "answer")} for r in chosen],
               noise={"samples": samples})
     m = g["means"]
-    high, low = ((m[k]["mean"] if isinstance(m[k], dict) else m[k]) for k in ("high", "low"))
-    print(f"  causal trace of {g['traced']}: p(answer) {high:.3f}, with noise at the subject {low:.3f}; checks {json.dumps(g['checks'])}; "
-          f"{g['cost']['seconds']:.0f} s")
-    for kind in ("state", "mlp", "attn"):
-        roles = {role: v for role, v in m[kind].items() if v}
-        means = {role: [x if not isinstance(x, dict) else x["mean"] for x in (v["mean"] if isinstance(v, dict) else v)]
-                 for role, v in roles.items()}
-        for role, v in means.items():
-            l = max(range(len(v)), key=lambda i: v[i])
-            r = roles[role]
-            edges = (r["low"][l], r["high"][l]) if isinstance(r, dict) and r.get("low") else (None, None)
-            print(f"    {kind}, {role}: most at layer {l}, {spread(v[l], *edges)}")
-        draw(f"facts-{kind}", f"facts: {kind} put back, indirect effect", [list(c) for c in zip(*means.values())], list(means))
+    print(f"  causal trace of {g['traced']}: p(answer) {m['high']['mean']:.3f}, with noise at the subject {m['low']['mean']:.3f}; checks "
+          f"{json.dumps(g['checks'])}; {g['cost']['seconds']:.0f} s")
+    for kind, roles in m["indirect_effect"].items():
+        roles = {role: r for role, r in roles.items() if r}
+        for role, r in roles.items():
+            l = max(range(len(r["mean"])), key=lambda i: r["mean"][i])
+            edges = [r[e][l] if r[e] else None for e in ("low", "high")]
+            print(f"    {kind}, {role} ({r['n']} facts): most at layer {l}, {spread(r['mean'][l], *edges)}")
+        draw(f"facts-{kind}", f"facts: {kind} put back", [list(c) for c in zip(*(r["mean"] for r in roles.values()))], roles)
 
 
 def main():
@@ -188,7 +184,7 @@ def main():
     for name in (*PAIRS, "facts"):
         data, rows = rows_of(args.sets, name)
         made = d.send("POST", "/v1/sets?" + urllib.parse.urlencode({"name": name}), data, "application/x-ndjson")
-        print(f"{name}: {made['rows']} rows, {made['hash'][:12]}", flush=True)
+        print(f"{name}: {made['rows']} rows, {made['hash'].split(':')[-1][:12]}", flush=True)
         if name in PAIRS:
             pairs_task(d, name, draw)
         else:
