@@ -2,11 +2,12 @@
 """Does a model do the tasks of recipes/sets at all, and where? Of a daemon that is running.
 
     tools/task_report.py URL [--model NAME] [--sets DIR] [--facts 12] [--samples 2] [--svg DIR [--prefix WORD]]
+                         [--behaviour]
 
 Posts the sets, patches ioi and digit_greater_than (z by layer and head, resid_pre by layer and position,
 norm_logit_diff, denoising), asks every fact and traces the first so many that the model knows. Prints what the model
 does and the heads that matter with their intervals; --svg draws each grid. Standard library only; each answer is in
-the ledger, so a second call costs nothing. docs/tasks.md says what the numbers mean.
+the ledger, so a second call costs nothing. --behaviour: only whether the model does the tasks, which takes seconds. docs/tasks.md says what the numbers mean.
 """
 import argparse
 import json
@@ -109,13 +110,21 @@ def ranked(m, kinds):
         yield f"    {kinds(l, c)}: {spread(m['mean'][l][c], m['low'][l][c], m['high'][l][c])}"
 
 
-def pairs_task(d, name, draw):
+def say_behaviour(name, g):
+    b, n = g["behaviour"], g["means"][0]["n"]
+    print(f"{name}: {'does' if b['exhibited'] else 'does not do'} the task: the answer is ahead of the foil in {100 * b['accuracy']:.0f} % "
+          f"of {n} clean prompts, by {b['logit_diff']:.2f} logits on average", flush=True)
+
+
+def pairs_task(d, name, draw, behaviour):
+    if behaviour:
+        g = d.ask("/v1/patch", set=name, site="hook_resid_post", axes=["layer"], metrics=[{"kind": "norm_logit_diff"}])
+        say_behaviour(name, g)
+        return
     grids = {}
     for site, axis in (("attn.hook_z", "head"), ("hook_resid_pre", "pos")):
         grids[axis] = d.ask("/v1/patch", set=name, site=site, axes=["layer", axis], metrics=[{"kind": "norm_logit_diff"}])
-    b, n = grids["head"]["behaviour"], grids["head"]["means"][0]["n"]
-    print(f"{name}: {'does' if b['exhibited'] else 'does not do'} the task: the answer is ahead of the foil in {100 * b['accuracy']:.0f} % "
-          f"of {n} clean prompts, by {b['logit_diff']:.2f} logits on average")
+    say_behaviour(name, grids["head"])
     heads, resid = grids["head"]["means"][0], grids["pos"]["means"][0]
     names = position_names(grids["pos"]["results"], len(resid["mean"][0]))
     print("  heads (z, share of the logit difference that comes back, 95 % over groups):")
@@ -172,6 +181,7 @@ def main():
     p.add_argument("--facts", type=int, default=12, help="trace so many at most")
     p.add_argument("--samples", type=int, default=2, help="of noise")
     p.add_argument("--svg", metavar="DIR")
+    p.add_argument("--behaviour", action="store_true", help="no grids, no traces")
     p.add_argument("--prefix", default="", help="of the pictures' names")
     args = p.parse_args()
     d = Daemon(args.url, args.model)
@@ -186,9 +196,9 @@ def main():
         made = d.send("POST", "/v1/sets?" + urllib.parse.urlencode({"name": name}), data, "application/x-ndjson")
         print(f"{name}: {made['rows']} rows, {made['hash'].split(':')[-1][:12]}", flush=True)
         if name in PAIRS:
-            pairs_task(d, name, draw)
+            pairs_task(d, name, draw, args.behaviour)
         else:
-            facts_task(d, rows, args.facts, args.samples, draw)
+            facts_task(d, rows, 0 if args.behaviour else args.facts, args.samples, draw)
 
 
 if __name__ == "__main__":
