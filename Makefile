@@ -91,13 +91,16 @@ fuzz: ## libFuzzer (clang) on every reader, or T=config|gguf|json|safetensors|te
 
 bench: deps ## the numbers to reach, each beside its bound
 	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/bench_engine $(BUILD)/bench_matrix \
-	    $(BUILD)/bench_tokenizer $(BUILD)/bench_tuco
+	    $(BUILD)/bench_tokenizer $(BUILD)/bench_tuco $(BUILD)/bench_grid
 	@model=$(MODEL) && $(BUILD)/bench_matrix && $(BUILD)/bench_engine "$$model" && $(BUILD)/bench_tuco "$$model" && \
 	    if [ -x $(CACHE)/parity/bin/python ]; then $(CACHE)/parity/bin/python bench/rival_transformers.py "$$model" && \
         $(CACHE)/parity/bin/python bench/rival_llama.py $(BUILD)/bench_engine "$$model" 2>/dev/null && \
 	        $(CACHE)/parity/bin/python bench/bench_tokenizer.py $(BUILD)/bench_tokenizer "$$model" \
 	            $(wildcard $(CACHE)/vocab/models/ggml-vocab-llama-spm.gguf); \
 	    else echo "(make parity first: then transformers, llama.cpp and tokenizers are timed beside this)"; fi && \
+	    if [ -x $(CACHE)/parity-tl/bin/python ]; then $(CACHE)/parity-tl/bin/python bench/rival_grids.py $(BUILD)/bench_grid "$$model"; \
+	    else echo "(make parity first: then TransformerLens and nnsight are timed beside this)"; fi && \
+	    $(PYTHON) bench/bench_memory_grid.py $(BUILD)/engramd "$$model" && \
 	    $(PYTHON) bench/bench_http.py $(BUILD)/engramd "$$model"
 
 fresh-check: ## demo and test from a clone in a new minimal Debian 12 (root)

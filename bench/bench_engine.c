@@ -13,14 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench/clock.h"
-#include "core/kernel/blas.h"
+#include "bench/rate.h"
 #include "core/decode.h"
 #include "core/head.h"
 #include "core/kernel/par.h"
 #include "probes/patch.h"
-
-enum { MOST_REPEATS = 31 };
 
 struct bench {
     struct model *m;
@@ -32,35 +29,6 @@ struct bench {
 };
 
 /* ---- bounds ------------------------------------------------------------------------------------ */
-
-/* FLOP/s of float32 products of one block's shapes on `rows` rows, weights cold as in a real pass. */
-static double gemm_rate(struct bench *b, uint32_t rows)
-{
-    enum { COLD_BLOCKS = 8 };
-    const struct arch *a = &b->m->arch;
-    size_t d = a->d_model, z = (size_t)a->n_heads * a->d_head, q = z + 2 * (size_t)a->n_kv_heads * a->d_head,
-           m = a->d_mlp, u = arch_branches(a) * m, each = d * q + d * z + d * u + d * m;
-    float *x = mem_floats(rows * (2 * m + d), &b->e), *y = mem_floats(rows * (2 * m + q), &b->e), *w = mem_floats(COLD_BLOCKS * each, &b->e);
-    double t[MOST_REPEATS];
-    if (!x || !y || !w) die(&b->e);
-    for (size_t i = 0; i < rows * (2 * m + d); i++) x[i] = (float)(i % 13) / 13;
-    for (size_t i = 0; i < COLD_BLOCKS * each; i++) w[i] = (float)(i % 11) / 11;
-    for (int r = 0; r < b->repeats; r++) {
-        double start = now();
-        for (uint32_t l = 0; l < a->n_layers; l++) {
-            const float *p = w + l % COLD_BLOCKS * each;
-            gemm_nt(rows, q, d, x, d, p, d, y, q, 1, false);
-            gemm_nt(rows, d, z, x, z, p + d * q, z, y, d, 1, false);
-            gemm_nt(rows, u, d, x, d, p + d * (q + z), d, y, u, 1, false);
-            gemm_nt(rows, d, m, x, m, p + d * (q + z + u), m, y, d, 1, false);
-        }
-        t[r] = now() - start;
-    }
-    mem_drop(x);
-    mem_drop(y);
-    mem_drop(w);
-    return 2.0 * rows * a->n_layers * (double)each / median(t, b->repeats);
-}
 
 struct read_job {
     const float *p;
@@ -197,7 +165,7 @@ static void report_grid(struct bench *b, uint32_t first)
     const struct patch_request q = {.view = b->v, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .denoise = true,
                                     .site = HOOK_RESID_PRE, .axis = PATCH_LAYER_POS};
     double sweep = time_grid(b, &q, &g), naive = time_naive(b, &q, SAMPLE);
-    double rate = gemm_rate(b, 768), bound = g.cost.flops / rate;
+    double rate = gemm_rate(&b->m->arch, 768, b->repeats), bound = g.cost.flops / rate;
     size_t d = b->m->arch.d_model, m = b->m->arch.d_mlp, z = (size_t)b->m->arch.n_heads * b->m->arch.d_head,
            kv = (size_t)b->m->arch.n_kv_heads * b->m->arch.d_head;
     double naive_flops = (double)g.cost.cells * P * b->m->arch.n_layers * 2.0 * (double)(d * (z + 2 * kv) + d * z + 3 * d * m);
@@ -226,7 +194,7 @@ int main(int argc, char **argv)
     printf("decode, one stream: %.1f tokens/s, bound %.1f (%.0f MB at %.1f GB/s): %.0f %% of it\n", 1 / token, 1 / bound,
            (double)b.m->token_bytes / 1e6, bytes / 1e9, 100 * bound / token);
 
-    double rate = gemm_rate(&b, 512), prefill = time_prefill(&b, 512);
+    double rate = gemm_rate(&b.m->arch, 512, b.repeats), prefill = time_prefill(&b, 512);
     const struct arch *a = &b.m->arch;
     double per_row = 2.0 * ((double)b.m->n_parameters - (double)a->d_vocab * a->d_model * (a->tied_head ? 1 : 2));
     double flops = 512 * per_row + 4.0 * a->n_layers * a->n_heads * a->d_head * 512.0 * 513 / 2;
