@@ -185,3 +185,135 @@ def test_bad_folders(d, folders, how, said):
 
 def test_without_a_models_dir(daemon):
     problem(daemon.post("/v1/saes", {"path": str(GOLDEN / "topk")}), 403, field="path")
+
+
+# ---- features
+
+def value(model, ids, name, change=None):
+    """What the autoencoder reads: [P][width]."""
+    site = PLACE[name]
+    x = model.embed(ids) if site == "hook_embed" else model.run(ids, change)[0][site]
+    head = SAES[name].cfg.get("hook_head_index")
+    return x[:, head] if head is not None else x.reshape(len(ids), -1)
+
+
+def spliced(model, ids, name, put):
+    """Logits with put(x) in the place of x."""
+    site, head = PLACE[name], SAES[name].cfg.get("hook_head_index")
+    if site == "hook_embed":
+        other = object.__new__(Model)
+        other.__dict__ = dict(model.__dict__)
+        other.embed = lambda i: put(model.embed(i))
+        return other.logits(ids)
+
+    def change(x):
+        if head is None:
+            return put(x.reshape(len(x), -1)).reshape(x.shape)
+        x[:, head] = put(x[:, head])
+        return x
+
+    return model.logits(ids, {site: change})
+
+
+def loss(logits, ids):
+    return -log_softmax(logits)[np.arange(len(ids) - 1), ids[1:]]
+
+
+def features(d, **body):
+    a = d.post("/v1/features", body)
+    assert a.status == 200, a
+    return keeps(d, "POST", "/v1/features", a)
+
+
+@pytest.mark.parametrize("name", SAES)
+def test_features_are_those_of_the_formulas(d, model, name):
+    sae, texts = SAES[name], [IDS[0], IDS[1]]
+    a = features(d, sae=name, inputs=[{"ids": t} for t in texts], top_k=10, features=[3, 0, 7])
+    xs = [value(model, t, name) for t in texts]
+    mean, off, size, spread, l0 = np.concatenate(xs).mean(0), 0, 0, 0, []
+    for x, got in zip(xs, a["inputs"]):
+        act = sae.encode(x)
+        y = sae.decode(x, act)
+        assert got["l0"] == (act > 0).sum(-1).tolist()
+        assert np.allclose(got["error"], ((x - y) ** 2).sum(-1) / (x ** 2).sum(-1), rtol=1e-4)
+        assert np.allclose(got["explained"], 1 - ((x - y) ** 2).sum(-1) / ((x - mean) ** 2).sum(-1), rtol=1e-4, atol=1e-4)
+        for row, top in zip(act, got["top"]):
+            assert [t["feature"] for t in top] == [i for i in np.argsort(-row)[:10] if row[i] > 0]
+            assert np.allclose([t["activation"] for t in top], [row[t["feature"]] for t in top], rtol=1e-4, atol=1e-5)
+        for f in got["followed"]:
+            assert np.allclose(f["activation"], act[:, f["feature"]], rtol=1e-4, atol=1e-5)
+        assert [f["feature"] for f in got["followed"]] == [3, 0, 7]
+        off, size, spread, l0 = off + ((x - y) ** 2).sum(), size + (x ** 2).sum(), spread + ((x - mean) ** 2).sum(), l0 + got["l0"]
+    assert np.allclose([a["l0"], a["error"], a["explained"]], [np.mean(l0), off / size, 1 - off / spread], rtol=1e-4)
+    assert a["checks"] == {"finite": True} and "loss" not in a and a["sae"]["name"] == name
+
+
+@pytest.mark.parametrize("name", SAES)
+@pytest.mark.parametrize("pos", ["all", [1, 3]])
+def test_splice(d, model, name, pos):
+    sae, texts = SAES[name], [IDS[0], IDS[1]]
+    a = features(d, sae=name, inputs=[{"ids": t} for t in texts], pos=pos, splice=True)
+    sums = {"clean": [], "sae": [], "zero": []}
+    for t, got in zip(texts, a["inputs"]):
+        at = list(range(len(t))) if pos == "all" else pos
+
+        def only(f):
+            def put(x):
+                x = np.array(x)
+                x[at] = f(x)[at]
+                return x
+            return put
+
+        want = {"clean": loss(model.logits(t), t), "sae": loss(spliced(model, t, name, only(lambda x: sae.decode(x, sae.encode(x)))), t),
+                "zero": loss(spliced(model, t, name, only(np.zeros_like)), t)}
+        for k in want:
+            assert np.isclose(got["loss"][k], want[k].mean(), atol=2e-5)
+            sums[k] += want[k].tolist()
+    m = {k: np.mean(v) for k, v in sums.items()}
+    assert all(np.isclose(a["loss"][k], m[k], atol=2e-5) for k in m) and a["loss"]["tokens"] == len(sums["clean"])
+    assert abs(m["zero"] - m["sae"]) > 1e-3 and abs(m["clean"] - m["sae"]) > 1e-3
+    assert np.isclose(a["loss"]["recovered"], (m["zero"] - m["sae"]) / (m["zero"] - m["clean"]), rtol=1e-2)
+
+
+def test_a_perfect_autoencoder_loses_nothing(d, folders):
+    """W_enc = (I, −I), W_dec = its transpose: x̂ = x."""
+    sae = Sae(features=2 * D)
+    both = np.concatenate([np.eye(D), -np.eye(D)], 1).astype(np.float32)
+    sae.w = {"W_enc": both, "W_dec": both.T, "b_enc": np.zeros(2 * D, np.float32), "b_dec": np.zeros(D, np.float32)}
+    sae.save(folders / "perfect")
+    assert d.post("/v1/saes", {"path": "perfect"}).status == 201
+    a = features(d, sae="perfect", input={"ids": IDS[0]}, splice=True)
+    assert d.delete("/v1/saes/perfect").status == 200
+    assert a["error"] < 1e-12 and a["explained"] > 1 - 1e-9 and a["l0"] == D
+    assert a["loss"]["sae"] == a["loss"]["clean"] and a["loss"]["recovered"] == 1 and a["warnings"] == []
+
+
+def test_the_log_knows_one_from_another(d, folders):
+    """The same name and request, other weights: another answer, not the one that was kept."""
+    body = {"sae": "changing", "input": {"ids": IDS[0]}}
+    seen = []
+    for seed in (20, 20, 21):
+        Sae(seed=seed).save(folders / "changing")
+        assert d.post("/v1/saes", {"path": "changing"}).status == 201
+        seen.append(features(d, **body))
+        assert d.delete("/v1/saes/changing").status == 200
+    assert "cached" not in seen[0] and seen[1]["cached"] is True and seen[1]["run"] == seen[0]["run"]
+    assert "cached" not in seen[2] and seen[2]["error"] != seen[0]["error"]
+    run = d.get(f"/v1/runs/{seen[2]['run']}").json
+    assert run["kind"] == "features" and run["result"]["sae"]["digest"] == seen[2]["sae"]["digest"]
+
+
+def test_of_a_text(d):
+    a = features(d, sae="standard", input="The capital of France is", pos="last", top_k=3)
+    assert len(a["inputs"][0]["top"]) == 1 and len(a["inputs"][0]["top"][0]) == 3 and len(a["inputs"][0]["l0"]) == 1
+
+
+@pytest.mark.parametrize("change, status, field, said", [
+    ({"sae": "none"}, 404, "sae", "standard"), ({"features": [K]}, 400, "features[0]", "47"), ({"features": [0, -1]}, 400, "features[1]", "47"),
+    ({"pos": 99}, 400, "pos", "99"), ({"top_k": 257}, 400, "top_k", "256"), ({"input": {"ids": [5]}, "splice": True}, 400, "splice", "two"),
+    ({"input": {"ids": [300]}}, 400, "input.ids[0]", "299"), ({"sae": None}, 400, "sae", ""), ({"view": "none"}, 404, "view", "none"),
+])
+def test_bad_requests_for_features(d, change, status, field, said):
+    before = d.get("/v1/runs").json
+    problem(d.post("/v1/features", {"sae": "standard", "input": {"ids": IDS[0]}, **change}), status, field=field, said=said)
+    assert d.get("/v1/runs").json == before
