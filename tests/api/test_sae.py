@@ -317,3 +317,122 @@ def test_bad_requests_for_features(d, change, status, field, said):
     before = d.get("/v1/runs").json
     problem(d.post("/v1/features", {"sae": "standard", "input": {"ids": IDS[0]}, **change}), status, field=field, said=said)
     assert d.get("/v1/runs").json == before
+
+
+# ---- writing a feature
+
+def written(sae, op, feature, weight):
+    def put(x):
+        a = sae.encode(x)[..., feature]
+        by = {"add": np.full(a.shape, weight), "set": weight - a, "scale": (weight - 1) * a}[op]
+        return sae.add(x, feature, by)
+    return put
+
+
+def busiest(model, name):
+    """A feature that is there at some positions, and not at all."""
+    act = SAES[name].encode(value(model, IDS[0], name)) > 0
+    return int(np.abs(act.mean(0) - 0.5).argmin())
+
+
+def trace(d, ids, writes):
+    a = d.post("/v1/trace", {"inputs": [{"ids": ids}], "top_k": 300, "top_pos": "all", "writes": writes})
+    assert a.status == 200, a
+    got = keeps(d, "POST", "/v1/trace", a)
+    logits = np.zeros((len(ids), 300))
+    for row, top in zip(logits, got["inputs"][0]["top"]):
+        for t in top:
+            row[t["id"]] = t["logit"]
+    return got, logits
+
+
+@pytest.mark.parametrize("op, weight", [("add", 3.0), ("set", 2.0), ("set", 0.0), ("scale", 4.0), ("scale", 0.0)])
+@pytest.mark.parametrize("name", SAES)
+def test_a_written_feature(d, model, name, op, weight):
+    sae, feature, pos = SAES[name], busiest(model, name), list(range(1, len(IDS[0])))
+    body = [{"sae": name, "feature": feature, "op": op, "weight": weight, "pos": pos}]
+    if name == "heads" and op != "add":
+        problem(d.post("/v1/trace", {"inputs": [{"ids": IDS[0]}], "writes": body}), 400, field="writes[0].op", said="side by side")
+        return
+
+    seen = []
+
+    def put(x):
+        new = np.array(x)
+        new[pos] = written(sae, op, feature, weight)(x)[pos]
+        seen.append(np.abs(new - x).max())
+        return new
+
+    got, logits = trace(d, IDS[0], body)
+    want, clean = spliced(model, IDS[0], name, put), model.logits(IDS[0])
+    assert np.abs(logits - want).max() < 2e-4 and np.abs(want - clean).max() > 1e-2
+    effect = got["writes"][0]
+    assert effect["sites"] == [PLACE[name]] and effect["elements"] == len(pos) * sae.cfg["d_in"]
+    assert np.isclose(effect["max_change"], seen[0], rtol=1e-3)
+    assert effect["sae"]["feature"] == feature and effect["sae"]["name"] == name and effect["sae"]["digest"].startswith("sha256:")
+
+
+def test_set_to_what_it_is_changes_nothing(d, model):
+    feature = busiest(model, "jumprelu")
+    plain = trace(d, IDS[0], [])[1]
+    same = trace(d, IDS[0], [{"sae": "jumprelu", "feature": feature, "op": "scale"}])
+    assert np.array_equal(plain, same[1]) and same[0]["writes"][0]["max_change"] == 0
+
+
+def test_after_a_set_the_feature_is_that(d, model):
+    """Where W_enc and W_dec agree: an orthonormal dictionary."""
+    q = np.linalg.qr(np.random.default_rng(9).normal(size=(D, D)))[0].astype(np.float32)
+    sae = Sae(features=D)
+    sae.w = {"W_enc": q, "W_dec": q.T.copy(), "b_enc": np.zeros(D, np.float32), "b_dec": np.zeros(D, np.float32)}
+    from pathlib import Path
+    folder = Path(d.options[1]) / "orthonormal"
+    sae.save(folder)
+    assert d.post("/v1/saes", {"path": "orthonormal"}).status == 201
+    x = value(model, IDS[0], "standard")
+    feature = int((sae.encode(x) > 0).sum(0).argmax())
+    at = [i for i in range(len(IDS[0])) if sae.encode(x)[i, feature] > 0]
+    a = d.post("/v1/trace", {"inputs": [{"ids": IDS[0]}], "reads": [{"site": SITE, "pos": at}],
+                             "writes": [{"sae": "orthonormal", "feature": feature, "weight": 1.5, "pos": at}]}).json
+    assert d.delete("/v1/saes/orthonormal").status == 200
+    after = sae.encode(np.array(a["captures"][0]["values"]).reshape(-1, D))
+    before = sae.encode(x[at])
+    assert np.allclose(after[:, feature], 1.5, atol=1e-5)
+    others = np.arange(D) != feature
+    assert np.allclose(after[:, others], before[:, others], atol=1e-5)
+
+
+@pytest.mark.parametrize("name, op", [("standard", "add"), ("topk", "set"), ("head", "scale"), ("jumprelu", "set"), ("embed", "add")])
+def test_generation_with_a_feature(d, model, name, op):
+    sae, feature, weight = SAES[name], busiest(model, name), 6.0
+    a = d.post("/v1/generate", {"prompt": {"ids": IDS[0]}, "max_tokens": 8, "writes": [{"sae": name, "feature": feature, "op": op, "weight": weight}]})
+    assert a.status == 200 and a.json["writes"][0]["generated"] is True, a
+    now = list(IDS[0])
+    for got in a.json["ids"]:
+        logits = spliced(model, now, name, written(sae, op, feature, weight))[-1]
+        assert logits[got] > logits.max() - 1e-4
+        now.append(got)
+
+
+def test_a_written_trace_is_logged_by_digest(d, folders):
+    body = [{"sae": "changing", "feature": 3, "op": "add", "weight": 2}]
+    seen = []
+    for seed in (30, 30, 31):
+        Sae(seed=seed).save(folders / "changing")
+        assert d.post("/v1/saes", {"path": "changing"}).status == 201
+        seen.append(trace(d, IDS[1], body)[0])
+        assert d.delete("/v1/saes/changing").status == 200
+    assert seen[1].get("cached") is True and "cached" not in seen[2]
+    assert seen[2]["writes"][0]["sae"]["digest"] != seen[0]["writes"][0]["sae"]["digest"]
+
+
+@pytest.mark.parametrize("write, status, field, said", [
+    ({"sae": "none", "feature": 0}, 404, "writes[0].sae", "standard"), ({"sae": "standard"}, 400, "writes[0].feature", "required"),
+    ({"feature": 0}, 400, "writes[0].sae", "required"), ({"sae": "standard", "feature": K}, 400, "writes[0].feature", "47"),
+    ({"sae": "standard", "feature": -1}, 400, "writes[0].feature", "0"), ({"sae": "standard", "feature": 0, "site": SITE}, 400, "writes[0].site", "site"),
+    ({"sae": "standard", "feature": 0, "from": "zero"}, 400, "writes[0].from", "weight"), ({"sae": "standard", "feature": 0, "head": 0}, 400, "writes[0].head", ""),
+    ({"sae": "standard", "feature": 0, "pos": 99}, 400, "writes[0].pos", "99"), ({"sae": "standard", "feature": 0, "weight": 1e300}, 400, "writes[0].weight", ""),
+    ({"op": "scale"}, 400, "writes[0].site", "required"), ({"sae": "standard", "feature": 0, "op": "mul"}, 400, "writes[0].op", "scale"),
+])
+def test_bad_feature_writes(d, write, status, field, said):
+    problem(d.post("/v1/trace", {"inputs": [{"ids": IDS[0]}], "writes": [write]}), status, field=field, said=said)
+    problem(d.post("/v1/generate", {"prompt": {"ids": IDS[0]}, "writes": [write]}), status, field=field, said=said)
