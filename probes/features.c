@@ -60,6 +60,10 @@ void features_plan(const struct features_request *q, int threads, struct plan *p
     plan_add(p, NEED_CAPTURES, plan_sum(mem_floats_bytes(sae_work(c, m)), mem_floats_bytes(plan_times(m, c->features))));
     plan_add(p, NEED_CAPTURES, plan_sum(mem_floats_bytes(m * c->width), 16 * (size_t)c->width));
     if (q->splice) plan_add(p, NEED_LOGITS, mem_floats_bytes(plan_times(HEAD_ROWS, a->d_vocab)));
+    if (hook_info(q->site.hook)->axis != AXIS_PLAIN) { /* a copy of the stream for a head, as in trace.c */
+        size_t rows = size.rows < RUN_ROWS ? size.rows : RUN_ROWS;
+        plan_add(p, NEED_SCRATCH, mem_floats_bytes(2 * rows * a->d_model + (size_t)a->d_model * a->d_head));
+    }
     run_plan(&size, a, threads, p);
 }
 
