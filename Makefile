@@ -86,7 +86,7 @@ parity: deps ## live comparison with reference implementations
 mutants: ## deliberate faults, one at a time: each must turn its test red
 	@$(PYTHON) tools/mutants.py --make $(MAKE)
 
-fuzz: ## libFuzzer (clang) on every reader, or T=config|gguf|json|safetensors|template|tokenizer alone; TIME=60 each
+fuzz: ## libFuzzer (clang) on every reader, or T=config|gguf|json|sae|safetensors|template|tokenizer alone; TIME=60 each
 	@tools/fuzz.sh "$(T)" "$(or $(TIME),60)"
 
 bench: deps ## the numbers to reach, each beside its bound

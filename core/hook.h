@@ -62,6 +62,7 @@ struct tap_map {
     void *ctx;
     void (*forward)(void *ctx, uint32_t pos, uint32_t head, float *x, uint32_t n);
     void (*back)(void *ctx, uint32_t pos, uint32_t head, float *x, uint32_t n);
+    const float *changed; /* the largest change so far, where the owner says it; or NULL */
 };
 
 struct tap {

@@ -55,6 +55,7 @@ static void map(struct tap *t, uint32_t pos, uint32_t head, float *x, uint32_t n
 {
     t->map->forward(t->map->ctx, pos, head, x, n);
     t->elements += n;
+    if (t->map->changed) t->max_change = *t->map->changed;
 }
 
 /* read_at, write_at: the vector's place in the tap's dst and src. */

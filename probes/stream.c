@@ -196,7 +196,7 @@ static void add_places(struct stream_writes *w, struct stream_params *p, const s
     for (uint32_t l = 0; l < p->arch->n_layers; l++) {
         if (!p->n_head[l]) continue;
         struct place *c = &w->place[w->taps.n];
-        *c = (struct place){p, l, text, w->kept ? w->kept + *used : NULL, {c, forward, back}};
+        *c = (struct place){p, l, text, w->kept ? w->kept + *used : NULL, {.ctx = c, .forward = forward, .back = back}};
         *used += (size_t)text->n * p->n_head[l] * p->width;
         w->taps.tap[w->taps.n++] = (struct tap){
             .site = {p->hook, l}, .op = TAP_MAP, .seq = seq, .every_pos = true, .map = &c->map,

@@ -57,6 +57,7 @@ struct tap trace_write_tap(const struct trace_input *in, const struct trace_writ
     struct tap tap = tap_at(in, &w->at);
     tap.op = w->op;
     tap.weight = w->weight;
+    tap.map = w->map;
     tap.src = w->from == FROM_VALUES ? w->values : NULL;
     tap.n_src_pos = w->from == FROM_VALUES ? w->n_value_pos : w->from == FROM_RUN ? w->source.n_pos : 1;
     return tap;

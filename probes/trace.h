@@ -37,13 +37,14 @@ enum trace_from { FROM_ZERO, FROM_VALUES, FROM_RUN };
 
 struct trace_write {
     struct trace_place at;
-    enum tap_op op;          /* TAP_SET, TAP_ADD, TAP_SCALE */
+    enum tap_op op;          /* TAP_SET, TAP_ADD, TAP_SCALE; TAP_MAP, then from is FROM_ZERO */
     float weight;
     enum trace_from from;
     const float *values;     /* FROM_VALUES: [n_pos or 1][heads][width] */
     size_t n_value_pos;
     struct trace_place source; /* FROM_RUN: its place; as many positions as at, or one */
     struct view *source_view;
+    const struct tap_map *map; /* TAP_MAP */
 };
 
 /* A write as a tap of the run it goes into; src is NULL where the values come from a run. */

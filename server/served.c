@@ -42,7 +42,7 @@ bool served_may_be_called(const char *name, struct err *e)
     bool ok = n > 0 && n < NAME_TEXT && utf8_valid(name, n, &bad);
     for (const char *p = name; ok && *p; p++) ok = (unsigned char)*p >= 0x20 && *p != 0x7f && *p != '/' && *p != '@';
     return ok || err_field(e, ERR_INVALID, "name",
-                           "a model's name is 1 to %d bytes of UTF-8 without control characters, / or @",
+                           "a name is 1 to %d bytes of UTF-8 without control characters, / or @",
                            NAME_TEXT - 1);
 }
 
@@ -88,6 +88,7 @@ struct served *served_open(const char *path, const char *name, const char *data,
     (void)pthread_mutex_init(&s->views->lock, NULL);
     atomic_init(&s->references, 1);
     s->budget = budget;
+    s->saes = saes_new();
     struct opening opening = {s, path, progress, ctx};
     struct model_loading how = {on_progress, afford, &opening, budget_overlays(budget)};
     s->model = model_open_as(path, name, &how, e);
@@ -114,6 +115,7 @@ void served_drop(struct served *s)
     mem_drop(a->heads);
     (void)pthread_mutex_destroy(&a->lock);
     mem_drop(a);
+    saes_free(s->saes);
     base_digests_release(&s->digests);
     model_drop(s->model);
     lease_give(&s->weights);

@@ -21,6 +21,7 @@
 
 #include "budget.h"
 #include "ledger/ledger.h"
+#include "saes.h"
 
 struct served {
     char name[NAME_TEXT]; /* what requests call it */
@@ -28,6 +29,7 @@ struct served {
     struct base_digests digests;
     uint8_t described[SHA256_BYTES]; /* hash of all that its file says besides the weights */
     struct model_row row;
+    struct saes *saes;
     struct lease weights;     /* private, as all that follow */
     struct budget *budget;
     struct at_hand *views;

@@ -30,7 +30,7 @@ mkdir -p "$corpus"
 flags="-std=gnu11 -g -O1 -D_GNU_SOURCE -I. -pthread -w -fno-omit-frame-pointer
     -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all"
 # What reads bytes from outside, and nothing that computes.
-for source in core/base/*.c core/file/*.c core/text/*.c core/jinja/*.c core/family/*.c core/arch.c "tests/fuzz/fuzz_$name.c"; do
+for source in core/base/*.c core/file/*.c core/text/*.c core/jinja/*.c core/family/*.c core/arch.c core/sae_read.c "tests/fuzz/fuzz_$name.c"; do
     [ -f "$source" ] || continue
     object=$out/$(basename "$source" .c).o
     objects="${objects:-} $object"
@@ -44,7 +44,7 @@ clang -fsanitize=fuzzer,address,undefined -pthread -o "$out/fuzz_$name" $objects
     -lpcre2-8 -lutf8proc -lm
 
 # What the tests have is what the formats look like. fuzz_tokenizer takes a byte first that chooses what
-# the rest is.
+# the rest is; fuzz_sae a description, a zero byte, and weights.
 seeds=$out/seeds-$name kept=tests/fuzz/corpus-$name
 rm -rf "$seeds"
 mkdir -p "$seeds" "$kept"
@@ -55,6 +55,10 @@ case $name in
     safetensors) files=$(take '*.safetensors' 400) lead= ;;
     config) files=$(take 'config.json' 64) lead= ;;
     json) files=$(take '*.json' 16) lead= ;;
+    sae) files= lead=
+        for dir in tests/golden/saes/*; do
+            { cat "$dir/cfg.json"; printf '\000'; cat "$dir/sae_weights.safetensors"; } > "$seeds/$(basename "$dir")"
+        done ;;
     tokenizer) files=$(take 'tokenizer.json' 64; take '*tiny*.json' 64) lead='\002' ;;
     template) files= lead=
         python3 -c 'import glob, json, sys

@@ -40,6 +40,12 @@ struct work *api_region_add(struct call *c, struct err *e);
 bool api_regions(struct call *c, struct reply *r, struct err *e);
 bool api_region_get(struct call *c, struct reply *r, struct err *e);
 
+/* Sparse autoencoders: saes.c, features.c */
+struct work *api_sae_load(struct call *c, struct err *e);
+bool api_saes(struct call *c, struct reply *r, struct err *e);
+bool api_sae_unload(struct call *c, struct reply *r, struct err *e);
+struct work *api_features(struct call *c, struct err *e);
+
 /* Read out: lens.c, dla.c, attention.c */
 struct work *api_lens(struct call *c, struct err *e);
 struct work *api_dla(struct call *c, struct err *e);

@@ -62,7 +62,7 @@ void look_release(struct look *l)
     resolved_release(&l->view);
     run_row_release(&l->cached);
     buf_release(&l->text);
-    buf_release(&l->salt);
+    buf_release(&l->beside);
     arena_release(&l->arena);
     jout_free(l->warnings);
     lease_give(&l->work.lease);
@@ -75,6 +75,16 @@ void look_set(struct look *l, const struct artefact_row *set)
 {
     memcpy(l->set.id, set->id, sizeof l->set.id);
     memcpy(l->set.hash, set->hash, sizeof l->set.hash);
+}
+
+void look_beside(struct look *l, const char *fmt, ...)
+{
+    char line[512];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    buf_printf(&l->beside, "%s\n", line);
 }
 
 static void put_set(const struct look *l, jout *root)
@@ -93,8 +103,6 @@ static bool names_a_view(const char *key)
     return false;
 }
 
-void look_salt(struct look *l, const char *text) { buf_printf(&l->salt, "%s\n", text); }
-
 /* What makes two looks the same: everything but how the view was called and who asks. */
 static void make_key(struct look *l, const struct provenance *by)
 {
@@ -104,7 +112,7 @@ static void make_key(struct look *l, const struct provenance *by)
     buf_printf(&b, "%s\n%s\n%s\n%s\n%s\n%d\n%lld\n", l->work.ops->kind, l->view.digest,
                l->against ? l->against->digest : "", by->engine, by->kernel, by->threads, (long long)l->seed);
     if (l->set.id[0]) buf_printf(&b, "set %s\n", l->set.hash);
-    buf_put(&b, l->salt.data, l->salt.len);
+    if (l->beside.len) buf_put(&b, l->beside.data, l->beside.len);
     for (const struct json *v = l->request->child; v; v = v->next) {
         if (names_a_view(v->key)) continue;
         buf_printf(&b, "%s:", v->key);

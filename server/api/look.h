@@ -30,13 +30,13 @@ struct look {
     const struct resolved *against; /* or NULL; borrowed */
     const struct served *other; /* the model of that view, where it is another; borrowed */
     struct buf text;            /* the request as stored */
-    struct buf salt;            /* look_salt */
     uint8_t key[SHA256_BYTES];
     char run[ID_TEXT];
     int64_t seed;               /* -1: none */
     char if_match[ID_TEXT];     /* writes: the head the client expects, "" for any */
     struct run_row cached;      /* id "" when there is none */
     struct { char id[ID_TEXT], hash[DIGEST_TEXT]; } set; /* whose rows it reads; "" for none */
+    struct buf beside;          /* lines that join the key: what the request only names */
     jout *warnings;             /* array, taken by look_close; NULL for none */
     struct forecast forecast;   /* dry_run.h */
     const struct work_ops *real; /* of a dry run: the ops of the look itself */
@@ -54,8 +54,8 @@ bool look_view(struct look *l, struct call *c, const char *name, struct resolved
 void look_also(struct look *l, const struct resolved *against);
 /* It reads the rows of a set: its hash joins the key in place of its name, and it is echoed as "set". */
 void look_set(struct look *l, const struct artefact_row *set);
-/* More of what a request stands for than it says, such as the hash of a set it names, joins the key. */
-void look_salt(struct look *l, const char *text);
+/* A line that joins the key of the log: hashes of what the request names and no digest of the view says. */
+void look_beside(struct look *l, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* Look in the log. Call after every view is resolved and the seed is known. */
 bool look_find(struct look *l, struct call *c, struct err *e) MUST_CHECK;
 static inline bool look_cached(const struct look *l) { return l->cached.id[0] != '\0'; }

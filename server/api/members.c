@@ -1,35 +1,45 @@
 #include "members.h"
+#include "sae_write.h"
 
 #include <stdio.h>
 #include <string.h>
 
 static const struct arch *arch_of(const struct look *l) { return &look_model(l)->arch; }
 
-static bool read_member(const struct tapping *t, struct look *l, const struct json *v, const char *list, size_t k,
+static bool read_member(struct tapping *t, struct look *l, const struct json *v, const char *list, size_t k,
                         struct member *out, struct err *e)
 {
     char name[128];
     const struct json *input = json_get(v, "input");
-    *out = (struct member){.v = v, .to = t->n_named, .text = SIZE_MAX};
+    *out = (struct member){.v = v, .number = k, .to = t->n_named, .text = SIZE_MAX};
     (void)snprintf(out->field, sizeof out->field, "%s[%zu]", list, k);
     if (input) {
         if (!place_input(t->input, t->n_named, input, place_field(name, out->field, "input"), &out->from, e)) return false;
         out->to = out->from + 1;
     }
+    if (json_get(v, "sae")) return sae_member(l, t, v, out->field, out, e);
+    if (json_get(v, "feature"))
+        return err_field(e, ERR_INVALID, place_field(name, out->field, "sae"), "required: whose feature it is");
+    if (!json_get(v, "site")) return err_field(e, ERR_INVALID, place_field(name, out->field, "site"), "required");
     return place_sites(json_get(v, "site"), arch_of(l), list[0] == 'w', place_field(name, out->field, "site"), &l->arena,
                        &out->sites, e);
 }
 
-bool members_read(const struct tapping *t, struct look *l, const struct json *members, const char *list,
+bool members_read(struct tapping *t, struct look *l, const struct json *members, const char *list,
                   struct member **out, size_t *places, struct err *e)
 {
     size_t k = 0, patterns = 0;
     struct member *m = arena_take(&l->arena, members->len, sizeof *m, e);
     if (!m) return false;
     *out = m;
+    if (list[0] == 'w') {
+        t->sae = arena_take(&l->arena, members->len, sizeof *t->sae, e);
+        if (!t->sae) return false;
+        t->n_saes = members->len;
+    }
     *places = 0;
     for (const struct json *v = members->child; v; v = v->next, k++) {
-        patterns += place_is_pattern(json_get(v, "site"));
+        patterns += json_get(v, "site") && place_is_pattern(json_get(v, "site"));
         if (patterns > MOST_PATTERNS)
             return err_field(e, ERR_TOO_LARGE, list, "more than %d sites are patterns", MOST_PATTERNS);
         if (!read_member(t, l, v, list, k, &m[k], e)) return false;
@@ -55,6 +65,7 @@ bool member_place(struct look *l, const struct tapping *t, const struct member *
     out->n_pos = pos.n;
     out->head = head.at;
     out->n_head = head.n;
+    if (m->sae) sae_member_head(m, out);
     return true;
 }
 

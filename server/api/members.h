@@ -8,18 +8,22 @@
 
 #include "writes.h"
 
+struct sae_member;
+
 struct member { /* of "reads" or "writes" */
+    size_t number;    /* in its list */
     const struct json *v;
     char field[64];
     struct sites sites;
     size_t from, to;  /* the inputs it speaks of: [from, to) */
     size_t text;      /* generate: the input its source is; SIZE_MAX while it is not known */
     const struct resolved *source_view;
+    const struct sae_member *sae; /* it writes a feature (sae_write.h); or NULL */
 };
 
 /* All members of a list, and how many places they name: known before any is laid out, so that few bytes
  * cannot ask for much memory. list: "reads" or "writes". */
-bool members_read(const struct tapping *t, struct look *l, const struct json *members, const char *list,
+bool members_read(struct tapping *t, struct look *l, const struct json *members, const char *list,
                   struct member **out, size_t *places, struct err *e) MUST_CHECK;
 /* pos and head of a member, for one of its sites and inputs. */
 bool member_place(struct look *l, const struct tapping *t, const struct member *m, struct site site, size_t input,

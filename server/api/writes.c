@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "members.h"
+#include "sae_write.h"
 #include "steering.h"
 
 static const struct arch *arch_of(const struct look *l) { return &look_model(l)->arch; }
@@ -156,6 +157,7 @@ static bool add_write(struct tapping *t, struct look *l, struct call *c, struct 
     w->op = op_of(json_get(m->v, "op")->text);
     w->weight = (float)json_get(m->v, "weight")->number;
     if (!__builtin_isfinite(w->weight)) return err_field(e, ERR_INVALID, place_field(name, m->field, "weight"), "outside float32");
+    if (m->sae) return member_place(l, t, m, site, input, &w->at, e) && sae_member_write(l, m, w, e) && member_count(t, l, &w->at, "writes", e);
     return member_place(l, t, m, site, input, &w->at, e) && parse_source(l, t, c, m, texts, w, e) &&
            member_count(t, l, w->from == FROM_RUN ? &w->source : &w->at, "writes", e);
 }
@@ -205,6 +207,7 @@ void tapping_release(struct tapping *t)
     for (size_t i = 0; i < t->n_inputs; i++) input_release(&t->input[i].in);
     for (size_t i = 0; i < t->n_views; i++) resolved_release(&t->view[i]);
     steering_release(t);
+    sae_members_release(t);
     if (t->gradients) gradient_release(t->gradients);
 }
 
@@ -253,6 +256,7 @@ bool tapping_effects(const struct tapping *t, const struct effect *effect, bool 
         jout *o = jout_put_object(list, NULL);
         put_sites(t, from, i, o);
         put_norms(t, from, i, o);
+        sae_member_put(t, t->write_of[from], o);
         jout_int(o, "elements", (int64_t)all.elements);
         jout_f32(o, "max_change", all.max_change);
         if (generates) jout_bool(o, "generated", all.goes_on);

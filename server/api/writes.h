@@ -26,6 +26,7 @@ struct capture {
 };
 
 struct steering;
+struct sae_member;
 
 struct tapping {
     struct named_input *input;
@@ -40,6 +41,10 @@ struct tapping {
     size_t n_writes;
     struct steering *steering; /* sources made before the run (steering.h) */
     size_t n_steering, next_steering;
+    struct sae_member *sae;   /* [members of "writes"] features that are written (sae_write.h) */
+    size_t n_saes;
+    float *work;              /* room for them */
+    size_t work_floats;
     struct resolved *view;    /* views that sources name, counted */
     size_t n_views;
     size_t n_values, most_values; /* floats read and written so far, and at most */
