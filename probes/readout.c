@@ -69,7 +69,7 @@ void readout_free(struct readout *r)
     mem_drop(r);
 }
 
-static struct readout *readout_new(const struct readout_spec *s, size_t d, uint32_t classes, struct err *e)
+struct readout *readout_new(const struct readout_spec *s, size_t d, uint32_t classes, struct err *e)
 {
     struct readout *r = mem_new(sizeof *r);
     r->kind = s->kind;

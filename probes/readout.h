@@ -76,6 +76,8 @@ enum step readout_fit_step(struct readout_fit *f, struct session *s, struct err 
 struct readout *readout_take(struct readout_fit *f); /* after STEP_DONE */
 void readout_fit_free(struct readout_fit *f);
 void readout_free(struct readout *r);
+/* All zero, its parts as large as that kind's are: to be filled from what was kept. hidden and k as in spec. */
+struct readout *readout_new(const struct readout_spec *s, size_t d, uint32_t classes, struct err *e) MUST_CHECK;
 
 /* score [outputs] of one row. */
 void readout_score(const struct readout *r, const float *x, double *score);

@@ -62,6 +62,7 @@ void look_release(struct look *l)
     resolved_release(&l->view);
     run_row_release(&l->cached);
     buf_release(&l->text);
+    buf_release(&l->uses);
     arena_release(&l->arena);
     jout_free(l->warnings);
     lease_give(&l->work.lease);
@@ -75,6 +76,8 @@ void look_set(struct look *l, const struct artefact_row *set)
     memcpy(l->set.id, set->id, sizeof l->set.id);
     memcpy(l->set.hash, set->hash, sizeof l->set.hash);
 }
+
+void look_uses(struct look *l, const struct artefact_row *row) { buf_printf(&l->uses, "%s %s\n", row->kind, row->hash); }
 
 static void put_set(const struct look *l, jout *root)
 {
@@ -101,6 +104,7 @@ static void make_key(struct look *l, const struct provenance *by)
     buf_printf(&b, "%s\n%s\n%s\n%s\n%s\n%d\n%lld\n", l->work.ops->kind, l->view.digest,
                l->against ? l->against->digest : "", by->engine, by->kernel, by->threads, (long long)l->seed);
     if (l->set.id[0]) buf_printf(&b, "set %s\n", l->set.hash);
+    buf_put(&b, l->uses.data ? l->uses.data : "", l->uses.len);
     for (const struct json *v = l->request->child; v; v = v->next) {
         if (names_a_view(v->key)) continue;
         buf_printf(&b, "%s:", v->key);
@@ -197,7 +201,7 @@ static bool rewrite(const char *text, size_t len, const struct rewrite *how, str
             answer_view(root, "against", how->against);
         } else if (how->set && how->set->set.id[0] && strcmp(v->key, "set") == 0) {
             put_set(how->set, root);
-        } else if (how->unrecorded && (strcmp(v->key, "run") == 0 || strcmp(v->key, "region_id") == 0)) {
+        } else if (how->unrecorded && (strcmp(v->key, "run") == 0 || strcmp(v->key, "region_id") == 0 || strcmp(v->key, "probe_id") == 0)) {
             jout_null(root, v->key);
         } else if (how->unrecorded && strcmp(v->key, "warnings") == 0) {
             jout *list = jout_put_array(root, "warnings");

@@ -36,6 +36,7 @@ struct look {
     char if_match[ID_TEXT];     /* writes: the head the client expects, "" for any */
     struct run_row cached;      /* id "" when there is none */
     struct { char id[ID_TEXT], hash[DIGEST_TEXT]; } set; /* whose rows it reads; "" for none */
+    struct buf uses;            /* what else its key says */
     jout *warnings;             /* array, taken by look_close; NULL for none */
     struct forecast forecast;   /* dry_run.h */
     const struct work_ops *real; /* of a dry run: the ops of the look itself */
@@ -53,6 +54,8 @@ bool look_view(struct look *l, struct call *c, const char *name, struct resolved
 void look_also(struct look *l, const struct resolved *against);
 /* It reads the rows of a set: its hash joins the key in place of its name, and it is echoed as "set". */
 void look_set(struct look *l, const struct artefact_row *set);
+/* It uses something stored that a name means today: its hash joins the key. */
+void look_uses(struct look *l, const struct artefact_row *row);
 /* Look in the log. Call after every view is resolved and the seed is known. */
 bool look_find(struct look *l, struct call *c, struct err *e) MUST_CHECK;
 static inline bool look_cached(const struct look *l) { return l->cached.id[0] != '\0'; }
