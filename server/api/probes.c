@@ -425,6 +425,7 @@ static bool read_spec(struct probes_work *p, struct err *e)
     s->whiten = json_flag(params, "whiten", false);
     s->raw = !json_flag(params, "standardize", true);
     s->seed = (uint64_t)p->look.seed;
+    if (s->kind == READOUT_MLP && !(s->lr > 0)) return err_field(e, ERR_INVALID, "params.lr", "it must be above 0");
     bool needs = s->kind == READOUT_LOGISTIC || s->kind == READOUT_RIDGE || s->kind == READOUT_SPARSE;
     return !needs || s->lambda > 0 ||
            err_field(e, ERR_INVALID, "params.lambda", "it must be above 0: rows that can be told apart have no best weights without it");

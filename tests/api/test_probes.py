@@ -247,6 +247,7 @@ BAD = {
     "kind": ({"kind": "oracle"}, 400, "kind", "logistic"),
     "lambda": ({"params": {"lambda": -1}}, 400, "params.lambda", ""),
     "no lambda": ({"params": {"lambda": 0}}, 400, "params.lambda", "above 0"),
+    "lr": ({"kind": "mlp", "params": {"lr": 0}}, 400, "params.lr", "above 0"),
     "folds": ({"folds": 1}, 400, "folds", "2"),
     "groups": ({"data": [{**r, "group": str(i % 3)} for i, r in enumerate(DATA)]}, 422, "folds", "3 groups"),
     "keep another": ({"keep": [{"site": "z0", "head": 0}]}, 400, "keep[0].site", "not among"),
