@@ -1,9 +1,9 @@
 /* A stored probe: readouts of one sweep that were kept, with all they need to be applied again.
  *
- *     {"kind","labels":[…],"pos","base","described","view","members":[
+ *     {"kind","labels":[…],"pos","likely","base","described","view","members":[
  *        {"site","head"?,"sigma":[…],"mean":[…],"scale":[…],"w":[…],"b":[…],"w1"?,"b1"?,"features"?}…]}
  *
- * base is the digest of the model's base and described the hash of all else its file says, the tokenizer included:
+ * likely: the scores are log odds or logits, so that they give probabilities. base is the digest of the model's base and described the hash of all else its file says, the tokenizer included:
  * another model's activations mean other things, so a probe is refused there. Numbers are float64 with the digits that
  * read back as the same.
  *

@@ -72,7 +72,6 @@ static bool put_member(const struct apply_work *p, size_t input, size_t member, 
 {
     const struct probe_member *m = &p->probe.at[member];
     const struct readout *r = m->readout;
-    const struct readout_spec likely = {.kind = r->kind};
     double score[READOUT_CLASSES], prob[READOUT_CLASSES];
     char site[64];
     const float *x;
@@ -82,7 +81,7 @@ static bool put_member(const struct apply_work *p, size_t input, size_t member, 
     jout_text(o, "site", site);
     if (m->by_head) jout_int(o, "head", m->head);
     jout *scores = jout_put_array(o, "scores"), *labels = jout_put_array(o, "label");
-    jout *probs = readout_likely(&likely) ? jout_put_array(o, "prob") : NULL;
+    jout *probs = json_flag(p->probe.content, "likely", false) ? jout_put_array(o, "prob") : NULL;
     size_t rows = features(p, input, member, mean, &x);
     for (size_t i = 0; i < rows; i++) {
         readout_score(r, x + i * r->d, score);

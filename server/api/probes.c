@@ -112,6 +112,7 @@ static bool make_probe(struct probes_work *p, struct err *e)
     struct buf labels = {0};
     buf_printf(c, "{\"kind\":\"%s\",", readout_word(p->spec.kind));
     write_labels(p, c);
+    buf_printf(c, ",\"likely\":%s", readout_likely(&p->spec) ? "true" : "false");
     buf_printf(c, ",\"base\":\"%s\",\"described\":\"%s\",\"view\":\"%s\",\"members\":[", s->row.base_digest, hex, p->look.view.digest);
     for (size_t i = 0; i < p->request.n_kept; i++) {
         size_t site;

@@ -116,6 +116,7 @@ def test_every_kind_is_kept_and_applied(daemon, kind, params):
     assert (a["sites"][0]["log_loss"] is None) == (kind in ("ridge", "mass_mean") and not params.get("whiten"))
     r = daemon.post(f"/v1/probes/{a['probe_id']}/apply", {"inputs": [dict(x["text"], id=str(i)) for i, x in enumerate(DATA)]})
     assert r.status == 200, r
+    assert all(("prob" in x["members"][0]) == (a["sites"][0]["log_loss"] is not None) for x in r.json["inputs"])
     said = [x["members"][0]["label"] for x in r.json["inputs"]]
     assert np.mean([s == [bool(y)] for s, y in zip(said, LABELS)]) > 0.75
 
