@@ -43,6 +43,25 @@ void gemm_tn(size_t m, size_t n, size_t k, const float *a, size_t lda, const flo
     gemm(CblasTrans, CblasNoTrans, m, n, k, a, lda, b, ldb, c, ldc, alpha, accumulate);
 }
 
+void gemm64(bool ta, bool tb, size_t m, size_t n, size_t k, const double *a, size_t lda, const double *b, size_t ldb,
+            double *c, size_t ldc)
+{
+    if (!m || !n) return;
+    cblas_dgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, as_int(m), as_int(n), as_int(k),
+                1.0, a, as_int(lda), b, as_int(ldb), 0.0, c, as_int(ldc));
+}
+
+/* OpenBLAS carries LAPACK; its header is not always installed. Fortran: by reference, columns first. */
+void dposv_(const char *uplo, const int *n, const int *nrhs, double *a, const int *lda, double *b, const int *ldb, int *info,
+            size_t uplo_len);
+
+bool solve64(size_t n, double *a, size_t k, double *b)
+{
+    int size = as_int(n), rhs = as_int(k), info = 0;
+    dposv_("U", &size, &rhs, a, &size, b, &size, &info, 1); /* the upper half by columns is the lower by rows */
+    return info == 0;
+}
+
 const char *blas_kernel(void) { return openblas_get_corename(); }
 
 /* Old builds have returned wrong products on new processors: compare all forms with loops. */

@@ -24,4 +24,11 @@ void gemm_nn(size_t m, size_t n, size_t k, const float *a, size_t lda, const flo
 void gemm_tn(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b, size_t ldb,
              float *c, size_t ldc, float alpha, bool accumulate);
 
+/* float64, dense, for what is fitted rather than run: C[m][n] = op(A) · op(B), ld* as the memory lies. */
+void gemm64(bool ta, bool tb, size_t m, size_t n, size_t k, const double *a, size_t lda, const double *b, size_t ldb,
+            double *c, size_t ldc);
+/* A[n][n] symmetric and positive definite (its lower half is read, and lost), B[k][n]: each row of B becomes the x of
+ * A·x = b. False when A is not positive definite. LAPACK's dposv. */
+bool solve64(size_t n, double *a, size_t k, double *b) MUST_CHECK;
+
 #endif

@@ -46,6 +46,12 @@ bool api_saes(struct call *c, struct reply *r, struct err *e);
 bool api_sae_unload(struct call *c, struct reply *r, struct err *e);
 struct work *api_features(struct call *c, struct err *e);
 
+/* Probes: probes.c, probes_get.c, probe_apply.c */
+struct work *api_probes(struct call *c, struct err *e);
+bool api_probe_list(struct call *c, struct reply *r, struct err *e);
+bool api_probe_get(struct call *c, struct reply *r, struct err *e);
+struct work *api_probe_apply(struct call *c, struct err *e);
+
 /* Read out: lens.c, dla.c, attention.c */
 struct work *api_lens(struct call *c, struct err *e);
 struct work *api_dla(struct call *c, struct err *e);

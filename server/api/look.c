@@ -77,6 +77,8 @@ void look_set(struct look *l, const struct artefact_row *set)
     memcpy(l->set.hash, set->hash, sizeof l->set.hash);
 }
 
+void look_uses(struct look *l, const struct artefact_row *row) { look_beside(l, "%s %s", row->kind, row->hash); }
+
 void look_beside(struct look *l, const char *fmt, ...)
 {
     char line[512];
@@ -209,7 +211,7 @@ static bool rewrite(const char *text, size_t len, const struct rewrite *how, str
             answer_view(root, "against", how->against);
         } else if (how->set && how->set->set.id[0] && strcmp(v->key, "set") == 0) {
             put_set(how->set, root);
-        } else if (how->unrecorded && (strcmp(v->key, "run") == 0 || strcmp(v->key, "region_id") == 0)) {
+        } else if (how->unrecorded && (strcmp(v->key, "run") == 0 || strcmp(v->key, "region_id") == 0 || strcmp(v->key, "probe_id") == 0)) {
             jout_null(root, v->key);
         } else if (how->unrecorded && strcmp(v->key, "warnings") == 0) {
             jout *list = jout_put_array(root, "warnings");

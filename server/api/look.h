@@ -54,6 +54,8 @@ bool look_view(struct look *l, struct call *c, const char *name, struct resolved
 void look_also(struct look *l, const struct resolved *against);
 /* It reads the rows of a set: its hash joins the key in place of its name, and it is echoed as "set". */
 void look_set(struct look *l, const struct artefact_row *set);
+/* It uses something stored that a name means today: its hash joins the key. */
+void look_uses(struct look *l, const struct artefact_row *row);
 /* A line that joins the key of the log: hashes of what the request names and no digest of the view says. */
 void look_beside(struct look *l, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* Look in the log. Call after every view is resolved and the seed is known. */

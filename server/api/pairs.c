@@ -5,7 +5,7 @@
 
 #include "metrics.h"
 #include "place.h"
-#include "set_rows.h"
+#include "set_list.h"
 
 /* ---- reading --------------------------------------------------------------------------------------- */
 
@@ -23,55 +23,14 @@ static struct list list_of(const struct json *q, const char *many, const char *o
     return (struct list){*one ? json_get(q, one) : q, 1, false, one};
 }
 
-/* ---- rows of a set ---------------------------------------------------------------------------------- */
-
-enum { MOST_PAIRS = 1024 };
-
-static bool join_rows(struct set_rows *s, const struct json *limit, struct buf *out, size_t *n, struct err *e)
+/* The rows of a set as a list of pairs. */
+static bool list_of_set(struct look *l, struct call *c, struct list *out, struct err *e)
 {
-    const struct json *row;
-    struct arena a;
-    bool ok = true;
-    buf_text(out, "[");
-    for (*n = 0; ok && (!limit || *n < (size_t)limit->integer); ++*n) {
-        arena_init(&a, 0);
-        ok = set_rows_next(s, &a, &row, e);
-        if (ok && row && !json_get(row, "clean"))
-            ok = err_field(e, ERR_INVALID, "set", "row %zu has no clean and corrupt", s->n - 1);
-        if (ok && row && *n == MOST_PAIRS)
-            ok = err_field(e, ERR_TOO_LARGE, "set", "more than %d rows; pick some by limit or split", MOST_PAIRS);
-        if (ok && row) {
-            buf_text(out, *n ? "," : "");
-            json_write(row, out);
-        }
-        arena_release(&a);
-        if (!row) break;
-    }
-    buf_text(out, "]");
-    return ok && buf_ok(out, e);
-}
-
-/* The rows as a list of pairs in the look's arena. */
-static bool list_of_set(struct look *l, struct call *c, const struct json *q, struct list *out, struct err *e)
-{
-    struct set_rows s;
-    struct buf text = {0};
-    const struct json *name = json_get(q, "set"), *split = json_get(q, "split"), *limit = json_get(q, "limit"), *list = NULL;
-    if (!name) {
-        if (!split && !limit) return true;
-        return err_field(e, ERR_INVALID, split ? "split" : "limit", "picks rows of a set, and none is named");
-    }
-    if (!set_rows_open(&s, c->reader, name->text, e)) return place_blame(e, "set");
-    s.split = split ? split->text : NULL;
-    look_set(l, &s.head);
-    size_t n = 0;
-    bool ok = join_rows(&s, limit, &text, &n, e);
-    if (ok && !n) ok = err_field(e, ERR_INVALID, split ? "split" : "set", "no row of %s is in it", s.head.id);
-    if (ok) ok = (list = json_parse(text.data, text.len, &l->arena, e)) != NULL;
-    if (ok) *out = (struct list){list->child, list->len, true, "set"};
-    buf_release(&text);
-    set_rows_close(&s);
-    return ok;
+    static const struct set_need need = {.one_of = {"clean"}, .missing = "no clean and corrupt", .most = 1024};
+    const struct json *list;
+    if (!set_list_read(l, c, &need, &list, e)) return false;
+    if (list) *out = (struct list){list->child, list->len, true, "set"};
+    return true;
 }
 
 /* ---- pairs ------------------------------------------------------------------------------------------ */
@@ -151,7 +110,7 @@ bool pairs_read(struct pairs *p, struct look *l, struct call *c, struct err *e)
     char field[64];
     size_t i = 0;
     if (json_get(q, "multi")) return err_field(e, ERR_UNSUPPORTED, "multi", "\"multi\" is not served yet");
-    if (!list_of_set(l, c, q, &pairs, e)) return false;
+    if (!list_of_set(l, c, &pairs, e)) return false;
     *p = (struct pairs){.n_metrics = metrics.n, .listed = pairs.many || metrics.many,
                         .denoise = strcmp(json_get(q, "direction")->text, "denoise") == 0};
     p->pair = arena_take(&l->arena, pairs.n, sizeof *p->pair, e);

@@ -56,7 +56,7 @@ static bool from_set(struct patch_source *s, struct look *l, struct call *c, con
     const struct json *split = json_get(ref, "split");
     if (!set_rows_open(&rows, c->reader, json_get(ref, "set")->text, e)) return place_blame(e, "from.mean_of.set");
     rows.split = split ? split->text : NULL;
-    look_beside(l, "mean %s\n", rows.head.hash);
+    look_uses(l, &rows.head);
     bool ok = of_rows(s, l, &rows, e);
     set_rows_close(&rows);
     return ok;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "members.h"
+#include "probe.h"
 #include "sae_write.h"
 #include "steering.h"
 
@@ -130,6 +131,7 @@ static bool parse_source(struct look *l, struct tapping *t, struct call *c, stru
         w->from = FROM_ZERO;
         return true;
     }
+    if (json_get(src, "probe")) return probe_source(l, t, c, src, field, place_is_pattern(json_get(m->v, "site")), w, e);
     if (json_get(src, "mean_of") || json_get(src, "difference"))
         return source_view(l, t, c, m, json_get(src, "view"), field, w, e) && steering_source(l, t, src, field, w, e);
     if (!paired_in_order(t, m->v, w->at.input, m->field, e)) return false;

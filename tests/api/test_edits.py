@@ -620,7 +620,7 @@ def test_what_comes_later_is_501_and_moves_nothing(lasting):
     with nothing_moves(lasting):
         for path, body in ((f"/v1/revisions/{base}/revert", {"branch": "main"}), ("/v1/branches", {"name": "x", "from": "base"}),
                            ("/v1/train", {}), ("/v1/batches", {}), ("/v1/measure", {}),
-                           ("/v1/deltas", {}), ("/v1/probes", {})):
+                           ("/v1/deltas", {})):
             problem(lasting.post(path, body), 501)
 
 
