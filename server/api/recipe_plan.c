@@ -296,6 +296,10 @@ static bool check_step(const struct recipe_plan *p, size_t i, const struct recip
     struct json list;
     bool known = true, run;
     if (!recipe_when(p, i, &r, &run, e)) return recipe_blame(p, i, e);
+    if (!run) { /* it need not fit, but what it refers to must be there */
+        struct json body;
+        return recipe_request(p, i, &r, ask->view, &body, e) || recipe_blame(p, i, e);
+    }
     if (!r.in_each) return check_body(p, i, &r, ask, e);
     if (!recipe_each(p, i, &r, &list, &known, e)) return recipe_blame(p, i, e);
     if (!known || !list.child) return check_body(p, i, &r, ask, e);
