@@ -267,11 +267,26 @@ static void put_ran(const struct recipe_work *r, size_t i, jout *list)
     n->runs = n->warnings = NULL;
 }
 
+/* What a step's answer turned out not to have (members may depend on its request) is null, with a warning: the steps
+ * are done, and in the log. */
 static bool put_answer(struct recipe_work *r, jout *root, struct err *e)
 {
-    struct json v;
+    jout *o = jout_put_object(root, "answer");
     struct refs refs = recipe_refs(&r->plan, r->plan.n, true, &r->look.arena);
-    return refs_resolve(&refs, json_get(r->plan.json, "answer"), "recipe.answer", &v, e) && put_tree(root, "answer", &v, e);
+    for (const struct json *m = json_get(r->plan.json, "answer")->child; m; m = m->next) {
+        struct json v;
+        struct err why = {0};
+        if (refs_resolve(&refs, m, m->key, &v, &why)) {
+            if (!put_tree(o, m->key, &v, e)) return false;
+        } else if (why.code == ERR_UNPROCESSABLE) {
+            look_warn(&r->look, "absent", "answer.%.64s: %s", m->key, why.text);
+            jout_null(o, m->key);
+        } else {
+            *e = why;
+            return false;
+        }
+    }
+    return true;
 }
 
 static void put_checks(const struct recipe_work *r, jout *root)
