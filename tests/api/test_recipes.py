@@ -287,10 +287,11 @@ def test_an_edit_is_a_commit_and_the_recipes_view_stays(fresh_daemon):
 def test_cmap_carries_the_other_views_answer(fresh_daemon):
     d = fresh_daemon
     committed(edit(d))
-    a = ran(d, "cmap", SHRUNK["cmap"])["answer"]
+    said, other = "The capital of France is", [t for t in d.post("/v1/tokenize", {"input": "Lyon"}).json["ids"] if t != 1][0]
+    a = ran(d, "cmap", {"prompt": said, "answer": other, "foil": 70})["answer"]
     own = a["baseline"]["clean"]
-    base = d.post("/v1/patch", {"view": "base", "clean": A, "corrupt": B, "site": "z", "axes": ["layer"],
-                                "metric": {"kind": "logit_diff", "answer": 70, "foil": 81}}).json["baseline"]["clean"]
+    base = d.post("/v1/patch", {"view": "base", "clean": said, "corrupt": said, "site": "z", "axes": ["layer"],
+                                "metric": {"kind": "logit_diff", "answer": other, "foil": 70}}).json["baseline"]["clean"]
     assert not math.isclose(own, base, rel_tol=1e-4)
     assert math.isclose(a["stream"][-1], base, rel_tol=1e-4, abs_tol=1e-5)  # all of the last layer: the other's logits
     assert a["stream"][0] == pytest.approx(own, rel=1e-4)  # what was edited comes later
