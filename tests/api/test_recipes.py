@@ -1,7 +1,6 @@
 """Recipes: plans over the verbs, validated whole, run as their steps, recorded step by step."""
 import copy
 import json
-import math
 import time
 from pathlib import Path
 
@@ -287,14 +286,15 @@ def test_an_edit_is_a_commit_and_the_recipes_view_stays(fresh_daemon):
 def test_cmap_carries_the_other_views_answer(fresh_daemon):
     d = fresh_daemon
     committed(edit(d))
-    said, other = "The capital of France is", [t for t in d.post("/v1/tokenize", {"input": "Lyon"}).json["ids"] if t != 1][0]
-    a = ran(d, "cmap", {"prompt": said, "answer": other, "foil": 70})["answer"]
-    own = a["baseline"]["clean"]
-    base = d.post("/v1/patch", {"view": "base", "clean": said, "corrupt": said, "site": "z", "axes": ["layer"],
-                                "metric": {"kind": "logit_diff", "answer": other, "foil": 70}}).json["baseline"]["clean"]
-    assert not math.isclose(own, base, rel_tol=1e-4)
-    assert math.isclose(a["stream"][-1], base, rel_tol=1e-4, abs_tol=1e-5)  # all of the last layer: the other's logits
-    assert a["stream"][0] == pytest.approx(own, rel=1e-4)  # what was edited comes later
+    said, new = "The capital of France is", d.post("/v1/generate", {"prompt": "The capital of France is", "max_tokens": 1}).json["ids"][0]
+    a = ran(d, "cmap", {"prompt": said, "answer": new, "foil": 70})["answer"]
+    own, base = (d.post("/v1/patch", {"view": v, "clean": said, "corrupt": said, "site": "z", "axes": ["layer"],
+                                      "metric": {"kind": "logit_diff", "answer": new, "foil": 70}}).json["baseline"]["clean"] for v in ("main", "base"))
+    assert abs(own - base) > 1  # the edit has moved it
+    assert a["baseline"] == {"clean": base, "corrupt": own}
+    assert a["stream"][-1] == pytest.approx(base, abs=1e-4)  # all of the last layer: the other's logits
+    assert a["mlp"][-1][-1] == pytest.approx(base, abs=1e-4)  # of which the edited matrix does all
+    assert a["stream"][0] == pytest.approx(own, abs=1e-4) and a["attn"][-1][-1] == pytest.approx(own, abs=1e-4)
 
 
 def test_roles_are_those_of_the_verbs(start):
