@@ -138,20 +138,18 @@ static bool write_commit(struct ledger *l, void *ctx, struct err *e)
 }
 
 /* What every record says about its job, whoever made it. */
-static void fill(struct job *j, struct outcome *o)
+static void fill(const struct work *w, const struct recorded_as *as, struct outcome *o)
 {
-    int64_t took = monotonic_us() - j->work->started_us;
-    const char *job_id = job_accept(j) == ACCEPT_NONE ? NULL : j->id;
+    int64_t took = monotonic_us() - w->started_us;
     struct provenance *by = o->record == RECORD_COMMIT ? &o->commit.by : &o->run.by;
     if (by->duration_us == 0) by->duration_us = took;
     if (o->status == 0) o->status = 200;
-    o->run.key = o->commit.key = j->key;
+    if (as->key) o->run.key = o->commit.key = *as->key;
     o->run.status = o->commit.status = o->status;
-    o->run.job_id = o->commit.job_id = job_id;
+    o->run.job_id = o->commit.job_id = as->job_id;
 }
 
-static bool record_run(struct daemon *d, struct job *j, struct outcome *o, bool *recorded,
-                       struct err *e)
+static bool record_run(struct daemon *d, struct work *w, struct outcome *o, bool *recorded, struct err *e)
 {
     struct recording r = {.outcome = o};
     struct err why = {0};
@@ -163,24 +161,23 @@ static bool record_run(struct daemon *d, struct job *j, struct outcome *o, bool 
         *e = why;
         return false;
     }
-    log_say(d->log, LOG_LEVEL_WARN, "not-recorded", "%s: %s", j->id, why.text);
-    o->unrecorded(j->work, &o->body);
+    log_say(d->log, LOG_LEVEL_WARN, "not-recorded", "%s: %s", w->job_id, why.text);
+    o->unrecorded(w, &o->body);
     o->run.id[0] = '\0';
     return true;
 }
 
-static bool record_commit(struct daemon *d, struct job *j, struct outcome *o, bool *recorded,
-                          struct err *e)
+static bool record_commit(struct daemon *d, struct work *w, struct outcome *o, bool *recorded, struct err *e)
 {
     struct recording r = {.outcome = o};
-    const struct served *s = j->work->served;
+    const struct served *s = w->served;
     if (s && !models_is_current(d->models, s))
         return err_set(e, ERR_CONFLICT, "the model %s was unloaded and loaded anew meanwhile", s->name);
     if (!writer_call(d->writer, write_commit, &r, e)) {
         buf_release(&r.answer);
         return false;
     }
-    if (j->ops->published) j->ops->published(j->work, &r.revision);
+    if (w->ops->published) w->ops->published(w, &r.revision);
     revision_release(&r.revision);
     buf_release(&o->body);
     o->body = r.answer;
@@ -202,29 +199,36 @@ static bool write_artefact(struct ledger *l, void *ctx, struct err *e)
     return ledger_add_artefact(l, s->artefact, s->work->author.name, s->work->author.verified, s->id, &s->known, e);
 }
 
-static bool record_artefact(struct daemon *d, struct job *j, struct outcome *o, bool *recorded, struct err *e)
+static bool record_artefact(struct daemon *d, struct work *w, struct outcome *o, bool *recorded, struct err *e)
 {
-    struct storing s = {.artefact = &o->artefact, .work = j->work};
+    struct storing s = {.artefact = &o->artefact, .work = w};
     (void)recorded;
     if (!writer_call(d->writer, write_artefact, &s, e)) return false;
     o->status = s.known ? 200 : 201;
-    return o->named(j->work, s.id, s.known, &o->body, e);
+    return o->named(w, s.id, s.known, &o->body, e);
 }
 
-static bool record_nothing(struct daemon *d, struct job *j, struct outcome *o, bool *recorded,
-                           struct err *e)
+static bool record_nothing(struct daemon *d, struct work *w, struct outcome *o, bool *recorded, struct err *e)
 {
-    (void)d, (void)j, (void)o, (void)recorded, (void)e;
+    (void)d, (void)w, (void)o, (void)recorded, (void)e;
     return true;
 }
 
-static bool (*const recorders[])(struct daemon *, struct job *, struct outcome *, bool *,
-                                 struct err *) = {
+static bool (*const recorders[])(struct daemon *, struct work *, struct outcome *, bool *, struct err *) = {
     [RECORD_NOTHING] = record_nothing,
     [RECORD_RUN] = record_run,
     [RECORD_COMMIT] = record_commit,
     [RECORD_ARTEFACT] = record_artefact,
 };
+
+bool record_work(struct daemon *d, struct work *w, const struct recorded_as *as, struct outcome *o, bool *recorded,
+                 struct err *e)
+{
+    assert((unsigned)o->record <= RECORD_ARTEFACT);
+    *recorded = false;
+    fill(w, as, o);
+    return recorders[o->record](d, w, o, recorded, e) && buf_ok(&o->body, e);
+}
 
 static void fail(struct daemon *d, struct job *j, const struct err *e, bool committing)
 {
@@ -245,11 +249,9 @@ void record_outcome(struct daemon *d, struct job *j)
         fail(d, j, &e, false);
         return;
     }
-    assert((unsigned)o.record <= RECORD_ARTEFACT);
     job_commit(j);
-    fill(j, &o);
-    bool ok = recorders[o.record](d, j, &o, &recorded, &e) && buf_ok(&o.body, &e);
-    if (!ok) {
+    struct recorded_as as = {.key = &j->key, .job_id = job_accept(j) == ACCEPT_NONE ? NULL : j->id};
+    if (!record_work(d, j->work, &as, &o, &recorded, &e)) {
         buf_release(&o.body);
         fail(d, j, &e, o.record == RECORD_COMMIT);
         return;

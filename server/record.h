@@ -17,6 +17,16 @@
 
 void record_outcome(struct daemon *d, struct job *j);
 
+/* What of it concerns the work alone: make the outcome's row durable and publish it. For a work that is part of
+ * another (server/part.h) `as` is empty. *recorded: the row has ended the job in the ledger as well. On failure the
+ * outcome's body is still the caller's to release. */
+struct recorded_as {
+    const struct idempotency *key; /* or NULL */
+    const char *job_id;            /* or NULL */
+};
+bool record_work(struct daemon *d, struct work *w, const struct recorded_as *as, struct outcome *o, bool *recorded,
+                 struct err *e) MUST_CHECK;
+
 /* End a job with a problem, telling the ledger first where it must know. Any thread that owns the
  * job's work. */
 void record_refusal(struct daemon *d, struct job *j, enum job_state to, const struct problem *p);

@@ -12,6 +12,7 @@ struct walk {
     struct arena *arena;
     struct err *e;
     bool from_text;
+    bool (*open)(const struct json *v); /* or NULL */
     size_t n;
     char path[PATH];
 };
@@ -325,6 +326,10 @@ static const struct json *spelled(struct walk *w, const struct json *in)
 
 static bool check(struct walk *w, const struct shape *s, const struct json *in, struct json *out)
 {
+    if (w->open && w->open(in)) {
+        *out = *in;
+        return true;
+    }
     if (w->from_text && in->type == JSON_STRING && s->kind <= SHAPE_NUMBER) {
         const struct json *v = spelled(w, in);
         if (!v || !fits(s->kind, v->type)) return wrong_type(w, s, in);
@@ -351,15 +356,27 @@ static bool check(struct walk *w, const struct shape *s, const struct json *in, 
     return true;
 }
 
-bool validate(const struct shape *shape, const struct json *in, struct arena *a,
-              const struct json **out, struct err *e)
+static bool check_root(struct walk *w, const struct shape *shape, const struct json *in, const struct json **out)
 {
     static const struct json nothing = {.type = JSON_OBJECT};
     assert(shape->kind == SHAPE_OBJECT);
-    struct walk w = {.arena = a, .e = e, .from_text = shape->from_text};
-    struct json *root = arena_take(a, 1, sizeof *root, e);
-    if (!root || !check(&w, shape, in ? in : &nothing, root)) return false;
+    struct json *root = arena_take(w->arena, 1, sizeof *root, w->e);
+    if (!root || !check(w, shape, in ? in : &nothing, root)) return false;
     root->next = NULL;
     *out = root;
     return true;
+}
+
+bool validate(const struct shape *shape, const struct json *in, struct arena *a,
+              const struct json **out, struct err *e)
+{
+    struct walk w = {.arena = a, .e = e, .from_text = shape->from_text};
+    return check_root(&w, shape, in, out);
+}
+
+bool validate_open(const struct shape *shape, const struct json *in, bool (*open)(const struct json *v),
+                   struct arena *a, const struct json **out, struct err *e)
+{
+    struct walk w = {.arena = a, .e = e, .from_text = shape->from_text, .open = open};
+    return check_root(&w, shape, in, out);
 }

@@ -55,6 +55,11 @@ struct exactly {
 bool validate(const struct shape *shape, const struct json *in, struct arena *a,
               const struct json **out, struct err *e) MUST_CHECK;
 
+/* The same of a body that is not all known yet: a value of which open(v) is true may stand wherever a value may, and
+ * stays as it is. */
+bool validate_open(const struct shape *shape, const struct json *in, bool (*open)(const struct json *v),
+                   struct arena *a, const struct json **out, struct err *e) MUST_CHECK;
+
 /* The candidate nearest to `name` in spelling, or NULL when none is close. n names. */
 const char *nearest_name(const char *name, const char *const *names, size_t n);
 

@@ -57,6 +57,11 @@ struct work *api_lens(struct call *c, struct err *e);
 struct work *api_dla(struct call *c, struct err *e);
 struct work *api_attention(struct call *c, struct err *e);
 
+/* Plans: recipes.c, recipe_run.c */
+bool api_recipes(struct call *c, struct reply *r, struct err *e);
+bool api_recipe_get(struct call *c, struct reply *r, struct err *e);
+struct work *api_recipe_run(struct call *c, struct err *e);
+
 /* Change: edits.c, rollback.c, edits_get.c */
 struct work *api_edits(struct call *c, struct err *e);
 struct work *api_rollback(struct call *c, struct err *e);
