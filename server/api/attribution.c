@@ -1,7 +1,7 @@
-/* POST /v1/attribution, method atp: grids of estimates, all sites from the same pass back, and an audit of each. */
+/* POST /v1/attribution, by method; and method atp: grids of estimates, all sites from the same pass back, and an audit of each. */
 #include <string.h>
 
-#include "handlers.h"
+#include "attribution_int.h"
 #include "patch_answer.h"
 #include "probes/attribution.h"
 #include "probes/audit.h"
@@ -245,7 +245,9 @@ static bool lease(struct attribution_work *p, int threads, struct err *e)
 static bool prepare(struct attribution_work *p, struct call *c, struct err *e)
 {
     struct look *l = &p->look;
-    if (!look_begin(l, c, &ops, e)) return false;
+    static const struct attribution_field others[] = {{"input", "only ig begins at zero embeddings: clean and corrupt here"},
+        {"steps", "of ig"}, {"rule", "of ig"}, {"max_steps", "of ig"}, {NULL, NULL}};
+    if (!look_begin(l, c, &ops, e) || !attribution_refuses(l->request, others, e)) return false;
     if (!choose_sites(p, l->request, e) || !pairs_read(&p->pairs, l, c, e) || !has_gradients(p, e)) return false;
     ask(p, l->request);
     l->seed = json_get(l->request, "seed")->integer;
@@ -257,10 +259,29 @@ static bool prepare(struct attribution_work *p, struct call *c, struct err *e)
     return p->attribution != NULL;
 }
 
-struct work *api_attribution(struct call *c, struct err *e)
+static struct work *of_nodes(struct call *c, struct err *e)
 {
     struct attribution_work *p = mem_new(sizeof *p);
     if (prepare(p, c, e)) return &p->look.work;
     attribution_work_free(&p->look.work);
     return NULL;
+}
+
+bool attribution_refuses(const struct json *q, const struct attribution_field *f, struct err *e)
+{
+    for (; f->name; f++)
+        if (json_get(q, f->name)) return err_field(e, ERR_INVALID, f->name, "%s", f->why);
+    return true;
+}
+
+struct work *api_attribution(struct call *c, struct err *e)
+{
+    static const struct {
+        const char *method;
+        prepare_fn prepare;
+    } methods[] = {{"atp", of_nodes}, {"ig", attribution_ig}};
+    const char *asked = json_get(c->body, "method")->text;
+    size_t i = 0;
+    while (strcmp(methods[i].method, asked) != 0) i++; /* the shape knows no other */
+    return methods[i].prepare(c, e);
 }
