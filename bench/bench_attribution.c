@@ -1,8 +1,9 @@
-/* What attribution patching of every head's z costs, in forward passes of one of its prompts measured in the same run.
+/* What attribution patching of every head's z costs, and of every edge, in forward passes of one of its prompts measured
+ * in the same run.
  *
  *     build/bench_attribution MODEL [repeats]
  *
- * Bound: two runs and a pass back come to 3, and 4 are allowed. Medians of interleaved runs; the machine may be noisy,
+ * Bound: two runs and a pass back come to 3, and 4 are allowed; edges have none. Medians of interleaved runs; the machine may be noisy,
  * ratios are what counts.
  */
 #include <stdio.h>
@@ -14,6 +15,7 @@
 #include "core/kernel/blas.h"
 #include "core/run.h"
 #include "probes/attribution.h"
+#include "probes/edge.h"
 
 enum { MOST_REPEATS = 31, MOST_TOKENS = 64 };
 static const double bound = 4;
@@ -45,11 +47,23 @@ static double attribution(struct view *v, struct session *s, const struct patch_
     return now() - start;
 }
 
+/* Every edge of the model's graph. */
+static double edges(struct view *v, struct session *s, const struct patch_pair *p)
+{
+    struct err e = {0};
+    const struct edge_request q = {.view = v, .pair = p, .n_pairs = 1, .denoise = true, .steps = 1};
+    double start = now();
+    struct edges *k = edges_new(&q, &e);
+    if (!k || !STEP_ALL(edges_step(k, s, &e))) die(&e);
+    edges_free(k);
+    return now() - start;
+}
+
 static void compare(struct view *v, struct session *s, uint32_t n, uint32_t differs, int repeats)
 {
     static const uint32_t answer = 500, foil = 600;
     uint32_t clean[MOST_TOKENS], corrupt[MOST_TOKENS];
-    double one[MOST_REPEATS], all[MOST_REPEATS];
+    double one[MOST_REPEATS], all[MOST_REPEATS], graph[MOST_REPEATS];
     for (uint32_t i = 0; i < n; i++) clean[i] = corrupt[i] = (i * 7919 + 13) % (view_model(v)->arch.d_vocab - 2);
     corrupt[differs]++;
     const struct metric metric = {METRIC_LOGIT_DIFF, &answer, &foil, 1, 1, n - 1};
@@ -57,9 +71,10 @@ static void compare(struct view *v, struct session *s, uint32_t n, uint32_t diff
     for (int r = 0; r < repeats; r++) {
         one[r] = plain(v, s, &pair);
         all[r] = attribution(v, s, &pair);
+        graph[r] = edges(v, s, &pair);
     }
-    printf("%2u tokens, the first that differs at %2u: %5.2f forward passes (bound %.1f; a pass %.0f ms)\n", n, differs,
-           median(all, repeats) / median(one, repeats), bound, 1e3 * median(one, repeats));
+    printf("%2u tokens, the first that differs at %2u: %5.2f forward passes (bound %.1f; a pass %.0f ms); all edges %.2f\n", n, differs,
+           median(all, repeats) / median(one, repeats), bound, 1e3 * median(one, repeats), median(graph, repeats) / median(one, repeats));
 }
 
 int main(int argc, char **argv)
