@@ -11,6 +11,7 @@ struct attribution_field { /* of other methods; lists end with name NULL */
 /* False, naming the field, where the request has one of them. */
 bool attribution_refuses(const struct json *q, const struct attribution_field *f, struct err *e) MUST_CHECK;
 
+struct work *attribution_eap(struct call *c, struct err *e);
 struct work *attribution_ig(struct call *c, struct err *e);
 
 #endif

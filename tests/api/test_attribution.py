@@ -1,5 +1,9 @@
 """Attribution grids: against gradients and activations that traces read, against the patch grid they estimate,
 and what the contract says about answers, audits and refusals."""
+import io
+import json
+import zipfile
+
 import numpy as np
 import pytest
 from helpers import keeps, nothing_moves, problem
@@ -155,18 +159,108 @@ def test_paths_of_pairs_are_those_of_single_requests(daemon):
         assert np.allclose(one["values"], r["values"], atol=1e-6) and one["steps"] == r["steps"] and r["metric"] == m["kind"]
 
 
-@pytest.mark.parametrize("method", ["ig"])
+# ---- edges ---------------------------------------------------------------------------------------------------------
+
+def edges(d, **more):
+    return ask(d, **{"method": "eap", **more})
+
+
+def table(g):
+    return {(e["from"], e["to"]): e["score"] for e in g["edges"]}
+
+
+def matrix(d, **more):
+    """(scores [writers][readers], the answer) as bytes."""
+    body = {"clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "metric": LD, "method": "eap", **more}
+    a = d.post("/v1/attribution", {k: v for k, v in body.items() if v is not None}, {"Accept": "application/x-npz"})
+    assert a.status == 200, a
+    z = np.load(io.BytesIO(a.body))
+    answer = json.loads(bytes(zipfile.ZipFile(io.BytesIO(a.body)).read("answer.json")))
+    return z[answer["name"]], answer
+
+
+def test_edges_add_up_to_their_writers_and_readers(daemon):
+    x, g = matrix(daemon)
+    writers, readers = g["axes"]["writers"], g["axes"]["readers"]
+    assert x.shape == (len(writers), len(readers)) and writers[0] == "embed" and readers[-1] == "logits"
+    assert np.allclose(g["sums"], x.sum(1), atol=1e-6) and np.abs(x).max() > 0.01
+    heads = np.array(ask(daemon, site="attn.hook_z", audit=NO_AUDIT)["values"])
+    mlps = np.array(ask(daemon, site="hook_mlp_out", axes=["layer"], audit=NO_AUDIT)["values"])
+    for l in range(heads.shape[0]):
+        assert np.isclose(x[writers.index(f"L{l}.mlp")].sum(), mlps[l], atol=1e-5)
+        for h in range(heads.shape[1]):
+            assert np.isclose(x[writers.index(f"L{l}H{h}")].sum(), heads[l, h], atol=1e-5)
+    final = by_trace(daemon, "hook_resid_post", CLEAN, CORRUPT)[-1].sum()
+    assert np.isclose(x[:, -1].sum(), final, atol=1e-5)
+    mlp_in = by_trace(daemon, "hook_mlp_in", CLEAN, CORRUPT).reshape(3, -1).sum(1)
+    assert np.allclose([x[:, readers.index(f"L{l}.mlp")].sum() for l in range(3)], mlp_in, atol=1e-5)
+
+
+def test_the_largest_edges_are_told(daemon):
+    x, bytes_answer = matrix(daemon)
+    g = edges(daemon, top_k=7)
+    assert len(g["edges"]) == 7 and g["steps"] == 1 and "rule" not in g and "name" not in g
+    assert np.allclose([abs(e["score"]) for e in g["edges"]], sorted(np.abs(x).ravel())[:-8:-1], atol=1e-6)
+    for (u, v), score in table(g).items():
+        assert np.isclose(x[g["axes"]["writers"].index(u), g["axes"]["readers"].index(v)], score, atol=1e-6)
+    assert edges(daemon, top_k=7)["cached"] and g["baseline"] == ask(daemon, audit=NO_AUDIT)["baseline"]
+
+
+def test_edges_along_a_path(daemon):
+    one, path_of = matrix(daemon, steps=1)[0], matrix(daemon, steps=4, rule="gauss")[0]
+    assert np.abs(one - path_of).max() > 1e-4
+    assert np.allclose(matrix(daemon, steps=1, rule="right")[0], one, atol=1e-6)  # one step is the gradient at the base
+    back = matrix(daemon, steps=4, rule="gauss", direction="noise")[0]            # the same points, the changes reversed
+    assert np.allclose(back, -path_of, atol=1e-4)
+    assert edges(daemon, steps=4)["rule"] == "midpoint"
+
+
+def test_edges_of_pairs_are_means(daemon):
+    pairs = several()
+    x, _ = matrix(daemon, clean=None, corrupt=None, metric=None, pairs=pairs, metrics=[LD])
+    singles = []
+    for p in pairs:
+        metric = {**LD, **{k: p[k] for k in ("answer", "foil") if k in p}}
+        singles.append(matrix(daemon, clean=p["clean"], corrupt=p["corrupt"], metric=metric)[0])
+    assert np.allclose(x, np.mean(singles, 0), atol=1e-6)
+    g = edges(daemon, clean=None, corrupt=None, metric=None, pairs=pairs, metrics=[LD], top_k=5, seed=3)
+    assert len(g["results"]) == len(pairs) and g["intervals"]["seed"] == 3
+    assert all(e["low"] <= e["score"] + 1e-6 and e["score"] <= e["high"] + 1e-6 for e in g["edges"])
+
+
+def test_edges_of_prompts_that_are_the_same(daemon):
+    g = edges(daemon, corrupt={"ids": CLEAN})
+    assert g["edges"] == [] and not any(g["sums"]) and any(w.startswith("same-prompts") for w in g["warnings"])
+
+
+@pytest.mark.parametrize("accept, method, field", [("application/x-npz", "atp", "Accept"), ("application/x-npz", "ig", "Accept")])
+def test_bytes_are_of_edges(daemon, accept, method, field):
+    with nothing_moves(daemon):
+        a = daemon.post("/v1/attribution", {"clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "metric": LD, "method": method}, {"Accept": accept})
+    problem(a, 400, field=field, said="eap")
+
+
+@pytest.mark.parametrize("method", ["atp", "ig", "eap"])
 def test_dry_runs_tell_the_cost(daemon, method):
     with nothing_moves(daemon):
         a = daemon.post("/v1/attribution", {"clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "metric": LD, "method": method, "dry_run": True}).json
         assert a["dry_run"] and all(a["cost"][k] > 0 for k in ("rows", "flops", "seconds", "bytes"))
     done = ask(daemon, method=method)
-    if method == "ig":
+    if method == "atp":
+        assert a["cost"]["rows"] >= done["cost"]["forward"] + done["cost"]["backward"] and a["cost"]["cells_run"] == done["cost"]["audited_cells"]
+    elif method == "ig":
         assert a["cost"]["rows"] >= done["cost"]["rows"]
+    else:
+        assert a["cost"]["rows"] == done["cost"]["rows"]
 
 
-IG = {"method": "ig"}
+IG, EAP = {"method": "ig"}, {"method": "eap"}
 REFUSED = {
+    "edges by two metrics": ({**EAP, "metric": None, "metrics": [LD, {"kind": "kl"}]}, 400, "metrics", "one"),
+    "an audit of edges": ({**EAP, "audit": {}}, 400, "audit", "atp"),
+    "no edges": ({**EAP, "top_k": 0}, 400, "top_k", "10000"),
+    "top edges of atp": ({"top_k": 3}, 400, "top_k", "eap"),
+    "most steps of eap": ({**EAP, "max_steps": 3}, 400, "max_steps", "ig"),
     "kl along a path": ({**IG, "metric": {"kind": "kl"}}, 400, "metric.kind", "compare"),
     "an audit of a path": ({**IG, "audit": {}}, 400, "audit", "residual"),
     "drops of a path": ({**IG, "grad_drop": True}, 400, "grad_drop", "atp"),
