@@ -146,6 +146,9 @@ void edges_plan(const struct edge_request *q, int threads, struct plan *p)
     run_plan(&size, a, threads, &run);
     tape_plan(a, rows, n, points, 0, threads, &tape);
     plan_add(&tape, NEED_SCRATCH, mem_floats_bytes(plan_times(2 * rows, a->d_model) + z.w + rows * a->d_head));
+    const size_t back = attention_backward_bytes(n), most = run.bytes[NEED_SCRATCH] > tape.bytes[NEED_SCRATCH] - back
+                                                                ? run.bytes[NEED_SCRATCH] : tape.bytes[NEED_SCRATCH] - back;
+    run.bytes[NEED_SCRATCH] = tape.bytes[NEED_SCRATCH] = plan_sum(most, back); /* the session keeps what either took of it */
     plan_peak(&run, &tape);
     plan_with(p, &run);
     panel_plan(a, q->pair->metric, 1, p);
