@@ -22,7 +22,7 @@ enum { N = 9, READ = 7, FIRST = 2 };
 
 static const uint32_t answers[] = {42, 3}, foils[] = {7};
 static const struct metric metric = {METRIC_LOGIT_DIFF, answers, foils, 2, 1, READ};
-static const enum hook copies[] = {[EDGE_Q] = HOOK_Q_INPUT, [EDGE_K] = HOOK_K_INPUT, [EDGE_V] = HOOK_V_INPUT, [EDGE_MLP] = HOOK_MLP_IN};
+static const enum hook copies[EDGE_FINAL + 1] = {[EDGE_Q] = HOOK_Q_INPUT, [EDGE_K] = HOOK_K_INPUT, [EDGE_V] = HOOK_V_INPUT, [EDGE_MLP] = HOOK_MLP_IN};
 
 struct prompts {
     uint32_t clean[N], corrupt[N];

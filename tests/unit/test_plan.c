@@ -16,7 +16,6 @@
 #include "core/train.h"
 #include "edits/editor.h"
 #include "probes/attribution.h"
-#include "probes/audit.h"
 #include "probes/dla.h"
 #include "probes/edge.h"
 #include "probes/fit.h"
@@ -382,7 +381,7 @@ static struct patch_pair two_prompts(const struct golden *g, uint32_t clean[LONG
     return (struct patch_pair){clean, corrupt, LONG, &plan_metric};
 }
 
-/* Sites of every kind, and an audit of the first. */
+/* Sites of every kind. */
 static void attributing(struct golden *g, bool grad_drop)
 {
     static const enum hook sites[] = {HOOK_Z, HOOK_K, HOOK_PATTERN, HOOK_RESULT};
@@ -390,7 +389,7 @@ static void attributing(struct golden *g, bool grad_drop)
     const struct patch_pair pair = two_prompts(g, clean, corrupt);
     const struct attribution_request q = {.view = g->view, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .denoise = true, .site = sites,
                                           .n_sites = 4, .axis = PATCH_LAYER_HEAD_POS, .qk_fix = true, .grad_drop = grad_drop};
-    struct plan p = {0}, checks = {0};
+    struct plan p = {0};
     struct err e = {0};
     attribution_plan(&q, 1, &p);
     begin_counting(g);
@@ -398,14 +397,6 @@ static void attributing(struct golden *g, bool grad_drop)
     must(a, e);
     to_the_end(attribution_step(a, g->session, &e), e);
     compare(grad_drop ? "attribution with drops" : "attribution", &p);
-    struct audit_request ask = {.patch = attribution_patch(&q, 0), .top = 5, .random = 5, .grid = attribution_grid(a, 0), .rank = attribution_drop(a, 0)};
-    audit_plan(&ask, 1, &checks);
-    begin_counting(g);
-    struct audit *k = audit_new(&ask, &e);
-    must(k, e);
-    to_the_end(audit_step(k, g->session, &e), e);
-    compare("audit", &checks);
-    audit_free(k);
     attribution_free(a);
 }
 
