@@ -91,8 +91,9 @@ fuzz: ## libFuzzer (clang) on every reader, or T=config|gguf|json|sae|safetensor
 
 bench: deps ## the numbers to reach, each beside its bound
 	@$(MAKE) --no-print-directory -j$(JOBS) build $(BUILD)/bench_engine $(BUILD)/bench_matrix \
-	    $(BUILD)/bench_tokenizer $(BUILD)/bench_tuco $(BUILD)/bench_grid
+	    $(BUILD)/bench_tokenizer $(BUILD)/bench_tuco $(BUILD)/bench_grid $(BUILD)/bench_attribution
 	@model=$(MODEL) && $(BUILD)/bench_matrix && $(BUILD)/bench_engine "$$model" && $(BUILD)/bench_tuco "$$model" && \
+	    $(BUILD)/bench_attribution "$$model" && \
 	    if [ -x $(CACHE)/parity/bin/python ]; then $(CACHE)/parity/bin/python bench/rival_transformers.py "$$model" && \
         $(CACHE)/parity/bin/python bench/rival_llama.py $(BUILD)/bench_engine "$$model" 2>/dev/null && \
 	        $(CACHE)/parity/bin/python bench/bench_tokenizer.py $(BUILD)/bench_tokenizer "$$model" \

@@ -115,6 +115,21 @@ void attribution_plan(const struct attribution_request *q, int threads, struct p
     panel_plan(a, q->pair->metric, q->n_metrics, p);
 }
 
+/* Activations only: a pass back is a pass forward. With drops one more for each layer, half of them on average. */
+double attribution_flops(const struct attribution_request *q, size_t *rows)
+{
+    const struct arch *a = &view_model(q->view)->arch;
+    const size_t L = a->n_layers, back = L + (q->grad_drop ? L * (L - 1) / 2 : 0);
+    double flops = 0;
+    *rows = 0;
+    for (size_t i = 0; i < q->n_pairs; i++) {
+        const struct patch_pair *p = &q->pair[i];
+        *rows += used(p) * (2 * L + q->n_metrics * back);
+        flops += 2 * panel_flops(a, p->metric, q->n_metrics) + 4.0 * (double)q->n_metrics * a->d_vocab * a->d_model;
+    }
+    return flops + run_flops(a, (double)*rows / (double)L);
+}
+
 /* ---- memory ---------------------------------------------------------------------------------------------- */
 
 static bool take_site(struct attribution *a, size_t i, struct err *e)

@@ -39,6 +39,7 @@ struct attribution_cost { /* rows times layers */
 };
 
 void attribution_plan(const struct attribution_request *q, int threads, struct plan *p);
+double attribution_flops(const struct attribution_request *q, size_t *rows); /* rows times layers, forward and back */
 /* The patch grid of that site. */
 struct patch_request attribution_patch(const struct attribution_request *q, size_t site);
 

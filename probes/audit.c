@@ -114,6 +114,31 @@ void audit_plan(const struct audit_request *q, int threads, struct plan *p)
     plan_add(p, NEED_ANSWER, plan_times(cells, sizeof(struct ranked)) + picks * (sizeof(struct audit_cell) + sizeof(size_t) + 4 * sizeof(double)));
 }
 
+/* The first that may differ: a lower layer's cell has more layers to run. */
+bool audit_forecast(const struct audit_request *q, struct patch_cost *out, struct err *e)
+{
+    const size_t most = (size_t)q->top + q->random;
+    struct patch_request patch = q->patch;
+    uint32_t heads, pos, first = UINT32_MAX, last = 0;
+    size_t *only = mem_take(most + 1, sizeof *only, e), n = 0;
+    if (!only) return false;
+    patch_columns(&patch, &heads, &pos);
+    for (size_t i = 0; i < patch.n_pairs; i++) {
+        const uint32_t f = patch_difference(&patch, &patch.pair[i]), l = patch.pair[i].metric->pos;
+        if (f < first) first = f;
+        if (l > last) last = l;
+    }
+    const size_t cells = (size_t)heads * pos * view_model(patch.view)->arch.n_layers;
+    for (size_t at = 0; at < cells && n < most && first <= last; at++)
+        if (!patch_by_pos(patch.axis) || (at % pos >= first && at % pos <= last)) only[n++] = at;
+    patch.only = only;
+    patch.n_only = n;
+    *out = (struct patch_cost){0};
+    const bool ok = !n || patch_forecast(&patch, out, e);
+    mem_drop(only);
+    return ok;
+}
+
 struct audit *audit_new(const struct audit_request *q, struct err *e)
 {
     struct audit *a = mem_new(sizeof *a);

@@ -45,6 +45,8 @@ struct audit_found {
 void audit_plan(const struct audit_request *q, int threads, struct plan *p);
 
 struct audit;
+/* Before the estimates are known: of the dearest cells it could pick. Only q->patch and the numbers are looked at. */
+bool audit_forecast(const struct audit_request *q, struct patch_cost *out, struct err *e) MUST_CHECK;
 struct audit *audit_new(const struct audit_request *q, struct err *e) MUST_CHECK;
 enum step audit_step(struct audit *a, struct session *s, struct err *e);
 void audit_free(struct audit *a);

@@ -63,6 +63,17 @@ void integral_points(enum integral_rule rule, uint32_t m, double *a, double *wei
     for (uint32_t k = 0; k < m; k++) a[k] = (k + shift[rule]) / m, weight[k] = 1.0 / m;
 }
 
+static const char *const words[] = {[RULE_MIDPOINT] = "midpoint", [RULE_LEFT] = "left", [RULE_RIGHT] = "right", [RULE_GAUSS] = "gauss"};
+
+const char *integral_rule_word(enum integral_rule r) { return words[r]; }
+
+enum integral_rule integral_rule(const char *word)
+{
+    enum integral_rule r = RULE_MIDPOINT;
+    while (strcmp(words[r], word) != 0) r++;
+    return r;
+}
+
 static uint32_t most_steps(const struct integral_request *q) { return q->max_steps > q->steps ? q->max_steps : q->steps; }
 
 void integral_plan(const struct integral_request *q, int threads, struct plan *p)
@@ -73,6 +84,13 @@ void integral_plan(const struct integral_request *q, int threads, struct plan *p
     plan_add(p, NEED_STREAM, plan_sum(3 * mem_floats_bytes(stream), mem_floats_bytes(plan_times(points, stream))));
     plan_add(p, NEED_LOGITS, mem_floats_bytes(a->d_vocab));
     plan_add(p, NEED_ANSWER, plan_times(plan_sum(most_steps(q), q->n + points), 4 * sizeof(double) + sizeof(struct tap) + sizeof(struct tape_seq)));
+}
+
+size_t integral_rows(const struct integral_request *q, uint32_t n_layers)
+{
+    size_t points = 1 + q->steps; /* both ends go forward only */
+    for (uint32_t m = q->steps; m <= q->max_steps / 2; m *= 2) points += 2 * (size_t)m;
+    return plan_times(plan_times(2 * points, q->metric->pos + 1), n_layers);
 }
 
 struct integral *integral_new(const struct integral_request *q, struct err *e)
@@ -102,12 +120,23 @@ struct integral *integral_new(const struct integral_request *q, struct err *e)
     return NULL;
 }
 
+void integral_rest(struct integral *g)
+{
+    void *const taken[] = {g->from, g->change, g->point, g->grad, g->slope, g->a, g->weight, g->value, g->seq, g->tap};
+    tape_free(g->tape);
+    for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) mem_drop(taken[i]);
+    g->tape = NULL;
+    g->from = g->change = g->point = g->grad = g->slope = NULL;
+    g->a = g->weight = g->value = NULL;
+    g->seq = NULL;
+    g->tap = NULL;
+}
+
 void integral_free(struct integral *g)
 {
     if (!g) return;
-    tape_free(g->tape);
-    mem_drop(g->from), mem_drop(g->change), mem_drop(g->point), mem_drop(g->grad), mem_drop(g->slope);
-    mem_drop(g->a), mem_drop(g->weight), mem_drop(g->value), mem_drop(g->sum), mem_drop(g->seq), mem_drop(g->tap);
+    integral_rest(g);
+    mem_drop(g->sum);
     view_drop(g->q.view);
     mem_drop(g);
 }

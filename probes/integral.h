@@ -42,6 +42,8 @@ struct integral_found {
     size_t rows;               /* rows times layers, forward and back */
 };
 
+const char *integral_rule_word(enum integral_rule r);
+enum integral_rule integral_rule(const char *word); /* one of them */
 /* Points a [m] in [0, 1] and their weights, which sum to 1. */
 void integral_points(enum integral_rule rule, uint32_t m, double *a, double *weight);
 
@@ -49,6 +51,10 @@ void integral_plan(const struct integral_request *q, int threads, struct plan *p
 struct integral *integral_new(const struct integral_request *q, struct err *e) MUST_CHECK;
 enum step integral_step(struct integral *g, struct session *s, struct err *e);
 void integral_free(struct integral *g);
+/* Rows times layers where steps are doubled to the end. */
+size_t integral_rows(const struct integral_request *q, uint32_t n_layers);
+/* After the end: keep nothing but the result. */
+void integral_rest(struct integral *g);
 struct integral_found integral_result(const struct integral *g);
 
 #endif

@@ -1,11 +1,13 @@
-/* POST /v1/attribution, method atp: grids of estimates, all sites from the same pass back, and an audit of each. */
+/* POST /v1/attribution, by method; and method atp: grids of estimates, all sites from the same pass back, and an audit of each. */
 #include <string.h>
 
-#include "handlers.h"
+#include "attribution_int.h"
+#include "dry_run.h"
 #include "patch_answer.h"
 #include "probes/attribution.h"
 #include "probes/audit.h"
 #include "server/clock.h"
+#include "server/media.h"
 
 struct sited {
     struct patch_request patch;
@@ -21,6 +23,7 @@ struct attribution_work {
     uint32_t block;
     struct attribution_request request;
     struct attribution *attribution;
+    double seconds;       /* of the estimates */
     bool estimated, many; /* many: sites came as a list */
     struct sited *site;
     uint32_t top, random;
@@ -87,6 +90,7 @@ static enum step attribution_work_step(struct work *w, struct session *s, struct
         w->done = (int64_t)done;
         w->total = (int64_t)total;
         p->estimated = step == STEP_DONE;
+        p->seconds = (double)(monotonic_us() - w->started_us) / 1e6;
         return step == STEP_FAIL ? step : STEP_MORE;
     }
     while (i < p->request.n_sites && p->site[i].audited) i++;
@@ -170,7 +174,9 @@ static bool attribution_work_finish(struct work *w, struct outcome *o, struct er
     if (p->many) list = jout_put_array(root, "sites");
     for (size_t i = 0; i < p->request.n_sites; i++) put_site(p, i, list ? jout_put_object(list, NULL) : root);
     patch_put_behaviour(&told, &p->look, root);
+    size_t rows;
     warn_of_joint_norm(p);
+    rate_seen(daemon_rate(w->daemon), attribution_flops(&p->request, &rows), p->seconds);
     put_cost(p, root);
     return look_close(&p->look, root, o, e);
 }
@@ -229,38 +235,79 @@ static void ask(struct attribution_work *p, const struct json *q)
 }
 
 /* The grids, and what is said of each. */
-static bool lease(struct attribution_work *p, int threads, struct err *e)
+static void plan_of(struct attribution_work *p, int threads, struct plan *plan)
 {
-    struct plan plan = {0}, checks = {0};
-    attribution_plan(&p->request, threads, &plan);
+    struct plan checks = {0};
+    attribution_plan(&p->request, threads, plan);
     for (size_t i = 0; i < p->request.n_sites; i++) {
         const struct audit_request q = audit_of(p, i);
-        if (p->pairs.listed) patch_stats_plan(&p->site[i].patch, p->pairs.n_groups, &plan);
+        if (p->pairs.listed) patch_stats_plan(&p->site[i].patch, p->pairs.n_groups, plan);
         if (p->top + p->random) audit_plan(&q, threads, &checks); /* they are held until the answer */
     }
-    plan_with(&plan, &checks);
-    return look_lease(&p->look, &plan, e);
+    plan_with(plan, &checks);
+}
+
+static bool tell_cost(struct attribution_work *p, const struct plan *plan, struct err *e)
+{
+    struct forecast f = {0};
+    f.flops = attribution_flops(&p->request, &f.rows);
+    for (size_t i = 0; p->top + p->random && i < p->request.n_sites; i++) {
+        const struct audit_request q = audit_of(p, i);
+        struct patch_cost c;
+        if (!audit_forecast(&q, &c, e)) return false;
+        f.cells += c.cells, f.cells_run += c.cells_run, f.rows += c.rows, f.flops += c.all_flops;
+    }
+    dry_run(&p->look, &f, plan);
+    return true;
 }
 
 static bool prepare(struct attribution_work *p, struct call *c, struct err *e)
 {
     struct look *l = &p->look;
-    if (!look_begin(l, c, &ops, e)) return false;
+    static const struct attribution_field others[] = {{"input", "only ig begins at zero embeddings: clean and corrupt here"},
+        {"steps", "of eap and ig"},
+        {"rule", "of eap and ig"}, {"max_steps", "of ig"}, {"top_k", "of eap"}, {NULL, NULL}};
+    if (!look_begin(l, c, &ops, e) || !attribution_refuses(l->request, others, e)) return false;
     if (!choose_sites(p, l->request, e) || !pairs_read(&p->pairs, l, c, e) || !has_gradients(p, e)) return false;
     ask(p, l->request);
     l->seed = json_get(l->request, "seed")->integer;
     for (size_t i = 0; i < p->request.n_sites; i++)
         if (!patch_bounded(&p->pairs, &p->site[i].patch, e)) return false;
-    if (!look_find(l, c, e)) return false;
+    const bool dry = dry_run_asked(l);
+    struct plan plan = {0};
+    if (!dry && !look_find(l, c, e)) return false;
     if (look_cached(l)) return true;
-    p->attribution = lease(p, daemon_threads(c->daemon), e) ? attribution_new(&p->request, e) : NULL;
+    plan_of(p, daemon_threads(c->daemon), &plan);
+    if (dry) return tell_cost(p, &plan, e);
+    p->attribution = look_lease(l, &plan, e) ? attribution_new(&p->request, e) : NULL;
     return p->attribution != NULL;
 }
 
-struct work *api_attribution(struct call *c, struct err *e)
+static struct work *of_nodes(struct call *c, struct err *e)
 {
     struct attribution_work *p = mem_new(sizeof *p);
     if (prepare(p, c, e)) return &p->look.work;
     attribution_work_free(&p->look.work);
     return NULL;
+}
+
+bool attribution_refuses(const struct json *q, const struct attribution_field *f, struct err *e)
+{
+    for (; f->name; f++)
+        if (json_get(q, f->name)) return err_field(e, ERR_INVALID, f->name, "%s", f->why);
+    return true;
+}
+
+struct work *api_attribution(struct call *c, struct err *e)
+{
+    static const struct {
+        const char *method;
+        prepare_fn prepare;
+    } methods[] = {{"atp", of_nodes}, {"eap", attribution_eap}, {"ig", attribution_ig}};
+    const char *asked = json_get(c->body, "method")->text;
+    size_t i = 0;
+    while (strcmp(methods[i].method, asked) != 0) i++; /* the shape knows no other */
+    if (media_of(c->accept) != MEDIA_JSON && methods[i].prepare != attribution_eap)
+        return err_field(e, ERR_INVALID, "Accept", "bytes are of eap; %s answers in JSON", asked), NULL;
+    return methods[i].prepare(c, e);
 }

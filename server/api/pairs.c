@@ -45,8 +45,9 @@ static const char *field_of(const struct list *l, size_t i, char out[64])
 static bool read_texts(struct pair *p, struct look *l, const struct json *v, const char *field, struct err *e)
 {
     char name[128];
-    const struct json *id = json_get(v, "id");
+    const struct json *id = json_get(v, "id"), *alone = json_get(v, "input");
     p->id = id ? id->text : NULL;
+    if (alone) return input_resolve(look_model(l), alone, "input", &p->clean, e);
     if (!input_resolve(look_model(l), json_get(v, "clean"), place_field(name, field, "clean"), &p->clean, e) ||
         !input_resolve(look_model(l), json_get(v, "corrupt"), place_field(name, field, "corrupt"), &p->corrupt, e))
         return false;
@@ -174,7 +175,7 @@ void pairs_echo(const struct pairs *p, size_t pair, size_t metric, const struct 
     jout_f64(baseline, "clean", s->clean);
     jout_f64(baseline, "corrupt", s->corrupt);
     input_tokens(tokens, "clean", m, of->clean.ids, of->clean.n);
-    input_tokens(tokens, "corrupt", m, of->corrupt.ids, of->corrupt.n);
+    if (of->corrupt.n) input_tokens(tokens, "corrupt", m, of->corrupt.ids, of->corrupt.n);
     echo_rendered(of, o);
     metric_echo(&p->metric[pair * p->n_metrics + metric], m, o);
 }

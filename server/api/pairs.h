@@ -1,6 +1,7 @@
 /* The question of patch and localize: pairs of prompts of equal length, and metrics.
  *
  *     "clean", "corrupt", "metric"         one of each: the answer is one grid
+ *     "input", "metric"                    where a route has it: a clean prompt and no corrupt one (ids NULL)
  *     "pairs": [{"id","clean","corrupt","answer","foil","group"}], "metrics": […]
  *                                          either in the place of the single forms: the answer lists results
  *     "set": "id or name", "split", "limit"

@@ -10,11 +10,13 @@ TRACE = {"inputs": [{"id": "a", "ids": [5, 6, 7]}]}
 PATCH = {"clean": {"ids": [5, 6, 7]}, "corrupt": {"ids": [5, 9, 7]}, "site": "hook_resid_pre", "axes": ["layer", "pos"],
          "metric": {"kind": "logit_diff", "answer": 10, "foil": 11}}
 LOCALIZE = {"method": "patch", **{k: PATCH[k] for k in ("clean", "corrupt", "metric")}}
+ATTRIBUTION = {k: PATCH[k] for k in ("clean", "corrupt", "metric")}
 TUCO = {"prompts": ["It is"]}
 EDIT = {"method": "locft", "facts": [fact()], "params": TOUCH}
 ROLLBACK = {"to": "base"}
 GENERATE = {"prompt": "It is", "max_tokens": 2}
 GOOD = {"/v1/tokenize": {"input": "It is"}, "/v1/generate": GENERATE, "/v1/trace": TRACE, "/v1/patch": PATCH,
+        "/v1/attribution": ATTRIBUTION,
         "/v1/localize": LOCALIZE, "/v1/tuco": TUCO, "/v1/edits": EDIT, "/v1/rollback": ROLLBACK}
 LONG = [5] * 257
 READ = {"site": "blocks.0.attn.hook_z"}
@@ -148,6 +150,11 @@ CASES = {
     "trace, values as text": ("/v1/trace", writes(**{"from": {"values": ["1"]}}), 400, "writes[0].from.values[0]", "number"),
     "patch, axes as text": ("/v1/patch", with_(PATCH, axes="layer,pos"), 400, "axes", "list"),
     "patch, metric as text": ("/v1/patch", with_(PATCH, metric="kl"), 400, "metric", "object"),
+    "attribution, method as list": ("/v1/attribution", with_(ATTRIBUTION, method=["atp"]), 400, "method", "string"),
+    "attribution, steps as text": ("/v1/attribution", with_(ATTRIBUTION, method="ig", steps="3"), 400, "steps", "integer"),
+    "attribution, an audit's unknown part": ("/v1/attribution", with_(ATTRIBUTION, audit={"tops": 1}), 400, "audit.tops", "top"),
+    "attribution of an empty prompt": ("/v1/attribution", with_(ATTRIBUTION, clean=""), 400, "clean", "empty"),
+    "edges, top_k out of range": ("/v1/attribution", with_(ATTRIBUTION, method="eap", top_k=10001), 400, "top_k", "10000"),
     "edit, facts as object": ("/v1/edits", with_(EDIT, facts=fact()), 400, "facts", "list"),
     "edit, params as list": ("/v1/edits", with_(EDIT, params=[]), 400, "params", "object"),
     "edit, target as list": ("/v1/edits", facts(target_new=["a"]), 400, "facts[0].target_new", "string"),

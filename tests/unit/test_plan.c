@@ -15,10 +15,13 @@
 #include "core/kernel/blas.h"
 #include "core/train.h"
 #include "edits/editor.h"
+#include "probes/attribution.h"
 #include "probes/dla.h"
+#include "probes/edge.h"
 #include "probes/fit.h"
 #include "probes/gradient.h"
 #include "probes/heads.h"
+#include "probes/integral.h"
 #include "probes/lens.h"
 #include "probes/localize.h"
 #include "probes/measure.h"
@@ -368,6 +371,69 @@ static void watching_heads(struct golden *g, bool keep)
     heads_free(h);
 }
 
+static const uint32_t plan_answer = 5, plan_foil = 7;
+static const struct metric plan_metric = {METRIC_LOGIT_DIFF, &plan_answer, &plan_foil, 1, 1, LONG - 1};
+
+/* Two prompts that differ in their third token. */
+static struct patch_pair two_prompts(const struct golden *g, uint32_t clean[LONG], uint32_t corrupt[LONG])
+{
+    long_prompt(g, 12, clean);
+    memcpy(corrupt, clean, LONG * sizeof *clean);
+    corrupt[2] = (clean[2] + 1) % g->model->arch.d_vocab;
+    return (struct patch_pair){clean, corrupt, LONG, &plan_metric};
+}
+
+/* Sites of every kind. */
+static void attributing(struct golden *g, bool grad_drop)
+{
+    static const enum hook sites[] = {HOOK_Z, HOOK_K, HOOK_PATTERN, HOOK_RESULT};
+    uint32_t clean[LONG], corrupt[LONG];
+    const struct patch_pair pair = two_prompts(g, clean, corrupt);
+    const struct attribution_request q = {.view = g->view, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .denoise = true, .site = sites,
+                                          .n_sites = 4, .axis = PATCH_LAYER_HEAD_POS, .qk_fix = true, .grad_drop = grad_drop};
+    struct plan p = {0};
+    struct err e = {0};
+    attribution_plan(&q, 1, &p);
+    begin_counting(g);
+    struct attribution *a = attribution_new(&q, &e);
+    must(a, e);
+    to_the_end(attribution_step(a, g->session, &e), e);
+    compare(grad_drop ? "attribution with drops" : "attribution", &p);
+    attribution_free(a);
+}
+
+static void integrating(struct golden *g, uint32_t steps)
+{
+    uint32_t clean[LONG], corrupt[LONG];
+    const struct patch_pair pair = two_prompts(g, clean, corrupt);
+    const struct integral_request q = {g->view, pair.clean, pair.corrupt, LONG, &plan_metric, RULE_MIDPOINT, steps, steps};
+    struct plan p = {0};
+    struct err e = {0};
+    integral_plan(&q, 1, &p);
+    begin_counting(g);
+    struct integral *k = integral_new(&q, &e);
+    must(k, e);
+    to_the_end(integral_step(k, g->session, &e), e);
+    compare("integral", &p);
+    integral_free(k);
+}
+
+static void scoring_edges(struct golden *g, uint32_t steps)
+{
+    uint32_t clean[LONG], corrupt[LONG];
+    const struct patch_pair pair = two_prompts(g, clean, corrupt), pairs[] = {pair, pair};
+    const struct edge_request q = {.view = g->view, .pair = pairs, .n_pairs = 2, .denoise = true, .steps = steps, .rule = RULE_GAUSS};
+    struct plan p = {0};
+    struct err e = {0};
+    edges_plan(&q, 1, &p);
+    begin_counting(g);
+    struct edges *k = edges_new(&q, &e);
+    must(k, e);
+    to_the_end(edges_step(k, g->session, &e), e);
+    compare("edges", &p);
+    edges_free(k);
+}
+
 static void measuring(struct golden *g)
 {
     uint32_t ids[LONG];
@@ -531,6 +597,12 @@ static void plans_hold(void **state)
         watching_heads(&g, true);
         watching_heads(&g, false);
         for (int by = 0; by < DLA_BYS; by++) splitting_logits(&g, (enum dla_by)by);
+        attributing(&g, false);
+        attributing(&g, true);
+        integrating(&g, 1);
+        integrating(&g, 5);
+        scoring_edges(&g, 1);
+        scoring_edges(&g, 3);
         measuring(&g);
         training(&g);
         editing(&g);
