@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "core/head.h"
+#include "core/kernel/blas.h"
 #include "core/kernel/norm.h"
 #include "core/run.h"
 #include "probes/path_patch.h"
@@ -285,8 +286,11 @@ static void planted(const struct path_receiver *r, size_t n, uint32_t layer, uin
     const struct metric metric = {METRIC_LOGIT_DIFF, &answer, &foil, 1, 1, 5};
     const struct patch_pair pair = {clean, corrupt, 6, &metric};
     struct path_sender sender[MOST_SENDERS];
-    struct golden g;
-    golden_open_family(&g, "../circuits/induction_gpt2", NULL);
+    struct golden g = {.model = NULL};
+    struct err e = {0};
+    must(blas_start(2, &e) && (g.model = model_open("tests/golden/circuits/induction_gpt2", NULL, NULL, NULL, &e)), e);
+    must(g.session = session_new(1, &e), e);
+    g.view = view_base(g.model);
     struct path_request q = {.view = g.view, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .sender = sender, .receiver = r,
                              .n_receivers = n, .denoise = true, .n_senders = all_senders(&g.model->arch, sender)};
     struct path_patch *p = patched(&g, &q);
@@ -296,7 +300,9 @@ static void planted(const struct path_receiver *r, size_t n, uint32_t layer, uin
         if (!(fabs(got - (on ? 9.0103 : 0)) <= 1e-3)) fail_msg("sender %zu has %.5f", i, got);
     }
     path_free(p);
-    golden_close(&g);
+    session_free(g.session);
+    view_drop(g.view);
+    model_drop(g.model);
 }
 
 static void test_planted_induction(void **state)
