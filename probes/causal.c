@@ -257,7 +257,7 @@ static void enter(void *ctx, const struct cell *cell, float *x, float *z)
 }
 
 /* The stream that enters layer 0 is the embedding (and position): put back, it is the embedding put back. */
-static bool write_of(void *ctx, const struct cell *cell, uint32_t layer, struct tap *out)
+static size_t write_of(void *ctx, const struct cell *cell, uint32_t layer, struct tap *out)
 {
     const struct causal *c = ctx;
     const struct causal_fact *f = fact_of(c);
@@ -267,7 +267,7 @@ static bool write_of(void *ctx, const struct cell *cell, uint32_t layer, struct 
     *out = (struct tap){.site = site, .op = TAP_SET, .weight = 1, .src = patch_runs_values(c->runs, cell->base, role, site),
                         .src_whole = true, .n_src_pos = f->n, .n_source = f->n, .pos = all ? c->pos : &cell->pos,
                         .n_pos = all ? f->end - f->first : 1};
-    return true;
+    return 1;
 }
 
 static void record(struct causal *c, const struct cell *cell, double p)
@@ -318,7 +318,7 @@ struct causal *causal_new(const struct causal_request *q, struct err *e)
     struct causal *c = mem_new(sizeof *c);
     c->q = *q;
     view_retain(q->view);
-    c->maker = (struct cell_maker){enter, write_of, c};
+    c->maker = (struct cell_maker){enter, write_of, c, 1};
     c->restored = c->identity = -1;
     c->scores = mem_take(q->n_facts, sizeof *c->scores, e);
     c->tap = c->scores ? mem_take(q->samples, sizeof *c->tap, e) : NULL;

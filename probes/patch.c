@@ -290,7 +290,7 @@ static bool take_grid(struct patch *p, struct err *e)
 }
 
 static void enter(void *ctx, const struct cell *c, float *x, float *z) { patch_enter(ctx, c, x, z); }
-static bool write(void *ctx, const struct cell *c, uint32_t layer, struct tap *out) { return patch_write(ctx, c, layer, out); }
+static size_t write(void *ctx, const struct cell *c, uint32_t layer, struct tap *out) { return patch_write(ctx, c, layer, out); }
 
 static void count_cost(struct patch *p)
 {
@@ -314,7 +314,7 @@ static struct patch *lay_out(const struct patch_request *q, struct err *e)
     view_retain(q->view);
     p->grid.n_layers = patch_arch(p)->n_layers;
     patch_columns(q, &p->grid.n_heads, &p->grid.n_pos);
-    p->maker = (struct cell_maker){enter, write, p};
+    p->maker = (struct cell_maker){enter, write, p, 1};
     p->texts = texts_of(q, e);
     if (p->texts && take_grid(p, e) && patch_plan_cells(p, e)) {
         count_cost(p);

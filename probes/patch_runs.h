@@ -31,7 +31,7 @@ struct patch_keep {
     enum hook hook;
     bool every_layer;
 };
-enum { PATCH_KEEPS = 8, CHECK_LAYERS = 3 };
+enum { PATCH_KEEPS = 12, CHECK_LAYERS = 3 };
 
 struct patch_runs_request {
     struct view *view[PATCH_ROLES];

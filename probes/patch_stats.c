@@ -19,19 +19,24 @@ static size_t cells_of(const struct patch_request *q)
     return plan_times(plan_times(heads, pos), view_model(q->view)->arch.n_layers);
 }
 
-void patch_stats_plan(const struct patch_request *q, size_t n_groups, struct plan *p)
+void patch_stats_plan_cells(const struct patch_request *q, size_t each, size_t n_groups, struct plan *p)
 {
-    size_t cells = plan_times(cells_of(q), q->n_metrics);
+    size_t cells = plan_times(each, q->n_metrics);
     plan_add(p, NEED_ANSWER, plan_times(cells, 2 * sizeof(struct estimate)));
     plan_add(p, NEED_ANSWER, plan_times(n_groups, STATS_DRAWS * sizeof(uint32_t) + 4 * sizeof(double)));
     plan_add(p, NEED_ANSWER, plan_times(q->n_pairs, 2 * sizeof(double)) + STATS_DRAWS * sizeof(double));
+}
+
+void patch_stats_plan(const struct patch_request *q, size_t n_groups, struct plan *p)
+{
+    patch_stats_plan_cells(q, cells_of(q), n_groups, p);
 }
 
 struct patch_stats *patch_stats_new(const struct patch_stats_request *q, struct err *e)
 {
     struct patch_stats *t = mem_new(sizeof *t);
     t->q = *q;
-    t->cells = cells_of(q->patch);
+    t->cells = (size_t)q->grid->n_layers * q->grid->n_heads * q->grid->n_pos;
     size_t all = plan_times(t->cells, q->patch->n_metrics);
     t->mean = mem_take(all, sizeof *t->mean, e);
     t->ratio = t->mean ? mem_take(all, sizeof *t->ratio, e) : NULL;

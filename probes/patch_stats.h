@@ -22,6 +22,8 @@ struct patch_stats_request {
 };
 
 void patch_stats_plan(const struct patch_request *q, size_t n_groups, struct plan *p);
+/* Of a grid of so many cells a pair, whatever they are; of q only pairs and metrics count. */
+void patch_stats_plan_cells(const struct patch_request *q, size_t cells, size_t n_groups, struct plan *p);
 
 struct patch_stats;
 struct patch_stats *patch_stats_new(const struct patch_stats_request *q, struct err *e) MUST_CHECK;

@@ -13,7 +13,7 @@ struct sweep {
     size_t *row;         /* [n_cells + 1] first row of each cell */
     float *final;        /* [n_cells][d] */
     struct span *span;   /* of a tile */
-    struct tap *tap;     /* of a tile: at most one for each of its cells */
+    struct tap *tap;     /* of a tile: `most` for each of its cells */
     uint32_t layer;
     size_t next;         /* next cell to push through this layer */
     size_t live;         /* cells that have joined */
@@ -76,7 +76,7 @@ struct sweep *sweep_new(struct view *view, const struct sweep_base *bases, const
     size_t d = arch_of(w)->d_model;
     w->row = mem_take(n_cells + 1, sizeof *w->row, e);
     w->span = mem_take(n_cells, sizeof *w->span, e);
-    w->tap = mem_take(n_cells, sizeof *w->tap, e);
+    w->tap = mem_take(plan_times(n_cells, maker->most ? maker->most : 1), sizeof *w->tap, e);
     for (size_t i = 0; w->row && i < n_cells; i++) {
         assert(i == 0 || in_order(&cells[i - 1], &cells[i]));
         w->row[i + 1] = w->row[i] + rows_of(bases, &cells[i]);
@@ -152,9 +152,10 @@ static void lay_spans(struct sweep *w, size_t from, size_t to)
 static struct taps writes_of(struct sweep *w, size_t from, size_t to)
 {
     struct taps t = {.tap = w->tap};
-    for (size_t i = from; i < to; i++)
-        if (w->layer <= w->cell[i].last && w->maker->write(w->maker->ctx, &w->cell[i], w->layer, &w->tap[t.n]))
-            w->tap[t.n++].seq = (uint32_t)i;
+    for (size_t i = from; i < to; i++) {
+        size_t n = w->layer <= w->cell[i].last ? w->maker->write(w->maker->ctx, &w->cell[i], w->layer, &w->tap[t.n]) : 0;
+        for (; n; n--) w->tap[t.n++].seq = (uint32_t)i;
+    }
     return t;
 }
 

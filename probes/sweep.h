@@ -41,9 +41,10 @@ struct cell {
 struct cell_maker {
     /* A cell's entering rows: x [n − first][d], and for ENTER_Z z [n − first][H·e]. */
     void (*enter)(void *ctx, const struct cell *c, float *x, float *z);
-    /* What it writes in this layer, `first` or one up to `last`: false for nothing. seq is the sweep's. */
-    bool (*write)(void *ctx, const struct cell *c, uint32_t layer, struct tap *out);
+    /* What it writes in this layer, `first` or one up to `last`: how many writes, at most `most`. seq is the sweep's. */
+    size_t (*write)(void *ctx, const struct cell *c, uint32_t layer, struct tap *out);
     void *ctx;
+    size_t most; /* 0: 1 */
 };
 
 struct sweep_cost {
@@ -53,7 +54,7 @@ struct sweep_cost {
 /* What these cells cost, before they run. */
 struct sweep_cost sweep_forecast(const struct arch *a, const struct sweep_base *bases, const struct cell *cells, size_t n_cells);
 
-/* Of cells with so many rows in all, for bases of up to n rows. */
+/* Of cells with so many rows in all, for bases of up to n rows; of makers of one write. */
 void sweep_plan(const struct arch *a, uint32_t n, size_t n_cells, size_t rows, int threads, struct plan *p);
 
 struct sweep;

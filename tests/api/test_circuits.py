@@ -12,6 +12,7 @@ from helpers import keeps
 CIRCUITS = ROOT / "tests" / "golden" / "circuits"
 NAMES = sorted(p.name for p in CIRCUITS.iterdir() if p.is_dir())
 TRUTH = {n: json.loads((CIRCUITS / n / "truth.json").read_text()) for n in NAMES}
+VOCABULARY = {n: json.loads((CIRCUITS / n / "config.json").read_text())["vocab_size"] for n in NAMES}
 SILENT = 1e-5   # of the difference between the two runs, where nothing may happen
 CLOSE = 1e-4    # where something does: the model is float32 here and float64 there
 DIRECTIONS = ("denoise", "noise")
@@ -106,7 +107,34 @@ def joint(d, name, direction):
         assert abs(got - j["effect"]) <= CLOSE, j
 
 
-EXACT = (patch_grids, localize, zeroed, joint)
+def by_writes(d, name, direction, sender):
+    """Runs C and D for the logits, as writes of one run: every q, k and v of the base, and the sender's output."""
+    t, into, other = TRUTH[name], *(("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt"))
+    layers = len(t["grids"][direction]["attn.hook_z layer,head"])
+    # a value read from an input that is written to is its own without the writes
+    writes = [{"input": into, "site": f"blocks.{l}.attn.hook_{x}", "pos": "all", "op": "set", "from": {"input": into}}
+              for l in range(layers) for x in "qkv"]
+    place = {"site": f"blocks.{sender['layer']}.attn.hook_z", "head": sender["head"]} if "head" in sender else \
+        {"site": f"blocks.{sender['layer']}.hook_mlp_out"}
+    writes.append({"input": into, "pos": "all", "op": "set", "from": {"input": other}, **place})
+    a = ask(d, "/v1/trace", {"model": name, "inputs": [{"id": k, "ids": t[k]} for k in ("clean", "corrupt")], "writes": writes, "top_k": VOCABULARY[name]})
+    y = {x["id"]: x["logit"] for x in a["inputs"][into == "corrupt"]["top"][0]}
+    return y[t["answer"]] - y[t["foil"]]
+
+
+def paths(d, name, direction):
+    """To the logits: each head and MLP by writes of a whole run; in the last layer a head's direct effect is all it has."""
+    a = ask(d, "/v1/path-patch", request(name, direction=direction))
+    heads, mlps = np.array(a["values"]["heads"]), a["values"]["mlps"]
+    agree(effects(heads[-1], name, direction), TRUTH[name]["grids"][direction]["attn.hook_z layer,head"][-1])
+    for layer, row in enumerate(heads):
+        assert abs(mlps[layer] - by_writes(d, name, direction, {"layer": layer})) <= CLOSE
+        for head in (0, len(row) - 1):
+            assert abs(row[head] - by_writes(d, name, direction, {"layer": layer, "head": head})) <= CLOSE
+    assert a["checks"]["naive"] <= CLOSE and a["checks"]["naive_senders"] == 3
+
+
+EXACT = (patch_grids, localize, zeroed, joint, paths)
 
 # ---- approximate methods: (name, scores of (d, name, direction), grid of the truth, least ROC-AUC or None) -------
 # A bound stands only where the method's definition gives one; else the figure is printed.
