@@ -1,0 +1,37 @@
+#include "localizer.h"
+
+#include <string.h>
+
+static const struct localizer_info table[] = {
+#define LOCALIZER(NAME, word, rows, writes, source, summary)                                                            \
+    [LOCALIZER_##NAME] = {#word, source, summary, LOCALIZER_##rows, LOCALIZER_##writes, &localizer_##word},
+#include "localize.def"
+#undef LOCALIZER
+};
+
+const struct localizer_info *localizer_info(enum localizer_kind k) { return &table[k]; }
+
+bool localizer_parse(const char *word, enum localizer_kind *out)
+{
+    for (int k = 0; k < LOCALIZER_COUNT; k++)
+        if (strcmp(table[k].word, word) == 0) {
+            *out = (enum localizer_kind)k;
+            return true;
+        }
+    return false;
+}
+
+double localizer_towards(const struct patch_scores *s, bool denoise, double change)
+{
+    return (denoise ? s->clean >= s->corrupt : s->corrupt >= s->clean) ? change : -change;
+}
+
+uint32_t localizer_heads(const struct localizer_ask *q)
+{
+    return q->patch.axis == PATCH_LAYER ? 1 : view_model(q->patch.view)->arch.n_heads;
+}
+
+size_t localizer_units(const struct localizer_ask *q)
+{
+    return (size_t)view_model(q->patch.view)->arch.n_layers * localizer_heads(q);
+}
