@@ -6,6 +6,7 @@
 
 #include "core/base/random.h"
 #include "joint.h"
+#include "scales.h"
 
 enum { UNITS_A_STEP = 16 };
 enum stage { STAGE_RANK, STAGE_INTERVALS, STAGE_AGAIN, STAGE_JOINT, STAGE_END };
@@ -15,35 +16,43 @@ struct localize {
     const struct localizer *method;
     enum stage stage;
     struct patch_pair *pair[2]; /* of both halves */
+    struct fit_example *example[2];
     void *state[2];
     double *score[2];           /* [n_units] */
     double *each;               /* [n pairs of A] of the unit in hand */
     struct draws draws[2];
     size_t at;                  /* unit in hand */
     uint32_t *unit;             /* [1 + n_control][k] region and random sets */
-    struct joint *joint;
+    struct joint *joint;        /* or, of data: */
+    struct scales *scales;
     double *mean;               /* [1 + n_control] over B */
     struct localize_result result;
 };
 
 static struct localizer_ask ask_of(const struct localize_request *q)
 {
-    return (struct localizer_ask){.patch = q->patch, .seed = q->seed};
+    struct localizer_ask ask = {.patch = q->patch, .example = q->example, .n_data = q->n_data, .couples = q->couples, .seed = q->seed};
+    memcpy(ask.param, q->param, sizeof ask.param);
+    return ask;
 }
+
+static enum localizer_writes writes_of(const struct localize_request *q) { return localizer_info(q->method)->writes; }
 
 static struct localizer_ask ask_half(const struct localize *l, int half)
 {
     struct localizer_ask ask = ask_of(&l->q);
     ask.patch.pair = l->pair[half];
-    ask.patch.n_pairs = l->result.half[half].n;
+    ask.example = l->example[half];
+    *(ask.n_data ? &ask.n_data : &ask.patch.n_pairs) = l->result.half[half].n;
     return ask;
 }
 
+/* Units of the region, at most. */
 static size_t region_of(const struct localize_request *q)
 {
     const struct localizer_ask ask = ask_of(q);
     size_t units = localizer_units(&ask);
-    return q->k < units ? q->k : units;
+    return q->k < units && !(localizer_info(q->method)->run->threshold > 0) ? q->k : units;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------ */
@@ -60,19 +69,36 @@ void localize_plan(const struct localize_request *q, int threads, struct plan *p
 {
     const struct localizer_ask ask = ask_of(q);
     const struct localizer *method = localizer_info(q->method)->run;
-    const size_t units = localizer_units(&ask), sets = 1 + (size_t)q->n_control, n = q->patch.n_pairs;
-    const struct joint_request j = {.ask = ask, .n_sets = sets, .k = region_of(q),
-                                    .zero = localizer_info(q->method)->writes == LOCALIZER_ZERO};
+    const size_t units = localizer_units(&ask), sets = 1 + (size_t)q->n_control, n = localizer_n(&ask);
+    const struct joint_request j = {.ask = ask, .n_sets = sets, .k = region_of(q), .zero = writes_of(q) == LOCALIZER_ZERO};
+    const struct scales_request x = {.ask = ask, .n_sets = sets, .k = region_of(q)};
     struct plan joint = {0}, again = {0};
     method->plan(&ask, threads, p);
-    joint_plan(&j, threads, &joint);
+    if (q->n_data) scales_plan(&x, threads, &joint);
+    else joint_plan(&j, threads, &joint);
     if (q->split) method->plan(&ask, threads, &again);
     plan_peak(&joint, &again);
     with_one_session(p, &joint);
-    plan_add(p, NEED_ANSWER, halves_bytes(n, n) + plan_times(2 * n, sizeof(struct patch_pair) + sizeof(double)));
+    plan_add(p, NEED_ANSWER, halves_bytes(n, n) + plan_times(2 * n, sizeof(struct patch_pair) + 2 * sizeof(struct fit_example) + sizeof(double)));
     plan_add(p, NEED_ANSWER, plan_times(units, sizeof(struct unit) + 2 * sizeof(double) + sizeof(size_t)));
     plan_add(p, NEED_ANSWER, plan_times(sets, sizeof(double) + plan_times(region_of(q) + 1, sizeof(uint32_t))));
     if (n > 1) plan_add(p, NEED_ANSWER, plan_times(n + 1, 2 * STATS_DRAWS * sizeof(uint32_t)) + STATS_DRAWS * sizeof(double));
+}
+
+/* The rows of a half. */
+static bool pick(struct localize *l, int half, struct err *e)
+{
+    const struct half *h = &l->result.half[half];
+    const size_t each = l->q.couples ? 2 : 1;
+    if (l->q.n_data) {
+        l->example[half] = mem_take(h->n * each, sizeof *l->example[half], e);
+        for (size_t i = 0; l->example[half] && i < h->n; i++)
+            memcpy(l->example[half] + i * each, l->q.example + h->row[i] * each, each * sizeof *l->q.example);
+        return l->example[half] != NULL;
+    }
+    l->pair[half] = mem_take(h->n, sizeof *l->pair[half], e);
+    for (size_t i = 0; l->pair[half] && i < h->n; i++) l->pair[half][i] = l->q.patch.pair[h->row[i]];
+    return l->pair[half] != NULL;
 }
 
 static bool take(struct localize *l, struct err *e)
@@ -80,12 +106,10 @@ static bool take(struct localize *l, struct err *e)
     struct localize_result *r = &l->result;
     const struct localizer_ask ask = ask_of(&l->q);
     r->n_units = localizer_units(&ask);
-    if (!halves_make(r->half, l->q.group, l->q.patch.n_pairs, l->q.n_groups, l->q.split, l->q.seed, e)) return false;
+    if (!halves_make(r->half, l->q.group, localizer_n(&ask), l->q.n_groups, l->q.split, l->q.seed, e)) return false;
     for (int h = 0; h < 2; h++) {
-        l->pair[h] = mem_take(r->half[h].n, sizeof *l->pair[h], e);
-        l->score[h] = l->pair[h] ? mem_take(r->n_units, sizeof *l->score[h], e) : NULL;
+        l->score[h] = pick(l, h, e) ? mem_take(r->n_units, sizeof *l->score[h], e) : NULL;
         if (!l->score[h]) return false;
-        for (size_t i = 0; i < r->half[h].n; i++) l->pair[h][i] = l->q.patch.pair[r->half[h].row[i]];
         if (r->half[h].n_groups > 1 &&
             !draws_make(&l->draws[h], r->half[h].group, r->half[h].n, r->half[h].n_groups, l->q.seed, e))
             return false;
@@ -98,7 +122,7 @@ static bool take(struct localize *l, struct err *e)
 struct localize *localize_new(const struct localize_request *q, struct err *e)
 {
     struct localize *l = mem_new(sizeof *l);
-    assert(q->patch.n_metrics == 1);
+    assert(q->n_data || q->patch.n_metrics == 1);
     l->q = *q;
     l->method = localizer_info(q->method)->run;
     l->result.split_half = NAN;
@@ -115,9 +139,11 @@ void localize_free(struct localize *l)
 {
     if (!l) return;
     joint_free(l->joint);
+    scales_free(l->scales);
     for (int h = 0; h < 2; h++) {
         if (l->state[h]) l->method->close(l->state[h]);
         mem_drop(l->pair[h]);
+        mem_drop(l->example[h]);
         mem_drop(l->score[h]);
         mem_drop(l->draws[h].count);
     }
@@ -141,7 +167,7 @@ static int by_score(const void *x, const void *y)
 
 static void score(struct localize *l, int half)
 {
-    const size_t n = l->result.half[half].n;
+    const size_t n = l->method->flat ? 1 : l->result.half[half].n;
     for (size_t u = 0; u < l->result.n_units; u++) {
         double sum = 0;
         for (size_t i = 0; i < n; i++) sum += l->method->value(l->state[half], i, u);
@@ -156,10 +182,12 @@ static void rank(struct localize *l)
     const uint32_t heads = localizer_heads(&ask);
     score(l, 0);
     r->grid = l->method->grid ? l->method->grid(l->state[0]) : NULL;
+    if (l->method->losses) r->losses = l->method->losses(l->state[0], &r->n_losses);
     r->k = (uint32_t)region_of(&l->q);
     for (size_t u = 0; u < r->n_units; u++)
         r->ranking[u] = (struct unit){(uint32_t)(u / heads), (uint32_t)(u % heads), l->score[0][u], NAN, NAN};
     qsort(r->ranking, r->n_units, sizeof *r->ranking, by_score);
+    while (l->method->threshold > 0 && r->k && !(r->ranking[r->k - 1].score > l->method->threshold)) r->k--;
 }
 
 static size_t number_of(const struct localize *l, const struct unit *u)
@@ -186,8 +214,9 @@ static bool some_intervals(struct localize *l, struct err *e)
 
 static enum step step_intervals(struct localize *l, struct err *e)
 {
-    if (l->draws[0].count && !some_intervals(l, e)) return STEP_FAIL;
-    return l->draws[0].count && l->at < l->result.n_units ? STEP_MORE : STEP_DONE;
+    if (!l->draws[0].count || l->method->flat) return STEP_DONE;
+    if (!some_intervals(l, e)) return STEP_FAIL;
+    return l->at < l->result.n_units ? STEP_MORE : STEP_DONE;
 }
 
 static enum step step_again(struct localize *l, struct session *s, struct err *e)
@@ -253,10 +282,12 @@ static bool draw_sets(struct localize *l, struct err *e)
 static bool begin_joint(struct localize *l, struct err *e)
 {
     if (!draw_sets(l, e)) return false;
-    const struct joint_request q = {.ask = ask_half(l, 1), .zero = localizer_info(l->q.method)->writes == LOCALIZER_ZERO,
-                                    .unit = l->unit, .n_sets = n_sets(l), .k = l->result.k};
-    l->joint = joint_new(&q, e);
-    return l->joint != NULL;
+    const struct joint_request q = {.ask = ask_half(l, 1), .zero = writes_of(&l->q) == LOCALIZER_ZERO, .unit = l->unit,
+                                    .n_sets = n_sets(l), .k = l->result.k};
+    if (!l->q.n_data) return (l->joint = joint_new(&q, e)) != NULL;
+    const struct scales_request x = {.ask = ask_half(l, 1), .trained = l->method->scales(l->state[0]), .unit = l->unit,
+                                     .n_sets = n_sets(l), .k = l->result.k};
+    return (l->scales = scales_new(&x, e)) != NULL;
 }
 
 static int by_value(const void *a, const void *b)
@@ -286,33 +317,40 @@ static void summarise_controls(struct localize *l)
     r->control_high = x[(size_t)ceil(0.975 * (double)(n - 1))];
 }
 
+/* Of the region's effect over all there is to bring back. */
+static bool faithful(struct localize *l, const double *effect, struct err *e)
+{
+    struct localize_result *r = &l->result;
+    const double *span = joint_span(l->joint);
+    double all = 0, sum = 0;
+    for (size_t i = 0; i < r->half[1].n; i++) all += span[i], sum += effect[i];
+    if (!(all > 0)) return true;
+    r->faithfulness = (struct estimate){sum / all, NAN, NAN, r->half[1].n};
+    return !l->draws[1].count || stats_ratio(&l->draws[1], effect, span, 1, 0.95, &r->faithfulness, e);
+}
+
 static bool summarise(struct localize *l, struct err *e)
 {
     struct localize_result *r = &l->result;
-    const double *effect = joint_effect(l->joint), *span = joint_span(l->joint);
+    const double *effect = l->joint ? joint_effect(l->joint) : scales_effect(l->scales);
     const size_t n = r->half[1].n;
-    double all = 0, sum = 0;
     for (size_t s = 0; s < n_sets(l); s++) {
         for (size_t i = 0; i < n; i++) l->mean[s] += effect[s * n + i];
         l->mean[s] /= (double)n;
     }
-    for (size_t i = 0; i < n; i++) all += span[i], sum += effect[i];
     r->region_effect = l->mean[0];
-    r->baseline = *joint_baseline(l->joint);
+    if (l->joint) r->baseline = *joint_baseline(l->joint);
     r->effect = (struct estimate){r->region_effect, NAN, NAN, n};
-    r->faithfulness = (struct estimate){all > 0 ? sum / all : (double)NAN, NAN, NAN, n};
-    const bool zero = localizer_info(l->q.method)->writes == LOCALIZER_ZERO;
-    if (zero) r->faithfulness.value = NAN;
+    r->faithfulness = (struct estimate){NAN, NAN, NAN, 0};
     summarise_controls(l);
-    if (!l->draws[1].count) return true;
-    if (!stats_mean(&l->draws[1], effect, 1, 0.95, &r->effect, e)) return false;
-    return zero || !(all > 0) || stats_ratio(&l->draws[1], effect, span, 1, 0.95, &r->faithfulness, e);
+    if (writes_of(&l->q) == LOCALIZER_SOURCE && !faithful(l, effect, e)) return false;
+    return !l->draws[1].count || stats_mean(&l->draws[1], effect, 1, 0.95, &r->effect, e);
 }
 
 static enum step step_joint(struct localize *l, struct session *s, struct err *e)
 {
-    if (!l->joint && !begin_joint(l, e)) return STEP_FAIL;
-    enum step step = joint_step(l->joint, s, e);
+    if (!l->joint && !l->scales && !begin_joint(l, e)) return STEP_FAIL;
+    enum step step = l->joint ? joint_step(l->joint, s, e) : scales_step(l->scales, s, e);
     if (step != STEP_DONE) return step;
     return summarise(l, e) ? STEP_DONE : STEP_FAIL;
 }
@@ -353,8 +391,10 @@ void localize_progress(const struct localize *l, size_t *done, size_t *total)
         *done += l->stage > STAGE_AGAIN ? *total : d < *total ? d : *total;
         *total *= 2;
     }
+    d = 0;
     if (l->joint) joint_progress(l->joint, &d, &t);
-    *done += l->stage == STAGE_END ? joint : l->joint ? d : 0;
+    if (l->scales) scales_progress(l->scales, &d, &t);
+    *done += l->stage == STAGE_END ? joint : d;
     *total += joint;
 }
 

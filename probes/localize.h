@@ -13,6 +13,8 @@
  *
  * Faithfulness is Σ effect / Σ |M(source) − M(base)| over B: 1 where the region alone carries all of the difference.
  *
+ * Of data in the place of pairs the effect is what trained scales take off the loss (probes/scales.h).
+ *
  * One thread; borrowed as in patch.h. A step is one of the method's, a layer of a joint run, or a few intervals.
  */
 #ifndef ENGRAM_LOCALIZE_H
@@ -25,7 +27,11 @@
 struct localize_request {
     struct patch_request patch; /* pairs; site HOOK_Z; axis PATCH_LAYER_HEAD or PATCH_LAYER */
     enum localizer_kind method;
-    const uint32_t *group;      /* [n_pairs] below n_groups; NULL: each pair is its own */
+    const struct fit_example *example; /* [n_data], of couples twice as many: data in the place of pairs */
+    size_t n_data;
+    bool couples;
+    double param[LOCALIZER_PARAMS];
+    const uint32_t *group;      /* [rows] below n_groups; NULL: each row is its own */
     size_t n_groups;
     bool split;                 /* needs HALVES_LEAST groups */
     uint32_t k;                 /* units in the region */
@@ -45,7 +51,7 @@ struct localize_result {
     uint32_t k;
     double region_effect;            /* of the k best, written together: the mean over B */
     struct estimate effect;          /* the same with its interval */
-    struct estimate faithfulness;    /* value NaN of zeroed units, or where the runs do not differ */
+    struct estimate faithfulness;    /* value NaN where nothing comes from a source, or the runs do not differ */
     double control_mean, control_sd; /* of the random sets' joint effects, each the mean over B */
     double control_low, control_high; /* between which 95 of 100 of them lie */
     double percentile;               /* 0..100 */
@@ -54,6 +60,8 @@ struct localize_result {
     double split_half;               /* NaN where not split */
     struct patch_scores baseline;    /* clean and corrupt of B's last pair; values NULL */
     const struct patch_grid *grid;   /* the method's, of A; NULL where it has none */
+    const double *losses;            /* [n_losses] of the training on A; NULL where there is none */
+    size_t n_losses;
 };
 
 /* The method's on both halves, and the joint runs'. */

@@ -35,3 +35,19 @@ size_t localizer_units(const struct localizer_ask *q)
 {
     return (size_t)view_model(q->patch.view)->arch.n_layers * localizer_heads(q);
 }
+
+static const struct localizer_param_info params[] = {
+#define WHOLE_INT true
+#define WHOLE_REAL false
+#define LOCALIZER_PARAM(METHOD, name, kind, initial, least, most, help)                                                 \
+    {LOCALIZER_##METHOD, #name, help, WHOLE_##kind, initial, least, most},
+#include "localize_param.def"
+#undef LOCALIZER_PARAM
+};
+
+const struct localizer_param_info *localizer_param_info(enum localizer_param p) { return &params[p]; }
+
+void localizer_defaults(double param[LOCALIZER_PARAMS])
+{
+    for (int i = 0; i < LOCALIZER_PARAMS; i++) param[i] = params[i].initial;
+}

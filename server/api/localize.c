@@ -6,6 +6,7 @@
 #include "pairs.h"
 #include "place.h"
 #include "region_expr.h"
+#include "train_rows.h"
 #include "server/clock.h"
 
 enum { MOST_METHODS = 8 };
@@ -13,6 +14,7 @@ enum { MOST_METHODS = 8 };
 struct localize_work {
     struct look look;
     struct pairs pairs;
+    struct train_rows data;    /* in their place */
     struct localize_request request[MOST_METHODS];
     struct localize *localize[MOST_METHODS];
     size_t n, at;              /* methods; the one in hand */
@@ -32,9 +34,14 @@ static void localize_work_free(struct work *w)
     buf_release(&of(w)->content);
     buf_release(&of(w)->summary);
     pairs_release(&of(w)->pairs);
+    train_rows_release(&of(w)->data);
     look_release(&of(w)->look);
     mem_drop(w);
 }
+
+static size_t n_rows(const struct localize_work *p) { return p->data.n ? p->data.n : p->pairs.n; }
+static size_t n_groups(const struct localize_work *p) { return p->data.n ? p->data.n_groups : p->pairs.n_groups; }
+static bool listed(const struct localize_work *p) { return p->data.n || p->pairs.listed; }
 
 static enum step localize_work_step(struct work *w, struct session *s, struct err *e)
 {
@@ -76,11 +83,14 @@ static bool make_region(struct localize_work *p, const struct localize_result *r
 
 static void warn(struct localize_work *p)
 {
-    if (!localize_result(p->localize[0])->n_control)
+    for (size_t i = 0; i < p->n; i++)
+        if (!localize_result(p->localize[i])->k)
+            look_warn(&p->look, "empty-region", "%s: no unit's mask is above 0.5", localizer_info(p->request[i].method)->word);
+    if (!localize_result(p->localize[0])->n_control && localize_result(p->localize[0])->k)
         look_warn(&p->look, "no-control", "fewer units are left than the region has: no random sets were drawn");
-    if (p->pairs.listed && !p->request->split)
-        look_warn(&p->look, "one-use", "the region is measured on the pairs that chose it, where it looks better than it is: %zu groups, "
-                  "of which halves need %d", p->pairs.n_groups, HALVES_LEAST);
+    if (listed(p) && !p->request->split)
+        look_warn(&p->look, "one-use", "the region is measured on the rows that chose it, where it looks better than it is: %zu groups, "
+                  "of which halves need %d", n_groups(p), HALVES_LEAST);
 }
 
 static void put_cost(const struct localize_work *p, jout *root)
@@ -99,7 +109,7 @@ static bool put_results(struct localize_work *p, jout *root, struct err *e)
 {
     struct localize_told told[MOST_METHODS];
     for (size_t i = 0; i < p->n; i++)
-        told[i] = (struct localize_told){&p->request[i], localize_result(p->localize[i]), p->pairs.listed};
+        told[i] = (struct localize_told){&p->request[i], localize_result(p->localize[i]), listed(p)};
     if (!p->several) {
         localize_put(told, root);
         return true;
@@ -144,7 +154,7 @@ static const struct work_ops ops = {
 static bool bounded(const struct localize_work *p, struct err *e)
 {
     enum { MOST_RUNS = 300000 };
-    const size_t pairs = p->request->split ? (p->pairs.n + 1) / 2 : p->pairs.n, sets = 1 + (size_t)p->request->n_control;
+    const size_t pairs = p->request->split ? (n_rows(p) + 1) / 2 : n_rows(p), sets = 1 + (size_t)p->request->n_control;
     const size_t runs = plan_times(plan_times(sets, pairs), p->n);
     return runs <= MOST_RUNS ||
            err_field(e, ERR_INVALID, "n_control", "%zu sets on %zu pairs are too many; n_control + 1 times pairs and methods is at most %d",
@@ -166,30 +176,66 @@ static bool choose_methods(struct localize_work *p, const struct json *method, s
 
 static bool has_gradient(const struct localize_work *p, struct err *e)
 {
-    const enum metric_kind kind = p->pairs.metric->kind;
+    const enum metric_kind kind = p->data.n ? METRIC_LOGIT_DIFF : p->pairs.metric->kind;
     for (size_t i = 0; i < p->n; i++)
-        if (p->request[i].method == LOCALIZER_ATTRIBUTION && kind != METRIC_NORM_LOGIT_DIFF && !metric_has_gradient(kind))
-            return err_field(e, ERR_INVALID, "metric.kind", "%s has no gradient", metric_word(kind));
+        switch (p->request[i].method) {
+        case LOCALIZER_ATTRIBUTION:
+            if (kind != METRIC_NORM_LOGIT_DIFF && !metric_has_gradient(kind))
+                return err_field(e, ERR_INVALID, "metric.kind", "%s has no gradient", metric_word(kind));
+            break;
+        case LOCALIZER_DCM:
+            if (kind == METRIC_KL || !metric_has_gradient(kind))
+                return err_field(e, ERR_INVALID, "metric.kind", "a mask cannot be learned by %s", metric_word(kind));
+            break;
+        default: break;
+        }
     return true;
 }
 
 static bool wants_halves(const struct localize_work *p, const struct json *q, bool *out, struct err *e)
 {
     const struct json *halves = json_get(q, "halves");
-    const bool enough = p->pairs.n_groups >= HALVES_LEAST;
+    const bool enough = n_groups(p) >= HALVES_LEAST;
     *out = halves ? halves->boolean : enough;
     return !*out || enough ||
-           err_field(e, ERR_INVALID, "halves", "there are %zu groups of pairs, halves need at least %d", p->pairs.n_groups, HALVES_LEAST);
+           err_field(e, ERR_INVALID, "halves", "there are %zu groups of rows, halves need at least %d", n_groups(p), HALVES_LEAST);
+}
+
+/* A parameter speaks to every method that has it. */
+static bool read_params(const struct localize_work *p, const struct json *params, double out[LOCALIZER_PARAMS], struct err *e)
+{
+    localizer_defaults(out);
+    for (const struct json *v = params->child; v; v = v->next) {
+        char field[128];
+        bool known = false;
+        place_field(field, "params", v->key);
+        for (int i = 0; i < LOCALIZER_PARAMS; i++) {
+            const struct localizer_param_info *row = localizer_param_info((enum localizer_param)i);
+            bool asked = false;
+            for (size_t k = 0; k < p->n; k++) asked = asked || p->request[k].method == row->method;
+            if (!asked || strcmp(row->name, v->key) != 0) continue;
+            if (v->type != JSON_NUMBER || (row->whole && !v->is_int) || v->number < row->least || v->number > row->most)
+                return err_field(e, ERR_INVALID, field, "a%s number from %g to %g", row->whole ? " whole" : "", row->least, row->most);
+            out[i] = v->number;
+            known = true;
+        }
+        if (!known)
+            return err_field(e, ERR_INVALID, field, "%s has no such parameter; /v1/methods lists them", localizer_info(p->request->method)->word);
+    }
+    return true;
 }
 
 static bool ask(struct localize_work *p, const struct json *q, struct err *e)
 {
     const struct json *n_control = json_get(q, "n_control");
     struct localize_request common = {.seed = (uint64_t)p->look.seed, .k = (uint32_t)json_get(q, "k")->integer,
-                                      .n_control = n_control ? (uint32_t)n_control->integer : p->pairs.listed ? 200 : 20,
-                                      .group = p->pairs.group, .n_groups = p->pairs.n_groups};
+                                      .n_control = n_control ? (uint32_t)n_control->integer : listed(p) ? 200 : 20,
+                                      .group = p->data.n ? p->data.group : p->pairs.group, .n_groups = n_groups(p),
+                                      .example = p->data.example, .n_data = p->data.n, .couples = p->data.couples};
     if (!wants_halves(p, q, &common.split, e)) return false;
-    pairs_ask(&p->pairs, &p->look, &common.patch);
+    if (!read_params(p, json_get(q, "params"), common.param, e)) return false;
+    if (p->pairs.n) pairs_ask(&p->pairs, &p->look, &common.patch);
+    common.patch.view = p->look.view.view;
     common.patch.site = HOOK_Z;
     common.patch.axis = strcmp(json_get(q, "unit")->text, "head") == 0 ? PATCH_LAYER_HEAD : PATCH_LAYER;
     for (size_t i = 0; i < p->n; i++) {
@@ -210,6 +256,26 @@ static bool begin(struct localize_work *p, int threads, struct err *e)
     return true;
 }
 
+/* Pairs with a metric, or data: what all methods named are shown. */
+static bool read_rows(struct localize_work *p, struct call *c, struct err *e)
+{
+    const struct json *q = p->look.request, *loss = json_get(q, "loss");
+    const bool data = localizer_info(p->request->method)->rows == LOCALIZER_DATA;
+    for (size_t i = 1; i < p->n; i++)
+        if (localizer_info(p->request[i].method)->rows != localizer_info(p->request->method)->rows)
+            return err_field(e, ERR_INVALID, "method", "%s is shown pairs and %s data; ask apart", localizer_info(p->request[data ? i : 0].method)->word,
+                             localizer_info(p->request[data ? 0 : i].method)->word);
+    if (data && !json_get(q, "data") && !json_get(q, "set"))
+        return err_field(e, ERR_INVALID, "data", "%s learns from data or a set of such rows", localizer_info(p->request->method)->word);
+    if (data && json_get(q, "metric")) return err_field(e, ERR_INVALID, "metric", "data have a loss, not a metric");
+    if (data && strcmp(json_get(q, "unit")->text, "head") != 0) return err_field(e, ERR_INVALID, "unit", "scales are of heads");
+    if (data) return train_rows_read(&p->data, &p->look, c, loss ? loss->text : NULL, e);
+    if (json_get(q, "data") || loss)
+        return err_field(e, ERR_INVALID, loss ? "loss" : "data", "%s is shown pairs", localizer_info(p->request->method)->word);
+    if (!json_get(q, "metric")) return err_field(e, ERR_INVALID, "metric", "required");
+    return pairs_read(&p->pairs, &p->look, c, e);
+}
+
 static bool prepare(struct localize_work *p, struct call *c, struct err *e)
 {
     struct look *l = &p->look;
@@ -220,7 +286,7 @@ static bool prepare(struct localize_work *p, struct call *c, struct err *e)
     if (!choose_methods(p, json_get(q, "method"), e)) return false;
     if (save && !ledger_artefact_name("region", save->text, "save", e)) return false;
     if (json_get(q, "metrics")) return err_field(e, ERR_UNSUPPORTED, "metrics", "\"metrics\" is not served yet");
-    if (!pairs_read(&p->pairs, l, c, e) || !ask(p, q, e) || !look_find(l, c, e)) return false;
+    if (!read_rows(p, c, e) || !ask(p, q, e) || !look_find(l, c, e)) return false;
     return look_cached(l) || begin(p, daemon_threads(c->daemon), e);
 }
 

@@ -37,8 +37,10 @@ static void put_control(const struct localize_told *t, jout *o)
 {
     const struct localize_result *r = t->r;
     jout *control = jout_put_object(o, "control");
-    jout_text(control, "kind", localizer_info(t->q->method)->writes == LOCALIZER_ZERO ? "random sets of the same size, zeroed together"
-                                                                                      : "random sets of the same size, patched together");
+    static const char *const kinds[] = {[LOCALIZER_SOURCE] = "random sets of the same size, patched together",
+                                        [LOCALIZER_ZERO] = "random sets of the same size, zeroed together",
+                                        [LOCALIZER_SCALES] = "random sets of the same size, with their own scales"};
+    jout_text(control, "kind", kinds[localizer_info(t->q->method)->writes]);
     jout_int(control, "n", r->n_control);
     jout_f64(control, "mean", r->control_mean);
     jout_f64(control, "sd", r->control_sd);
@@ -50,7 +52,7 @@ static void put_control(const struct localize_told *t, jout *o)
 static void put_half(jout *o, const char *name, const struct half *h)
 {
     jout *half = jout_put_object(o, name);
-    jout_int(half, "pairs", (int64_t)h->n);
+    jout_int(half, "pairs", (int64_t)h->n); /* or rows of data */
     jout_int(half, "groups", (int64_t)h->n_groups);
     jout *rows = jout_put_array(half, "rows");
     for (size_t i = 0; i < h->n; i++) jout_int(rows, NULL, (int64_t)h->row[i]);
@@ -65,6 +67,20 @@ static void put_halves(const struct localize_told *t, jout *o)
     if (t->q->split) jout_f64(halves, "spearman", t->r->split_half);
 }
 
+/* Of methods that learn: the params as they were, and the loss before each update on A. */
+static void put_training(const struct localize_told *t, jout *o)
+{
+    if (!t->r->losses) return;
+    jout *params = jout_put_object(o, "params");
+    for (int i = 0; i < LOCALIZER_PARAMS; i++) {
+        const struct localizer_param_info *row = localizer_param_info((enum localizer_param)i);
+        if (row->method != t->q->method) continue;
+        if (row->whole) jout_int(params, row->name, (int64_t)t->q->param[i]);
+        else jout_f64(params, row->name, t->q->param[i]);
+    }
+    jout_f64s(o, "losses", t->r->losses, t->r->n_losses);
+}
+
 void localize_put(const struct localize_told *t, jout *o)
 {
     const struct localize_result *r = t->r;
@@ -77,6 +93,7 @@ void localize_put(const struct localize_told *t, jout *o)
         put_interval(one, r->ranking[i].low, r->ranking[i].high);
     }
     put_control(t, o);
+    put_training(t, o);
     if (t->listed) put_halves(t, o);
     if (!r->grid || t->q->method == LOCALIZER_ATTRIBUTION) return;
     jout *checks = jout_put_object(o, "checks");

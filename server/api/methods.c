@@ -63,6 +63,12 @@ static void put_localizer(jout *o, const char *word)
     if (!localizer_parse(word, &kind)) return;
     jout_text(o, "summary", localizer_info(kind)->summary);
     jout_text(o, "source", localizer_info(kind)->source);
+    jout *list = jout_put_array(o, "params");
+    for (int i = 0; i < LOCALIZER_PARAMS; i++) {
+        const struct localizer_param_info *p = localizer_param_info((enum localizer_param)i);
+        const struct param row = {p->name, p->whole ? PARAM_INT : PARAM_REAL, p->initial, p->least, p->most, p->help};
+        if (p->method == kind) put_param(list, &row);
+    }
 }
 
 bool api_methods(struct call *c, struct reply *r, struct err *e)

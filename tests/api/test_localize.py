@@ -254,3 +254,128 @@ def test_methods_are_listed_with_their_source(daemon):
     listed = {m["method"]: m for m in daemon.get("/v1/methods").json["methods"] if m["verb"] == "localize"}
     assert {"patch", "attribution", "ablation"} <= set(listed)
     assert all(m["summary"] and m["source"].startswith("arXiv") for m in listed.values())
+
+
+# ---- methods that learn ---------------------------------------------------------------------------------------
+
+def test_a_mask_says_which_heads_are_the_region(daemon):
+    a = of_pairs(daemon, method="dcm", params={"steps": 60, "l1": 0.02}, n_control=20)
+    scores = [r["score"] for r in a["ranking"]]
+    assert all(0 <= s <= 1 for s in scores) and scores == sorted(scores, reverse=True)
+    chosen = [{k: r[k] for k in ("layer", "head")} for r in a["ranking"] if r["score"] > 0.5]
+    assert a["region"]["members"] == chosen and 0 < len(chosen) < 12
+    on_b = effects(chosen, a["halves"]["measure"]["rows"])
+    assert abs(a["region"]["effect"] - on_b.mean()) <= 1e-4
+    span = np.abs([gap(i) for i in a["halves"]["measure"]["rows"]])
+    assert abs(a["region"]["faithfulness"]["value"] - on_b.sum() / span.sum()) <= 1e-4
+    assert a["params"] == {"lr": 0.05, "l1": 0.02, "steps": 60, "batch": 32} and len(a["losses"]) == 60
+    # All masks are 1 at first: the loss is the metric of all heads taken from the source, turned towards it.
+    first = np.mean([-np.sign(gap(i)) * everything(i) for i in a["halves"]["rank"]["rows"]])
+    assert abs(a["losses"][0] - first) <= 1e-4
+
+
+def everything(i):
+    """The metric of pair i's corrupt run with every head's z from the clean one."""
+    p, m = several()[i], Model("gqa_tied")
+    seen = m.run(p["clean"]["ids"])[0]
+    change = {f"blocks.{l}.attn.hook_z": (lambda x, l=l: seen[f"blocks.{l}.attn.hook_z"]) for l in range(3)}
+    y = m.logits(p["corrupt"]["ids"], change)[-1]
+    return y[ANSWER] - y[FOIL]
+
+
+def test_a_heavy_penalty_leaves_no_region(daemon):
+    a = of_pairs(daemon, method="dcm", params={"steps": 60, "l1": 100})
+    assert a["region"]["members"] == [] and abs(a["region"]["effect"]) <= 1e-5 and a["control"]["n"] == 0
+    assert max(r["score"] for r in a["ranking"]) == 0 and any("empty-region" in w for w in a["warnings"])
+
+
+def rows(n=8, kind="sft", groups=4):
+    random, out = np.random.default_rng(6), []
+    words = ["ab", "the cat", "of", "in it", "was so"]
+    for i in range(n):
+        row = {"group": f"g{i % groups}", "prompt": {"ids": random.integers(3, 250, 4 + i % 3).tolist()}}
+        out.append({**row, "answer": words[i % 5]} if kind == "sft" else {**row, "chosen": words[i % 5], "rejected": words[(i + 2) % 5]})
+    return out
+
+
+def learn(d, data, headers=None, **more):
+    body = {"method": "head_scale", "data": data, "k": 3, "n_control": 6, "params": {"epochs": 4, "lr": 0.05}, **more}
+    a = d.post("/v1/localize", {k: v for k, v in body.items() if v is not None}, headers)
+    assert a.status == 200, a
+    return keeps(d, "POST", "/v1/localize", a)
+
+
+def answer_ids(d, row, member="answer"):
+    """Behind a prompt of ids: a space, and no token for the beginning."""
+    a = d.post("/v1/tokenize", {"text": " " + row[member], "bos": False})
+    return a.json["ids"]
+
+
+def nll(ids, target):
+    y = Model("gqa_tied").logits(ids + target)
+    logp = y - np.log(np.exp(y - y.max(-1, keepdims=True)).sum(-1, keepdims=True)) - y.max(-1, keepdims=True)
+    return -np.mean([logp[len(ids) - 1 + i][t] for i, t in enumerate(target)])
+
+
+def test_scales_are_trained_on_one_half_and_judged_on_the_other(daemon):
+    a = learn(daemon, rows(), params={"epochs": 4, "lr": 0.05, "init_std": 0})
+    h = a["halves"]
+    assert h["split"] and sorted(h["rank"]["rows"] + h["measure"]["rows"]) == list(range(8))
+    # Without noise the first loss is the model's own.
+    want = np.mean([nll(rows()[i]["prompt"]["ids"], answer_ids(daemon, rows()[i])) for i in h["rank"]["rows"]])
+    assert abs(a["losses"][0] - want) <= 1e-4
+    assert len(a["losses"]) == 4 and a["losses"][-1] < a["losses"][0]
+    scores = [r["score"] for r in a["ranking"]]
+    assert len(scores) == 12 and scores == sorted(scores, reverse=True) and scores[-1] > 0 and "ci" not in a["ranking"][0]
+    assert a["region"]["members"] == [{k: r[k] for k in ("layer", "head")} for r in a["ranking"][:3]]
+    assert "faithfulness" not in a["region"] and "scales" in a["control"]["kind"] and a["control"]["n"] == 6
+    assert a["params"] == {"lr": 0.05, "l1": 1e-3, "epochs": 4, "batch": 8, "init_std": 0, "dpo_beta": 0.5}
+
+
+def test_scales_of_all_heads_lower_the_loss_they_were_trained_on(daemon):
+    a = learn(daemon, rows(), k=12, halves=False, params={"epochs": 20, "lr": 0.02, "init_std": 0, "l1": 0})
+    gained = a["losses"][0] - a["losses"][-1]
+    assert gained > 0.05 and a["region"]["effect"] > 0.9 * gained  # one update more than the last loss
+    assert a["region"]["effect"] < gained + 0.05
+    still = learn(daemon, rows(), k=12, halves=False, params={"epochs": 1, "lr": 1e-8, "init_std": 0})
+    assert abs(still["region"]["effect"]) <= 1e-5
+
+
+def test_couples_are_learned_by_preference(daemon):
+    a = learn(daemon, rows(kind="dpo"), loss="dpo", halves=False, k=12)
+    assert abs(a["losses"][0] - np.log(2)) <= 1e-6 and a["losses"][-1] < a["losses"][0]
+    assert 0 < a["region"]["effect"] < np.log(2)
+
+
+def test_rows_of_a_set_are_data(daemon):
+    made = daemon.post("/v1/sets", {"name": "localize-data", "rows": rows()})
+    assert made.status in (200, 201), made
+    a, b = learn(daemon, None, set="localize-data"), learn(daemon, rows())
+    assert (a["ranking"], a["region"], a["control"]) == (b["ranking"], b["region"], b["control"])
+
+
+@pytest.mark.parametrize("more, field, said", [
+    ({"metric": METRIC}, "metric", "loss"),
+    ({"unit": "layer"}, "unit", "heads"),
+    ({"loss": "dpo"}, "data[0]", "chosen"),
+    ({"params": {"steps": 3}}, "params.steps", "/v1/methods"),
+    ({"params": {"epochs": 0}}, "params.epochs", "1"),
+    ({"params": {"lr": "much"}}, "params.lr", "number"),
+    ({"method": ["head_scale", "patch"]}, "method", "apart"),
+    ({"method": "patch"}, "data", "pairs"),
+    ({"data": []}, "data", "empty"),
+    ({"data": [{"prompt": "a", "answer": ""}]}, "data[0].answer", ""),
+    ({"data": rows(3) + rows(1, "dpo")}, "data[3]", "answer"),
+    ({"data": None, "clean": "a", "corrupt": "b"}, "data", "set"),
+    ({"halves": True, "data": rows(3)}, "halves", "3"),
+])
+def test_bad_data_is_refused(daemon, more, field, said):
+    body = {"method": "head_scale", "data": rows(), **more}
+    with nothing_moves(daemon):
+        problem(daemon.post("/v1/localize", {k: v for k, v in body.items() if v is not None}), 400, field=field, said=said)
+
+
+def test_a_mask_needs_a_slope(daemon):
+    for kind in ("kl", "norm_logit_diff"):
+        body = {"method": "dcm", "pairs": several(), "metric": {**METRIC, "kind": kind} if kind != "kl" else {"kind": "kl"}}
+        problem(daemon.post("/v1/localize", body), 400, field="metric.kind", said=kind)
