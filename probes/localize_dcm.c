@@ -182,5 +182,5 @@ static double value(const void *state, size_t row, size_t unit)
 
 static const double *losses(const void *state, size_t *n) { return fit_losses(((const struct masked *)state)->fit, n); }
 
-const struct localizer localizer_dcm = {.plan = plan, .open = open, .step = step, .progress = progress, .close = close,
+const struct localizer localizer_dcm = {.plan = plan, .brief = true, .open = open, .step = step, .progress = progress, .close = close,
                                         .value = value, .flat = true, .threshold = 0.5, .losses = losses};

@@ -78,5 +78,5 @@ static double value(const void *state, size_t row, size_t unit)
 static const struct stream_params *scales(const void *state) { return ((const struct scaled *)state)->a; }
 static const double *losses(const void *state, size_t *n) { return fit_losses(((const struct scaled *)state)->fit, n); }
 
-const struct localizer localizer_head_scale = {.plan = plan, .open = open, .step = step, .progress = progress, .close = close,
+const struct localizer localizer_head_scale = {.plan = plan, .brief = true, .open = open, .step = step, .progress = progress, .close = close,
                                                .value = value, .flat = true, .scales = scales, .losses = losses};

@@ -48,6 +48,7 @@ static inline size_t localizer_n(const struct localizer_ask *q) { return q->n_da
 
 struct localizer {
     void (*plan)(const struct localizer_ask *q, int threads, struct plan *p);
+    bool brief;                /* its tape is given back when it is done */
     void *(*open)(const struct localizer_ask *q, struct err *e);
     enum step (*step)(void *state, struct session *s, struct err *e);
     void (*progress)(const void *state, size_t *done, size_t *total);
