@@ -66,7 +66,7 @@ static void compare(struct view *v, struct session *s, uint32_t n, uint32_t diff
     double one[MOST_REPEATS], all[MOST_REPEATS], graph[MOST_REPEATS];
     for (uint32_t i = 0; i < n; i++) clean[i] = corrupt[i] = (i * 7919 + 13) % (view_model(v)->arch.d_vocab - 2);
     corrupt[differs]++;
-    const struct metric metric = {METRIC_LOGIT_DIFF, &answer, &foil, 1, 1, n - 1};
+    const struct metric metric = {METRIC_LOGIT_DIFF, &answer, &foil, 1, 1, n - 1, NULL};
     const struct patch_pair pair = {clean, corrupt, n, &metric};
     for (int r = 0; r < repeats; r++) {
         one[r] = plain(v, s, &pair);

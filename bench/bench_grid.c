@@ -99,7 +99,7 @@ static void bench(struct view *v, struct session *s, const struct asked *a, cons
     if (!colon || (size_t)(colon - name) >= sizeof site) usage();
     memcpy(site, name, (size_t)(colon - name));
     site[colon - name] = 0;
-    const struct metric metric = {METRIC_LOGIT_DIFF, &a->answer, &a->foil, 1, 1, (uint32_t)a->n - 1};
+    const struct metric metric = {METRIC_LOGIT_DIFF, &a->answer, &a->foil, 1, 1, (uint32_t)a->n - 1, NULL};
     const struct patch_pair pair = {a->clean, a->corrupt, (uint32_t)a->n, &metric};
     struct patch_request q = {.view = v, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .denoise = true,
                               .axis = strcmp(colon + 1, "head") ? PATCH_LAYER_POS : PATCH_LAYER_HEAD};

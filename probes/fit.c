@@ -267,7 +267,7 @@ static void row_loss(void *ctx, size_t seq, size_t k, float *logits)
     const struct fit_example *x = &f->q.example[f->member[seq]];
     const uint32_t V = arch_of(f)->d_vocab;
     const double n = (double)f->batch_n;
-    double sign = f->q.maximise ? -1 : 1;
+    double sign = f->q.maximise != x->turned ? -1 : 1;
     switch (f->q.loss) {
     case FIT_CE: f->loss -= target_gradient(logits, V, x->target[k], -1 / (n * (double)x->n_scored)) / (n * (double)x->n_scored); break;
     case FIT_DPO: f->score[seq] += target_gradient(logits, V, x->target[k], 1); break;

@@ -36,6 +36,7 @@ struct fit_example {
     const uint32_t *target;      /* [n_scored] the token each should predict; metric: NULL */
     size_t n_scored;             /* metric: 1 */
     const struct metric *metric; /* metric: one with a gradient */
+    bool turned;                 /* metric: of this example minus it */
     const double *reference;     /* [V] log-probabilities, of kl */
     const float *const *source;  /* of masks: struct stream_text */
     uint32_t n_source;

@@ -30,19 +30,18 @@ static bool ends_in_space(const struct model *m, const struct input *in)
     return last == ' ' || (last >= '\t' && last <= '\r');
 }
 
-/* Ids of a target behind a prompt. */
-static bool target_ids(struct reader *r, const struct input *prompt, const struct json *text,
-                       const char *field, const uint32_t **out, uint32_t *n, struct err *e)
+bool target_ids(const struct model *m, struct arena *a, const struct input *prompt, const struct json *text, const char *field,
+                const uint32_t **out, uint32_t *n, struct err *e)
 {
     struct ids ids = {0};
     uint32_t first;
     (void)cp_next(text->text, text->len, &first);
-    bool space = !ends_in_space(r->m, prompt) && !is_white_space(first);
+    bool space = !ends_in_space(m, prompt) && !is_white_space(first);
     struct buf b = {0};
     if (space) buf_text(&b, " ");
     buf_put(&b, text->text, text->len);
-    bool ok = buf_ok(&b, e) && tokenizer_encode_behind(r->m->tokenizer, b.data, b.len, false, &ids, e);
-    uint32_t *kept = ok ? arena_take(r->a, ids.n, sizeof *kept, e) : NULL;
+    bool ok = buf_ok(&b, e) && tokenizer_encode_behind(m->tokenizer, b.data, b.len, false, &ids, e);
+    uint32_t *kept = ok ? arena_take(a, ids.n, sizeof *kept, e) : NULL;
     if (kept) {
         memcpy(kept, ids.id, ids.n * sizeof *kept);
         *out = kept;
@@ -52,9 +51,9 @@ static bool target_ids(struct reader *r, const struct input *prompt, const struc
     ids_release(&ids);
     if (!kept) return place_blame(e, field);
     if (*n == 0) return err_field(e, ERR_INVALID, field, "it has no tokens");
-    if (prompt->n + *n + 1 > r->m->arch.context)
+    if (prompt->n + *n + 1 > m->arch.context)
         return err_field(e, ERR_INVALID, field, "prompt and target are %zu tokens, the context is %u",
-                         prompt->n + *n + 1, r->m->arch.context);
+                         prompt->n + *n + 1, m->arch.context);
     return true;
 }
 
@@ -74,7 +73,7 @@ static bool read_prompt(struct reader *r, const struct json *v, const char *fiel
     const struct input *in = resolve(r, v, field, e);
     if (!in) return false;
     *out = (struct prompt){.ids = in->ids, .n = (uint32_t)in->n};
-    return !target || target_ids(r, in, target, field, &out->target, &out->n_target, e);
+    return !target || target_ids(r->m, r->a, in, target, field, &out->target, &out->n_target, e);
 }
 
 static bool read_prompts(struct reader *r, const struct json *list, const char *field, const char *member,
@@ -132,7 +131,7 @@ static bool read_fact(struct reader *r, const struct json *v, size_t k, struct e
     fact->target_text = target->text;
     fact->target_len = target->len;
     if (was && (blank(was) ? !err_field(e, ERR_INVALID, place_field(at, field, "target_true"), "the target is empty")
-                           : !target_ids(r, &f->inputs[prompt_input], was, place_field(at, field, "target_true"),
+                           : !target_ids(r->m, r->a, &f->inputs[prompt_input], was, place_field(at, field, "target_true"),
                                          &fact->true_ids, &fact->n_true, e)))
         return false;
     const struct prompt *train = NULL;

@@ -33,4 +33,8 @@ bool facts_read(struct facts *f, const struct model *m, const struct json *list,
                 struct arena *a, struct err *e) MUST_CHECK;
 void facts_release(struct facts *f);
 
+/* Ids of a target behind a prompt, in the arena. */
+bool target_ids(const struct model *m, struct arena *a, const struct input *prompt, const struct json *text, const char *field,
+                const uint32_t **out, uint32_t *n, struct err *e) MUST_CHECK;
+
 #endif

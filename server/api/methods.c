@@ -4,6 +4,7 @@
 #include "answer.h"
 #include "handlers.h"
 #include "edits/editor.h"
+#include "probes/localizer.h"
 #include "shapes.h"
 
 #include <assert.h>
@@ -13,10 +14,10 @@
 static const struct {
     const char *verb;
     const struct shape *shape;
-    const char *field;
+    const char *field; /* NULL: the shape itself */
 } lists[] = {
     {"edit", &shape_Edit, "method"},
-    {"localize", &shape_Localize, "method"},
+    {"localize", &shape_Localizer, NULL},
     {"patch", &shape_Patch, "site"},
     {"metric", &shape_Metric, "kind"},
 };
@@ -56,17 +57,32 @@ static void put_editor(jout *o, const char *name)
     put_param(list, &method_seed);
 }
 
+static void put_localizer(jout *o, const char *word)
+{
+    enum localizer_kind kind;
+    if (!localizer_parse(word, &kind)) return;
+    jout_text(o, "summary", localizer_info(kind)->summary);
+    jout_text(o, "source", localizer_info(kind)->source);
+    jout *list = jout_put_array(o, "params");
+    for (int i = 0; i < LOCALIZER_PARAMS; i++) {
+        const struct localizer_param_info *p = localizer_param_info((enum localizer_param)i);
+        const struct param row = {p->name, p->whole ? PARAM_INT : PARAM_REAL, p->initial, p->least, p->most, p->help};
+        if (p->method == kind) put_param(list, &row);
+    }
+}
+
 bool api_methods(struct call *c, struct reply *r, struct err *e)
 {
     (void)c;
     jout *o = jout_object(), *list = jout_put_array(o, "methods");
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
-        const struct shape *choice = member(lists[i].shape, lists[i].field);
+        const struct shape *choice = lists[i].field ? member(lists[i].shape, lists[i].field) : lists[i].shape;
         for (size_t k = 0; k < choice->n_choices_shown; k++) {
             jout *m = jout_put_object(list, NULL);
             jout_text(m, "verb", lists[i].verb);
             jout_text(m, "method", choice->choices[k]);
             if (i == 0) put_editor(m, choice->choices[k]);
+            if (i == 1) put_localizer(m, choice->choices[k]);
         }
     }
     return answer_reply(r, o, e);

@@ -139,7 +139,20 @@ EXACT = (patch_grids, localize, zeroed, joint, paths)
 # ---- approximate methods: (name, scores of (d, name, direction), grid of the truth, least ROC-AUC or None) -------
 # A bound stands only where the method's definition gives one; else the figure is printed.
 
-APPROXIMATE = ()
+def localized(method, **params):
+    def scores(d, name, direction):
+        a = ask(d, "/v1/localize", request(name, method=method, direction=direction, k=1, params=params))
+        out = np.zeros_like(np.array(TRUTH[name]["grids"][direction]["attn.hook_z layer,head"]))
+        for r in a["ranking"]:
+            out[r["layer"], r["head"]] = r["score"]
+        return out
+    return scores
+
+
+APPROXIMATE = (
+    ("attribution", localized("attribution"), "attn.hook_z layer,head", None),
+    ("dcm", localized("dcm", steps=40), "attn.hook_z layer,head", None),
+)
 
 
 def auc(scores, members):

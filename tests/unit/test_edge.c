@@ -21,7 +21,7 @@ enum { N = 9, READ = 7, FIRST = 2 };
 #define STEP 0.008f
 
 static const uint32_t answers[] = {42, 3}, foils[] = {7};
-static const struct metric metric = {METRIC_LOGIT_DIFF, answers, foils, 2, 1, READ};
+static const struct metric metric = {METRIC_LOGIT_DIFF, answers, foils, 2, 1, READ, NULL};
 static const enum hook copies[EDGE_FINAL + 1] = {[EDGE_Q] = HOOK_Q_INPUT, [EDGE_K] = HOOK_K_INPUT, [EDGE_V] = HOOK_V_INPUT, [EDGE_MLP] = HOOK_MLP_IN};
 
 struct prompts {
@@ -283,7 +283,7 @@ static void test_tapes_and_pairs(void **state)
     enum { LONG = 60, M = 9 };
     struct golden g;
     uint32_t ids[3][LONG];
-    const struct metric last = {METRIC_NORM_LOGIT_DIFF, answers, foils, 2, 1, LONG - 1};
+    const struct metric last = {METRIC_NORM_LOGIT_DIFF, answers, foils, 2, 1, LONG - 1, NULL};
     (void)state;
     golden_open_family(&g, "llama", NULL);
     const size_t all = edge_writers(&g.model->arch) * edge_readers(&g.model->arch);
@@ -328,7 +328,7 @@ static double edge(struct edges *k, const struct arch *a, const char *from, cons
 static void test_planted(void **state)
 {
     static const uint32_t clean[] = {0, 1, 2, 3, 4, 1}, corrupt[] = {0, 5, 2, 3, 4, 1}, two = 2, three = 3;
-    static const struct metric m = {METRIC_LOGIT_DIFF, &two, &three, 1, 1, 5};
+    static const struct metric m = {METRIC_LOGIT_DIFF, &two, &three, 1, 1, 5, NULL};
     const struct patch_pair pair = {clean, corrupt, 6, &m};
     struct err e = {0};
     struct golden g = {.name = "planted"};

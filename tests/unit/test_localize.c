@@ -277,6 +277,139 @@ static void test_large_regions(void **state)
     golden_close(&g);
 }
 
+/* ---- halves ---------------------------------------------------------------------------------------------- */
+
+static void test_halves_are_of_whole_groups(void **state)
+{
+    (void)state;
+    static const uint32_t group[] = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 4};
+    struct err e = {0};
+    bool moved = false;
+    size_t first = 0;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        struct half h[2];
+        bool side[2][5] = {{false}};
+        must(halves_make(h, group, 11, 5, true, seed, &e), e);
+        assert_int_equal(h[0].n + h[1].n, 11);
+        assert_int_equal(h[0].n_groups, 3);
+        assert_int_equal(h[1].n_groups, 2);
+        for (int k = 0; k < 2; k++)
+            for (size_t i = 0; i < h[k].n; i++) {
+                side[k][group[h[k].row[i]]] = true;
+                assert_true(h[k].group[i] < h[k].n_groups && (i == 0 || h[k].row[i] > h[k].row[i - 1]));
+                for (size_t j = 0; j < i; j++)
+                    assert_int_equal(h[k].group[i] == h[k].group[j], group[h[k].row[i]] == group[h[k].row[j]]);
+            }
+        for (int g = 0; g < 5; g++) assert_true(side[0][g] != side[1][g]);
+        if (seed == 0) first = h[0].row[0] + 11 * h[0].row[1];
+        moved = moved || first != h[0].row[0] + 11 * h[0].row[1];
+        halves_release(h);
+        must(halves_make(h, group, 11, 5, false, seed, &e), e);
+        for (size_t i = 0; i < 11; i++) assert_true(h[0].row[i] == i && h[1].row[i] == i && h[0].n_groups == 5);
+        halves_release(h);
+    }
+    assert_true(moved);
+}
+
+/* ---- head_scale: against a fit of its own, and its losses -------------------------------------------------- */
+
+enum { ROWS = 5, TEXT = 8 };
+
+struct data {
+    uint32_t ids[2 * ROWS][TEXT], scored[3];
+    struct fit_example example[2 * ROWS];
+};
+
+static void make_data(const struct golden *g, struct data *d)
+{
+    uint64_t seed = 3;
+    for (uint32_t k = 0; k < 3; k++) d->scored[k] = TEXT - 4 + k;
+    for (size_t i = 0; i < 2 * ROWS; i++) {
+        for (int k = 0; k < TEXT; k++) d->ids[i][k] = below(&seed, g->model->arch.d_vocab);
+        d->example[i] = (struct fit_example){.ids = d->ids[i], .n = TEXT, .scored = d->scored, .target = d->ids[i] + TEXT - 3, .n_scored = 3};
+    }
+}
+
+/* The loss at these parameters, by the fit's own tape. */
+static double loss_at(const struct golden *g, struct stream_params *p, const struct fit_example *x, size_t n)
+{
+    struct err e = {0};
+    const struct fit_request q = {.view = g->view, .params = p, .example = x, .n = n, .loss = FIT_CE, .task = 1, .epochs = 1,
+                                  .batch = (uint32_t)n};
+    struct fit *f = fit_new(&q, &e);
+    must(f && STEP_ALL(fit_step(f, g->session, &e)), e);
+    size_t done;
+    double loss = fit_losses(f, &done)[0];
+    fit_free(f);
+    return loss;
+}
+
+static void test_scales_are_a_fits(void **state)
+{
+    (void)state;
+    struct golden g;
+    struct data d;
+    struct err e = {0};
+    golden_open(&g, "gqa_tied", NULL);
+    make_data(&g, &d);
+    struct localize_request q = {.patch = {.view = g.view, .site = HOOK_Z, .axis = PATCH_LAYER_HEAD}, .method = LOCALIZER_HEAD_SCALE,
+                                 .example = d.example, .n_data = ROWS, .k = 4, .n_control = 3, .seed = 7};
+    localizer_defaults(q.param);
+    q.param[LOCALIZER_HEAD_SCALE_lr] = 0.05;
+    struct localize *l = localize(&g, &q);
+    const struct localize_result *r = localize_result(l);
+    struct stream_params *a = stream_params_new(&g.model->arch, HOOK_Z, STREAM_SCALE, STREAM_CHANNEL, NULL, 0, &e);
+    must(a, e);
+    const double before = loss_at(&g, a, d.example, ROWS);
+    stream_params_draw(a, 1e-3, 7);
+    const struct fit_request fq = {.view = g.view, .params = a, .example = d.example, .n = ROWS, .loss = FIT_CE, .task = 1, .lr = 0.05,
+                                   .l1 = 1e-3, .clip = 1, .beta = 0.5, .epochs = 5, .batch = 8, .seed = 7};
+    struct fit *f = fit_new(&fq, &e);
+    must(f && STEP_ALL(fit_step(f, g.session, &e)), e);
+    for (size_t i = 0; i < r->n_units; i++) {
+        const struct unit *u = &r->ranking[i];
+        assert_true(u->score == stream_unit_norm(a, (size_t)u->layer * g.model->arch.n_heads + u->head));
+    }
+    for (size_t i = 0; i < a->n_units; i++) { /* the others' scales are not there */
+        bool in = false;
+        for (uint32_t k = 0; k < r->k; k++) in = in || r->ranking[k].layer * g.model->arch.n_heads + r->ranking[k].head == i;
+        for (uint32_t c = 0; !in && c < a->each; c++) a->theta[i * a->each + c] = 0;
+    }
+    const double with = loss_at(&g, a, d.example, ROWS);
+    assert_true(fabs(before - with) > 1e-3);
+    assert_true(fabs(r->region_effect - (before - with)) < 1e-5);
+    assert_int_equal(r->n_losses, 5);
+    fit_free(f);
+    stream_params_free(a);
+    localize_free(l);
+    golden_close(&g);
+}
+
+/* Examples of which some are turned round: the loss is as if they were counted the other way. */
+static void test_a_mask_moves_every_pair_towards_its_source(void **state)
+{
+    (void)state;
+    struct golden g;
+    struct localize_request q;
+    uint32_t clean[N], corrupt[N];
+    golden_open(&g, "gqa_tied", NULL);
+    make(&g, &q, clean, corrupt);
+    const struct patch_pair both[] = {{clean, corrupt, N, &metric}, {corrupt, clean, N, &metric}}; /* one of them is turned */
+    q.patch.pair = both;
+    q.patch.n_pairs = 2;
+    q.method = LOCALIZER_DCM;
+    localizer_defaults(q.param);
+    q.param[LOCALIZER_DCM_l1] = 1e-4;
+    struct localize *l = localize(&g, &q);
+    const struct localize_result *r = localize_result(l);
+    assert_true(r->n_losses == 100 && r->losses[99] <= r->losses[0] + 1e-9);
+    assert_true(r->k > 0 && r->region_effect > 0 && r->effect.n == 2);
+    for (size_t i = 0; i < r->n_units; i++) assert_true(r->ranking[i].score >= 0 && r->ranking[i].score <= 1);
+    for (size_t i = 0; i < r->n_units; i++) assert_int_equal(i < r->k, r->ranking[i].score > 0.5);
+    localize_free(l);
+    golden_close(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -285,6 +418,9 @@ int main(void)
         cmocka_unit_test(test_statistics),
         cmocka_unit_test(test_control),
         cmocka_unit_test(test_large_regions),
+        cmocka_unit_test(test_halves_are_of_whole_groups),
+        cmocka_unit_test(test_scales_are_a_fits),
+        cmocka_unit_test(test_a_mask_moves_every_pair_towards_its_source),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,7 +25,7 @@ enum { AT_Q, AT_K, AT_V, AT_Z, AT_MLP, AT_RESID, AT_SCALE, KINDS };
 static const enum hook hooks[KINDS] = {HOOK_Q, HOOK_K, HOOK_V, HOOK_Z, HOOK_MLP_OUT, HOOK_RESID_PRE, HOOK_LN1_SCALE};
 
 static const uint32_t answers[] = {42, 3}, foils[] = {7};
-static const struct metric metrics[METRICS] = {{METRIC_LOGIT_DIFF, answers, foils, 2, 1, POS}, {METRIC_KL, NULL, NULL, 0, 0, POS}};
+static const struct metric metrics[METRICS] = {{METRIC_LOGIT_DIFF, answers, foils, 2, 1, POS, NULL}, {METRIC_KL, NULL, NULL, 0, 0, POS, NULL}};
 
 struct acts { /* of one run, [N][heads·width] by hook and layer; and its final stream at POS */
     float *at[KINDS][MOST_LAYERS], *final;
@@ -283,7 +283,7 @@ static void test_every_sender_is_four_runs(void **state)
 static void planted(const struct path_receiver *r, size_t n, uint32_t layer, uint32_t head)
 {
     static const uint32_t clean[] = {0, 1, 2, 3, 4, 1}, corrupt[] = {0, 5, 2, 3, 4, 1}, answer = 2, foil = 3;
-    const struct metric metric = {METRIC_LOGIT_DIFF, &answer, &foil, 1, 1, 5};
+    const struct metric metric = {METRIC_LOGIT_DIFF, &answer, &foil, 1, 1, 5, NULL};
     const struct patch_pair pair = {clean, corrupt, 6, &metric};
     struct path_sender sender[MOST_SENDERS];
     struct golden g = {.model = NULL};

@@ -195,26 +195,36 @@ static void patching(struct golden *g, bool heads, enum patch_from from)
     patch_free(w);
 }
 
-static void localizing(struct golden *g)
+/* Six pairs, or rows of data, split; or one pair. */
+static void localizing(struct golden *g, enum localizer_kind method, bool many)
 {
-    uint32_t clean[LONG], corrupt[LONG], answer = 5, foil = 9, n = 40;
+    enum { ROWS = 6 };
+    uint32_t clean[LONG], corrupt[LONG], answer = 5, foil = 9, n = 40, scored[] = {30, 38};
     const struct metric metric = {.kind = METRIC_LOGIT_DIFF, .answer = &answer, .n_answer = 1, .foil = &foil,
                                   .n_foil = 1, .pos = n - 1};
-    const struct patch_pair pair = {clean, corrupt, n, &metric};
-    struct localize_request q = {.patch = {.view = g->view, .pair = &pair, .n_pairs = 1, .n_metrics = 1, .site = HOOK_Z,
-                                           .axis = PATCH_LAYER_HEAD},
-                                 .k = 2, .n_control = 20, .seed = 1};
-    struct plan p = {0};
-    struct err e = {0};
+    struct patch_pair pair[ROWS];
+    struct fit_example data[ROWS];
     long_prompt(g, 4, clean);
     memcpy(corrupt, clean, sizeof clean);
     corrupt[2] = 11;
+    for (size_t i = 0; i < ROWS; i++) {
+        pair[i] = (struct patch_pair){clean, corrupt, n, &metric};
+        data[i] = (struct fit_example){.ids = clean, .n = n, .scored = scored, .target = clean, .n_scored = 2};
+    }
+    struct localize_request q = {.patch = {.view = g->view, .pair = pair, .n_pairs = many ? ROWS : 1, .n_metrics = 1, .site = HOOK_Z,
+                                           .axis = PATCH_LAYER_HEAD},
+                                 .method = method, .split = many, .k = 2, .n_control = 20, .seed = 1};
+    struct plan p = {0};
+    struct err e = {0};
+    localizer_defaults(q.param);
+    q.param[LOCALIZER_DCM_steps] = 3;
+    if (localizer_info(method)->rows == LOCALIZER_DATA) q.example = data, q.n_data = ROWS;
     localize_plan(&q, 1, &p);
     begin_counting(g);
     struct localize *w = localize_new(&q, &e);
     must(w, e);
     to_the_end(localize_step(w, g->session, &e), e);
-    compare("localizing", &p);
+    compare(localizer_info(method)->word, &p);
     localize_free(w);
 }
 
@@ -372,7 +382,7 @@ static void watching_heads(struct golden *g, bool keep)
 }
 
 static const uint32_t plan_answer = 5, plan_foil = 7;
-static const struct metric plan_metric = {METRIC_LOGIT_DIFF, &plan_answer, &plan_foil, 1, 1, LONG - 1};
+static const struct metric plan_metric = {METRIC_LOGIT_DIFF, &plan_answer, &plan_foil, 1, 1, LONG - 1, NULL};
 
 /* Two prompts that differ in their third token. */
 static struct patch_pair two_prompts(const struct golden *g, uint32_t clean[LONG], uint32_t corrupt[LONG])
@@ -582,7 +592,8 @@ static void plans_hold(void **state)
             patching(&g, false, (enum patch_from)from);
             patching(&g, true, (enum patch_from)from);
         }
-        localizing(&g);
+        localizing(&g, LOCALIZER_PATCH, false);
+        for (int m = 0; m < LOCALIZER_COUNT; m++) localizing(&g, (enum localizer_kind)m, true);
         tracing(&g, HOOK_PATTERN);
         tracing(&g, HOOK_RESULT);
         gradients(&g, METRIC_LOGPROB, HOOK_RESID_PRE);
