@@ -260,6 +260,8 @@ void patch_plan(const struct patch_request *q, int threads, struct plan *p)
     sweep_plan(a, longest, cells, patch_most_rows(q, longest, grid), threads, &sweep);
     patch_naive_plan(q, longest, threads, &naive);
     plan_peak(&sweep, &naive);
+    plan_add(&sweep, NEED_CACHES, run.bytes[NEED_CACHES]); /* what the runs leave is there to the end */
+    plan_add(&sweep, NEED_CAPTURES, run.bytes[NEED_CAPTURES]);
     plan_peak(&run, &sweep);
     if (q->from == PATCH_FROM_MEAN) means_plan(a, q->site, q->mean, q->n_mean, threads, p);
     plan_with(p, &run);

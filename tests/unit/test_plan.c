@@ -173,7 +173,7 @@ static void running_in_chunks(struct golden *g)
 
 static void patching(struct golden *g, bool heads, enum patch_from from)
 {
-    uint32_t clean[LONG], corrupt[LONG], answer = 5, foil = 9, n = heads ? 40 : 60;
+    uint32_t clean[LONG], corrupt[LONG], answer = 5, foil = 9, n = heads ? LONG : 60; /* long ones: the naive cells do not fit one chunk */
     const struct metric metric = {.kind = METRIC_LOGIT_DIFF, .answer = &answer, .n_answer = 1, .foil = &foil,
                                   .n_foil = 1, .pos = n - 1};
     const struct patch_pair pair = {clean, corrupt, n, &metric};
