@@ -104,6 +104,14 @@ double metric_of_logits(const struct metric *m, const float *logits, uint32_t V,
     return formulas[m->kind](sums_of(m, logits, V)).value;
 }
 
+double metric_of_row(const struct metric *m, const float *x, size_t d, const float *logits, uint32_t V, const double *ref)
+{
+    double sum = 0;
+    if (m->kind != METRIC_PROJECTION) return metric_of_logits(m, logits, V, ref);
+    for (size_t i = 0; i < d; i++) sum += (double)x[i] * (double)m->direction[i];
+    return sum;
+}
+
 /* ---- gradients ----------------------------------------------------------------------------------- */
 
 /* p − p_ref, since both sum to 1. */

@@ -49,7 +49,9 @@ double logit_diff(const float *panel, size_t n_answer, size_t n_foil);
 /* From all V logits, of any but a projection; ref: the reference run's log-probabilities, kl only. norm_logit_diff is left as the
  * difference. */
 double metric_of_logits(const struct metric *m, const float *logits, uint32_t V, const double *ref);
-/* The same, and its gradient with respect to the logits into out [V]. */
+/* Of any kind, of the final row x [d] or of its logits, as the kind wants it. */
+double metric_of_row(const struct metric *m, const float *x, size_t d, const float *logits, uint32_t V, const double *ref);
+/* As metric_of_logits, and its gradient with respect to the logits into out [V]. */
 double metric_gradient(const struct metric *m, const float *logits, uint32_t V, const double *ref, float *out);
 void log_softmax(const float *logits, uint32_t V, double *out);
 

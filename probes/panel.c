@@ -39,25 +39,16 @@ static void put_ids(const struct panel *p, uint32_t *out)
     }
 }
 
-static double projection(const struct metric *m, const float *x, size_t d)
-{
-    double sum = 0;
-    for (size_t i = 0; i < d; i++) sum += (double)x[i] * (double)m->direction[i];
-    return sum;
-}
-
 /* Of one row x: its logits of all the vocabulary, or of the listed ids only. */
 static void row_values(const struct panel *p, const float *x, const float *logits, bool whole, double *out)
 {
     const uint32_t V = view_model(p->view)->arch.d_vocab;
     for (size_t i = 0; i < p->n_metrics; i++) {
         const struct metric *m = &p->metric[i];
-        if (m->kind == METRIC_PROJECTION) {
-            out[i] = projection(m, x, view_model(p->view)->arch.d_model);
-            continue;
-        }
-        out[i] = whole ? metric_of_logits(m, logits, V, p->reference)
-                       : logit_diff(logits, m->n_answer, metric_needs_foil(m->kind) ? m->n_foil : 0);
+        if (whole || m->kind == METRIC_PROJECTION)
+            out[i] = metric_of_row(m, x, view_model(p->view)->arch.d_model, logits, V, p->reference);
+        else
+            out[i] = logit_diff(logits, m->n_answer, metric_needs_foil(m->kind) ? m->n_foil : 0);
         if (!whole) logits += m->n_answer + m->n_foil;
     }
 }

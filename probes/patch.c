@@ -124,13 +124,13 @@ static void await_cells(struct patch *p)
             scores_of(p, p->cell[c].base, m)->values[p->cell[c].out] = NAN;
 }
 
-static bool end_runs(struct patch *p, struct session *s, struct err *e)
+/* What both runs of the next pair come to. */
+static bool judge(struct patch *p, struct session *s, struct err *e)
 {
-    for (size_t i = 0; i < p->q.n_pairs; i++) {
-        if (!baselines(p, s, i, e)) return false;
-        p->base[i].kv = patch_runs_kv(p->runs, i);
-    }
-    if (patch_fills(&p->q) && !patch_fill(&p->q, p->runs, e)) return false;
+    const size_t i = p->judged++;
+    if (!baselines(p, s, i, e) || (patch_fills(&p->q) && !patch_fill(&p->q, p->runs, i, e))) return false;
+    p->base[i].kv = patch_runs_kv(p->runs, i);
+    if (p->judged < p->q.n_pairs) return true;
     await_cells(p);
     p->ran = true;
     return true;
@@ -361,8 +361,9 @@ enum step patch_step(struct patch *p, struct session *s, struct err *e)
     if (p->ran && p->next_group < p->n_groups) return step_sweep(p, s, e);
     if (p->ran) return patch_naive_cells(p) ? step_naive(p, s, e) : end_grid(p);
     if (p->means && !p->averaged) return step_means(p, s, e);
+    if (p->ready) return judge(p, s, e) ? STEP_MORE : STEP_FAIL;
     enum step step = patch_runs_step(p->runs, s, e);
-    if (step == STEP_DONE && !end_runs(p, s, e)) return STEP_FAIL;
+    p->ready = step == STEP_DONE;
     return step == STEP_FAIL ? STEP_FAIL : STEP_MORE;
 }
 

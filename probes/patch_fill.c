@@ -70,20 +70,18 @@ static void fill_noise(const struct patch_request *q, const float *base, float *
 
 /* ---- all of them ----------------------------------------------------------------------------------- */
 
-bool patch_fill(const struct patch_request *q, struct patch_runs *runs, struct err *e)
+bool patch_fill(const struct patch_request *q, struct patch_runs *runs, size_t pair, struct err *e)
 {
     const struct arch *a = &view_model(q->view)->arch;
-    const size_t w = hook_width(a, q->site), row = w * hook_heads(a, q->site);
+    const size_t w = hook_width(a, q->site), values = w * hook_heads(a, q->site) * (q->pair[pair].metric->pos + (size_t)1);
     double *room = mem_take(w, sizeof *room, e);
-    for (size_t i = 0; room && i < q->n_pairs; i++)
-        for (uint32_t l = 0; l < a->n_layers; l++) {
-            const struct site site = {q->site, l};
-            const size_t values = row * (q->pair[i].metric->pos + (size_t)1);
-            const float *base = patch_runs_values(runs, i, PATCH_BASE, site);
-            float *x = patch_runs_edit(runs, i, PATCH_SOURCE, site);
-            if (q->from == PATCH_FROM_NOISE) fill_noise(q, base, x, values, 1 + i * a->n_layers + l);
-            for (size_t at = 0; q->from == PATCH_FROM_SUBSPACE && at < values; at += w) project(q, w, base + at, x + at, room);
-        }
+    for (uint32_t l = 0; room && l < a->n_layers; l++) {
+        const struct site site = {q->site, l};
+        const float *base = patch_runs_values(runs, pair, PATCH_BASE, site);
+        float *x = patch_runs_edit(runs, pair, PATCH_SOURCE, site);
+        if (q->from == PATCH_FROM_NOISE) fill_noise(q, base, x, values, 1 + pair * a->n_layers + l);
+        for (size_t at = 0; q->from == PATCH_FROM_SUBSPACE && at < values; at += w) project(q, w, base + at, x + at, room);
+    }
     mem_drop(room);
     return room != NULL;
 }

@@ -26,7 +26,8 @@ struct patch {
     struct means *means;         /* of PATCH_FROM_MEAN; it comes first */
     bool averaged;
     struct patch_runs *runs;
-    bool ran;
+    bool ready, ran;             /* the runs are done; all pairs of them judged */
+    size_t judged;
     struct patch_scores *scores; /* the grid's */
     double *values;              /* all of them */
     uint32_t *first_difference;

@@ -184,7 +184,7 @@ static struct patch_scores *scores_of(const struct path_patch *p, size_t metric)
 /* Through the base's scale of the final norm. */
 static bool read_frozen(const struct path_patch *p, struct session *s, const float *x, size_t n, double *out, struct err *e)
 {
-    const uint32_t V = arch_of(&p->q)->d_vocab;
+    const uint32_t V = arch_of(&p->q)->d_vocab, d = arch_of(&p->q)->d_model;
     uint32_t pos[PANEL_ROWS] = {0};
     struct tap tap = {.site = {HOOK_FINAL_SCALE, 0}, .op = TAP_SET, .weight = 1, .every_pos = true, .src = &p->scale, .n_src_pos = 1};
     struct taps taps = {&tap, 1};
@@ -193,7 +193,7 @@ static bool read_frozen(const struct path_patch *p, struct session *s, const flo
     bool ok = logits && unembed(s, p->q.view, x, n, &rows, logits, e);
     for (size_t i = 0; ok && i < n; i++)
         for (size_t m = 0; m < p->q.n_metrics; m++)
-            out[i * p->q.n_metrics + m] = metric_of_logits(&p->q.pair[p->pair].metric[m], logits + i * V, V, p->reference);
+            out[i * p->q.n_metrics + m] = metric_of_row(&p->q.pair[p->pair].metric[m], x + i * d, d, logits + i * V, V, p->reference);
     mem_drop(logits);
     return ok;
 }

@@ -92,6 +92,10 @@ bool region_add(struct region *r, uint64_t from, uint64_t to, struct err *e)
         r->at[r->n - 1].to = to;
         return true;
     }
+    if (r->n == REGION_INTERVALS_MOST) {
+        region_settle(r);
+        if (r->n > REGION_INTERVALS_MOST / 2) return err_set(e, ERR_TOO_LARGE, "a region has at most %d pieces", REGION_INTERVALS_MOST / 2);
+    }
     if (r->n == r->cap) {
         size_t cap = r->cap ? 2 * r->cap : 16;
         struct interval *more = mem_take(cap, sizeof *more, e);

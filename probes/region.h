@@ -38,6 +38,7 @@ void region_space_release(struct region_space *s);
 /* The lane of a part. */
 size_t region_lane(const struct region_space *s, uint64_t part);
 
+enum { REGION_INTERVALS_MOST = 1 << 22 }; /* while it is made; half of them when it is */
 struct interval { /* [from, to) */
     uint64_t from, to;
 };

@@ -20,8 +20,8 @@ double rate_known(const struct rate *r) { return atomic_load(&r->flops_per_s); }
 
 bool rate_now(struct rate *r, const struct arch *a, double *out, struct err *e)
 {
-    enum { ROWS = 256, REPEATS = 3 };
-    const size_t d = a->d_model, m = a->d_mlp;
+    enum { ROWS = 256, REPEATS = 3, MOST = 1024 }; /* no plan has this memory: it is small */
+    const size_t d = a->d_model < MOST ? a->d_model : MOST, m = a->d_mlp < MOST ? a->d_mlp : MOST;
     *out = rate_known(r);
     if (*out > 0) return true;
     float *x = mem_floats(ROWS * d + m * d + ROWS * m, e);

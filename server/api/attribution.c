@@ -1,4 +1,5 @@
 /* POST /v1/attribution, by method; and method atp: grids of estimates, all sites from the same pass back, and an audit of each. */
+#include <stdio.h>
 #include <string.h>
 
 #include "attribution_int.h"
@@ -209,12 +210,14 @@ static bool choose_sites(struct attribution_work *p, const struct json *q, struc
     return true;
 }
 
-static bool has_gradients(const struct attribution_work *p, struct err *e)
+bool attribution_gradients(const struct pairs *p, const struct json *q, struct err *e)
 {
-    for (size_t m = 0; m < p->pairs.n_metrics; m++) {
-        const enum metric_kind kind = p->pairs.asked->metric[m].kind;
+    for (size_t m = 0; m < p->n_metrics; m++) {
+        char field[64] = "metric.kind";
+        const enum metric_kind kind = p->asked->metric[m].kind;
+        if (json_get(q, "metrics")) (void)snprintf(field, sizeof field, "metrics[%zu].kind", m);
         if (kind != METRIC_NORM_LOGIT_DIFF && !metric_has_gradient(kind))
-            return err_field(e, ERR_INVALID, "metric.kind", "%s has no gradient", metric_word(kind));
+            return err_field(e, ERR_INVALID, field, "%s has no gradient", metric_word(kind));
     }
     return true;
 }
@@ -268,7 +271,7 @@ static bool prepare(struct attribution_work *p, struct call *c, struct err *e)
         {"steps", "of eap and ig"},
         {"rule", "of eap and ig"}, {"max_steps", "of ig"}, {"top_k", "of eap"}, {NULL, NULL}};
     if (!look_begin(l, c, &ops, e) || !attribution_refuses(l->request, others, e)) return false;
-    if (!choose_sites(p, l->request, e) || !pairs_read(&p->pairs, l, c, e) || !has_gradients(p, e)) return false;
+    if (!choose_sites(p, l->request, e) || !pairs_read(&p->pairs, l, c, e) || !attribution_gradients(&p->pairs, l->request, e)) return false;
     ask(p, l->request);
     l->seed = json_get(l->request, "seed")->integer;
     for (size_t i = 0; i < p->request.n_sites; i++)

@@ -247,7 +247,7 @@ static bool prepare(struct eap_work *p, struct call *c, struct err *e)
     struct plan plan = {0};
     if (!look_begin(l, c, &ops, e)) return false;
     p->media = media_of(c->accept);
-    if (!served(p, c, e) || !pairs_read(&p->pairs, l, c, e)) return false;
+    if (!served(p, c, e) || !pairs_read(&p->pairs, l, c, e) || !attribution_gradients(&p->pairs, l->request, e)) return false;
     if (p->pairs.n_metrics > 1) return err_field(e, ERR_INVALID, "metrics", "edges are scored by one metric, not %zu", p->pairs.n_metrics);
     ask(p);
     l->seed = json_get(l->request, "seed")->integer;

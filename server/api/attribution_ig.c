@@ -144,7 +144,7 @@ static const struct work_ops ops = {
 static bool served(const struct ig_work *p, const struct json *q, struct err *e)
 {
     static const struct attribution_field others[] = {{"audit", "of atp: ig checks itself by its residual"}, {"top_k", "of eap"}, {NULL, NULL}};
-    if (!attribution_refuses(q, others, e)) return false;
+    if (!attribution_refuses(q, others, e) || !attribution_gradients(&p->pairs, q, e)) return false;
     if (json_get(q, "grad_drop")->boolean) return err_field(e, ERR_INVALID, "grad_drop", "of atp");
     if (p->zero && !p->pairs.denoise) return err_field(e, ERR_INVALID, "direction", "an input alone has none");
     for (size_t m = 0; m < p->pairs.n_metrics; m++) {

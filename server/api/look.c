@@ -19,7 +19,7 @@ bool look_begin(struct look *l, struct call *c, const struct work_ops *ops, stru
     l->work.ops = ops;
     l->work.daemon = c->daemon;
     l->seed = -1;
-    arena_init(&l->arena, 0);
+    arena_init(&l->arena, LOOK_ARENA_BYTES);
     json_write(c->body, &l->text);
     if (!buf_ok(&l->text, e)) return false;
     l->request = json_parse(l->text.data, l->text.len, &l->arena, e);
@@ -211,7 +211,7 @@ static bool rewrite(const char *text, size_t len, const struct rewrite *how, str
             answer_view(root, "against", how->against);
         } else if (how->set && how->set->set.id[0] && strcmp(v->key, "set") == 0) {
             put_set(how->set, root);
-        } else if (how->unrecorded && (strcmp(v->key, "run") == 0 || strcmp(v->key, "region_id") == 0 || strcmp(v->key, "probe_id") == 0)) {
+        } else if (how->unrecorded && (strcmp(v->key, "run") == 0 || strcmp(v->key, "region_id") == 0 || strcmp(v->key, "probe_id") == 0 || strcmp(v->key, "saved") == 0)) {
             jout_null(root, v->key);
         } else if (how->unrecorded && strcmp(v->key, "warnings") == 0) {
             jout *list = jout_put_array(root, "warnings");

@@ -22,6 +22,9 @@ struct forecast { /* of a look before it runs; cells 0: it has none */
     size_t bytes;
 };
 
+/* What a request may become before anything is leased: more is refused. */
+enum { LOOK_ARENA_BYTES = 512 << 20 };
+
 struct look {
     struct work work;
     struct arena arena;         /* lives as long as the work */

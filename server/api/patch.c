@@ -14,6 +14,7 @@ struct patch_work {
     struct patch_request request;
     struct patch *patch;
     struct patch_stats *stats;
+    bool counted;                 /* they are all there */
     const struct patch_axes *axes;
     struct patch_source source;
     int64_t checks_us;            /* spent on recomputing cells */
@@ -53,11 +54,18 @@ static enum step step_patch(struct patch_work *p, struct session *s, struct err 
     return step;
 }
 
+static enum step step_stats(struct patch_work *p, struct err *e)
+{
+    enum step step = patch_stats_step(p->stats, e);
+    p->counted = step == STEP_DONE;
+    return step;
+}
+
 static enum step patch_work_step(struct work *w, struct session *s, struct err *e)
 {
     struct patch_work *p = of(w);
     if (look_cached(&p->look)) return STEP_DONE;
-    if (p->stats) return patch_stats_step(p->stats, e);
+    if (p->stats) return step_stats(p, e);
     enum step step = step_patch(p, s, e);
     if (step != STEP_DONE || !p->pairs.listed) return step;
     p->stats = begin_stats(p, e);
@@ -78,7 +86,7 @@ static void put_cost(const struct patch_work *p, const struct patch_cost *c, jou
 
 static jout *put_answer(struct patch_work *p, const struct patch_grid *grid, jout *root)
 {
-    const struct patch_told told = {&p->pairs, p->axes, p->request.block, grid, p->stats, NULL};
+    const struct patch_told told = {&p->pairs, p->axes, p->request.block, grid, p->counted ? p->stats : NULL, NULL};
     if (p->source.view.view) answer_view(root, "against", &p->source.view);
     patch_answer(&told, &p->look, root);
     put_cost(p, &grid->cost, root);

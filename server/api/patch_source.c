@@ -41,13 +41,14 @@ static bool of_rows(struct patch_source *s, struct look *l, struct set_rows *row
     enum { MOST = 1024 };
     const struct json *row;
     s->mean = arena_take(&l->arena, MOST, sizeof *s->mean, e);
-    while (s->mean && s->n_mean < MOST && set_rows_next(rows, &l->arena, &row, e)) {
+    while (s->mean && set_rows_next(rows, &l->arena, &row, e)) {
+        if (row && s->n_mean == MOST) return err_field(e, ERR_TOO_LARGE, "from.mean_of.set", "more than %d rows", MOST);
         if (!row) return s->n_mean > 0 || err_field(e, ERR_INVALID, "from.mean_of.set", "no row of %s is in it", rows->head.id);
         const struct json *text = text_of_row(row);
         if (!text) return err_field(e, ERR_INVALID, "from.mean_of.set", "row %zu has no text, prompt or clean", rows->n - 1);
         if (!add_prompt(s, l, text, "from.mean_of.set", e)) return false;
     }
-    return s->mean && s->n_mean == MOST && err_field(e, ERR_TOO_LARGE, "from.mean_of.set", "more than %d rows", MOST);
+    return false;
 }
 
 static bool from_set(struct patch_source *s, struct look *l, struct call *c, const struct json *ref, struct err *e)

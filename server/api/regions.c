@@ -4,6 +4,7 @@
 
 #include "answer.h"
 #include "handlers.h"
+#include "look.h"
 #include "page.h"
 #include "region_expr.h"
 #include "server/served.h"
@@ -93,10 +94,11 @@ static bool prepare(struct region_work *r, struct call *c, struct err *e)
     struct served *s = call_served(c, c->body, e);
     r->work.ops = &ops;
     r->work.daemon = c->daemon;
-    arena_init(&r->arena, 0);
+    arena_init(&r->arena, LOOK_ARENA_BYTES);
     if (!s) return false;
     r->work.served = served_retain(s);
     if (name) (void)snprintf(r->name, sizeof r->name, "%s", name->text);
+    if (name && !ledger_artefact_name("region", r->name, "name", e)) return false;
     if (!region_expr(json_get(c->body, "expr"), "expr", s->model, s->row.id, c->reader, &r->arena, &r->told, e) ||
         !region_write(&r->told, s->model, &r->content, e))
         return false;

@@ -196,18 +196,28 @@ bool set_rows_line(struct set_rows *s, const char **line, size_t *len)
     return more;
 }
 
+/* Looked at and let go: the rows of other splits may be many. */
+static bool in_split(const struct set_rows *s, const char *line, size_t len, bool *wanted, struct err *e)
+{
+    struct arena a;
+    arena_init(&a, 0);
+    const struct json *v = json_parse(line, len, &a, e), *split = v ? json_get(v, "split") : NULL;
+    *wanted = split && strcmp(split->text, s->split) == 0;
+    arena_release(&a);
+    return v || err_while(e, "reading row %zu of %s", s->n - 1, s->head.id);
+}
+
 bool set_rows_next(struct set_rows *s, struct arena *a, const struct json **row, struct err *e)
 {
     const char *line;
     size_t len;
     *row = NULL;
     while (set_rows_line(s, &line, &len)) {
-        const struct json *v = json_parse(line, len, a, e);
-        if (!v) return err_while(e, "reading row %zu of %s", s->n - 1, s->head.id);
-        const struct json *split = json_get(v, "split");
-        if (s->split && (!split || strcmp(split->text, s->split) != 0)) continue;
-        *row = v;
-        return true;
+        bool wanted = true;
+        if (s->split && !in_split(s, line, len, &wanted, e)) return false;
+        if (!wanted) continue;
+        *row = json_parse(line, len, a, e);
+        return *row || err_while(e, "reading row %zu of %s", s->n - 1, s->head.id);
     }
     return true;
 }

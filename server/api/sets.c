@@ -118,7 +118,7 @@ static bool take_name(const struct call *c, char out[NAME_TEXT], struct err *e)
     if (asked && said && strcmp(asked->text, said->text) != 0)
         return err_field(e, ERR_INVALID, "name", "the query says \"%.64s\" and the body \"%.64s\"", asked->text, said->text);
     if (asked || said) (void)snprintf(out, NAME_TEXT, "%s", (asked ? asked : said)->text);
-    return true;
+    return !*out || ledger_artefact_name("set", out, "name", e);
 }
 
 static bool prepare(struct set_work *s, struct call *c, struct err *e)

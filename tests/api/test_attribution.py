@@ -297,3 +297,13 @@ def test_refusals_name_the_field(daemon, name):
     with nothing_moves(daemon):
         a = daemon.post("/v1/attribution", {"clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "metric": LD, **more})
     problem(a, status, field=field, said=said)
+
+
+@pytest.mark.parametrize("method", ["atp", "eap", "ig"])
+def test_a_metric_without_a_gradient_is_refused(daemon, method):
+    width = daemon.get("/v1/models").json["models"][0]["width"]
+    metric = {"kind": "projection", "direction": [1.0] * width}
+    body = {"method": method, "clean": {"ids": CLEAN}, "corrupt": {"ids": CORRUPT}, "metric": metric}
+    problem(daemon.post("/v1/attribution", body), 400, field="metric.kind", said="no gradient")
+    listed = {**{k: v for k, v in body.items() if k != "metric"}, "metrics": [{"kind": "prob", "answer": 3}, metric]}
+    problem(daemon.post("/v1/attribution", listed), 400, field="metrics[1].kind" if method != "eap" else None)

@@ -133,3 +133,12 @@ def test_a_family_without_the_norm_is_refused(start):
     body = {"clean": {"ids": [1, 2, 3]}, "corrupt": {"ids": [1, 4, 3]}, "metric": {"kind": "logit", "answer": 5}, "ln": "frozen"}
     problem(d.post(PATH, {**body, "receivers": [{"layer": 1, "head": 0, "input": "q"}]}), 400, field="ln", said="after its branches")
     assert ask(d, **body)["checks"]["naive"] < 1e-4
+
+
+def test_a_projection_behind_a_frozen_norm_is_that_of_the_stream(daemon):
+    """The final norm scales what comes behind the stream: a projection on it is the same, frozen or not."""
+    width = daemon.get("/v1/models").json["models"][0]["width"]
+    metric = {"kind": "projection", "direction": [(i % 5) - 2.0 for i in range(width)]}
+    exact, frozen = (ask(daemon, **{**PARIS, "metric": metric, "ln": ln}) for ln in ("exact", "frozen"))
+    assert np.allclose(frozen["values"]["heads"], exact["values"]["heads"], atol=1e-5)
+    assert np.ptp(exact["values"]["heads"]) > 1e-3
