@@ -56,7 +56,7 @@ void patch_naive_plan(const struct patch_request *q, uint32_t n, int threads, st
 static double effect(const struct patch *p, const struct cell *c)
 {
     const struct patch_scores *s = &p->scores[c->base * p->q.n_metrics];
-    return c->kind == CELL_GRID ? fabs(s->values[c->out] - (p->q.denoise ? s->corrupt : s->clean)) : -1;
+    return fabs(s->values[c->out] - (p->q.denoise ? s->corrupt : s->clean));
 }
 
 static bool chosen(const struct patch_naive *n, const struct cell *c)
@@ -69,11 +69,11 @@ static bool chosen(const struct patch_naive *n, const struct cell *c)
 static void choose(struct patch_naive *n, size_t wanted)
 {
     const struct patch *p = n->patch;
-    const struct cell *best = p->cell;
+    const struct cell *best = NULL;
     struct random random;
     random_init(&random, p->q.seed);
-    for (size_t i = 0; i < p->n_cells; i++)
-        if (!(effect(p, &p->cell[i]) <= effect(p, best))) best = &p->cell[i];
+    for (size_t i = 0; i < p->n_cells && !(best && isnan(effect(p, best))); i++) /* one that is no number is shown first */
+        if (p->cell[i].kind == CELL_GRID && (!best || !(effect(p, &p->cell[i]) <= effect(p, best)))) best = &p->cell[i];
     n->cell[n->n++] = best;
     while (n->n < wanted) {
         const struct cell *c = &p->cell[random_below(&random, p->n_cells)];

@@ -74,6 +74,19 @@ static void put_inputs(const struct attention_work *p, jout *root)
     }
 }
 
+/* What an array is called after its input: its id, and its number where ids that differ are spelled alike. */
+static void name_input(const struct attention_work *p, size_t input, char out[96])
+{
+    char other[80];
+    captures_safe_id(p->inputs.at[input].id, out);
+    for (size_t i = 0; i < input; i++) {
+        captures_safe_id(p->inputs.at[i].id, other);
+        if (strcmp(out, other) != 0) continue;
+        (void)snprintf(out + strlen(out), 16, ".%u", (unsigned)input);
+        return;
+    }
+}
+
 static bool collect(struct attention_work *p, struct err *e)
 {
     const struct heads_request *q = &p->request;
@@ -82,8 +95,8 @@ static bool collect(struct attention_work *p, struct err *e)
         for (size_t l = 0; l < q->n_layers; l++) {
             struct captured *c = &p->captured[p->n_captured++];
             const uint64_t n = q->in[i].n;
-            char id[80];
-            captures_safe_id(p->inputs.at[i].id, id);
+            char id[96];
+            name_input(p, i, id);
             (void)snprintf(c->name, sizeof c->name, "%s/blocks.%u.attn.hook_pattern", id, q->layer[l]);
             c->values = heads_pattern(p->probe, i, l);
             c->n = q->n_heads * n * n;

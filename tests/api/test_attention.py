@@ -101,6 +101,14 @@ def test_bytes_are_the_same_patterns(daemon):
         assert np.array_equal(z[q["name"]], np.reshape(p["values"], p["shape"]).astype(np.float32))
 
 
+def test_inputs_spelled_alike_keep_arrays_of_their_own(daemon):
+    body = {"inputs": [{"id": "a b", "ids": [5, 6, 7]}, {"id": "a_b", "ids": [9, 8]}], "patterns": True}
+    b = daemon.post("/v1/attention", body, {"Accept": "application/x-npz"})
+    z = np.load(io.BytesIO(b.body))
+    names = [n for n in z.files if n != "answer.json"]
+    assert len(set(names)) == 6 and sorted({z[n].shape[-1] for n in names}) == [2, 3]
+
+
 @pytest.mark.parametrize("body, status, field, said", [
     ({}, 400, None, "repeat"),
     ({"input": "x", "repeat": {}}, 400, "repeat", "beside"),
