@@ -1,10 +1,10 @@
 /* Localizer `attention_drift`: how far a head looks elsewhere in the corrupt run than in the clean one
  * (arXiv 2509.23188, where attention moves between conflicting instructions; here the total variation).
  *
- *     drift[l,h] = mean over destinations i of ½ Σ_j |A_clean[i,j] − A_corrupt[i,j]|      in [0, 1], 0 for equal patterns
+ *     drift[l,h] = mean over destinations i of ½ Σ_j |A_clean[i,j] − A_corrupt[i,j]|     in [0, 1], 0 for equal ones
  *
- * A of both runs by taps at attn.hook_pattern (probes/heads.h), pair by pair: both runs' patterns of all layers are held,
- * 2·L·H·n² floats. Of a layer the mean over its heads. Both prompts have n tokens, so rows are of the same sources.
+ * A of both runs by taps at attn.hook_pattern (probes/heads.h), pair by pair: the patterns of both runs and all layers
+ * are held, 2·L·H·n² floats. Of a layer the mean over its heads. Both prompts have n tokens: rows are of the same sources.
  */
 #include <math.h>
 
@@ -26,11 +26,12 @@ struct drifts {
 static const struct arch *arch_of(const struct localizer_ask *q) { return &view_model(q->patch.view)->arch; }
 static size_t places(const struct localizer_ask *q) { return (size_t)arch_of(q)->n_layers * arch_of(q)->n_heads; }
 
-static struct heads_request request_of(const struct localizer_ask *q, const struct heads_input in[RUNS], const uint32_t *layer,
-                                       const uint32_t *head)
+static struct heads_request request_of(const struct localizer_ask *q, const struct heads_input in[RUNS],
+                                       const uint32_t *layer, const uint32_t *head)
 {
-    return (struct heads_request){.view = q->patch.view, .in = in, .n_in = RUNS, .layer = layer, .head = head, .keep = true,
-                                  .n_layers = arch_of(q)->n_layers, .n_heads = arch_of(q)->n_heads};
+    return (struct heads_request){.view = q->patch.view, .in = in, .n_in = RUNS, .keep = true,
+                                  .layer = layer, .n_layers = arch_of(q)->n_layers,
+                                  .head = head, .n_heads = arch_of(q)->n_heads};
 }
 
 /* Pairs are seen one after the other: the longest is what counts. */
@@ -141,5 +142,5 @@ static double value(const void *state, size_t row, size_t unit)
     return sum / each;
 }
 
-const struct localizer localizer_attention_drift = {.plan = plan, .open = open, .step = step, .progress = progress, .close = close,
-                                                    .value = value};
+const struct localizer localizer_attention_drift = {.plan = plan, .open = open, .step = step, .progress = progress,
+                                                    .close = close, .value = value};
