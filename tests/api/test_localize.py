@@ -252,8 +252,40 @@ def test_rows_of_a_set_are_pairs(daemon):
 
 def test_methods_are_listed_with_their_source(daemon):
     listed = {m["method"]: m for m in daemon.get("/v1/methods").json["methods"] if m["verb"] == "localize"}
-    assert {"patch", "attribution", "ablation"} <= set(listed)
+    assert {"patch", "attribution", "ablation", "attention_drift"} <= set(listed)
     assert all(m["summary"] and m["source"].startswith("arXiv") for m in listed.values())
+
+
+def drift(i):
+    """Of pair i, [layer][head]: the mean total variation of the rows of its two patterns."""
+    m, p = Model("gqa_tied"), several()[i]
+    clean, corrupt = m.run(p["clean"]["ids"])[0], m.run(p["corrupt"]["ids"])[0]
+    site = "blocks.{}.attn.hook_pattern".format
+    return np.array([(np.abs(clean[site(l)] - corrupt[site(l)]).sum(-1) / 2).mean(-1) for l in range(3)])
+
+
+@pytest.mark.parametrize("unit", ["head", "layer"])
+def test_drift_ranks_by_how_far_attention_moves(daemon, unit):
+    a = of_pairs(daemon, method="attention_drift", unit=unit, k=1)
+    h = a["halves"]
+    by = {half: np.mean([drift(i) for i in h[half]["rows"]], 0) for half in ("rank", "measure")}
+    if unit == "layer":
+        by = {half: d.mean(-1, keepdims=True) for half, d in by.items()}
+    for r in a["ranking"]:
+        assert abs(r["score"] - by["rank"][r["layer"], r.get("head", 0)]) <= 1e-5 and r["ci"][0] <= r["score"] <= r["ci"][1]
+    scores = [r["score"] for r in a["ranking"]]
+    assert len(scores) == by["rank"].size and scores == sorted(scores, reverse=True) and scores[0] > 0.01
+    order = [np.argsort(np.argsort(by[half].ravel())) for half in ("rank", "measure")]
+    assert abs(h["spearman"] - np.corrcoef(*order)[0, 1]) <= 1e-9
+    layer = a["region"]["members"][0]["layer"]
+    heads = [a["region"]["members"][0]] if unit == "head" else [{"layer": layer, "head": x} for x in range(4)]
+    on_b = effects(heads, h["measure"]["rows"])
+    assert abs(a["region"]["effect"] - on_b.mean()) <= 1e-4
+    span = np.abs([gap(i) for i in h["measure"]["rows"]])
+    assert abs(a["region"]["faithfulness"]["value"] - on_b.sum() / span.sum()) <= 1e-4
+    assert a["control"]["n"] == 5 and "patched" in a["control"]["kind"]
+    other = of_pairs(daemon, method="attention_drift", unit=unit, k=1, direction="noise")
+    assert [r["score"] for r in other["ranking"]] == pytest.approx(scores, abs=1e-6) and other["region"]["effect"] != a["region"]["effect"]
 
 
 # ---- methods that learn ---------------------------------------------------------------------------------------
@@ -366,6 +398,8 @@ def test_rows_of_a_set_are_data(daemon):
     ({"data": []}, "data", "empty"),
     ({"data": [{"prompt": "a", "answer": ""}]}, "data[0].answer", ""),
     ({"data": rows(3) + rows(1, "dpo")}, "data[3]", "answer"),
+    ({"method": "attention_drift"}, "data", "pairs"),
+    ({"method": ["attention_drift", "head_scale"]}, "method", "apart"),
     ({"data": None, "clean": "a", "corrupt": "b"}, "data", "set"),
     ({"halves": True, "data": rows(3)}, "halves", "3"),
 ])

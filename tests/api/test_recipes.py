@@ -11,6 +11,7 @@ from helpers import TOUCH, committed, edit, fact, keeps, nothing_moves, problem
 A, B = {"ids": [1, 70, 80, 90, 100]}, {"ids": [1, 70, 81, 90, 100]}
 PAIRS = [{"id": "a", "clean": A, "corrupt": B, "answer": 70, "foil": 81}, {"id": "b", "clean": B, "corrupt": A, "answer": 81, "foil": 70}]
 TASK = {"clean": A, "corrupt": B, "answer": 70, "foil": 81}
+DATA = [{"prompt": A, "answer": "of the"}, {"prompt": B, "answer": "in it"}]
 SHRUNK = {  # parameters that fit a model of some letters
     "attention_layers": {"pairs": PAIRS, "k": 2, "n_control": 2},
     "attribution_vs_patching": {"pairs": PAIRS[:1], "top": 2, "random": 2},
@@ -18,7 +19,7 @@ SHRUNK = {  # parameters that fit a model of some letters
     "finetuning_drift": {"prompts": [A]},
     "head_attention_survey": {"prompt": A, "answer": 70, "foil": 81, "length": 4, "k": 2},
     "ioi_circuit": {"pairs": PAIRS, "k": 2, "n_control": 2},
-    "lofit_select": {**TASK, "k": 2, "n_control": 2, "other": [{**TASK, "clean": B, "corrupt": A}]},
+    "lofit_select": {**TASK, "k": 2, "n_control": 2, "other": [{**TASK, "clean": B, "corrupt": A}], "data": DATA, "other_data": DATA[::-1], "epochs": 2},
     "rome_causal_tracing": {"facts": [{"prompt": "The capital of France is", "subject": "France"}], "samples": 1},
     "tuco_report": {"prompts": [A], "length_matched": False},
 }
@@ -108,6 +109,24 @@ def test_steps_are_the_verbs_own_calls(daemon, name):
             assert a.status == 200 and a.json["cached"] and a.json["run"] == run
             sent += 1
     assert sent or name == "lofit_select"
+
+
+def test_heads_to_tune_are_found_by_scales_only_where_there_are_data(daemon):
+    params = SHRUNK["lofit_select"]
+    a = ran(daemon, "lofit_select", params)["answer"]
+    by_hand = daemon.post("/v1/localize", {"method": "head_scale", "data": DATA, "params": {"epochs": 2}, "k": 2, "n_control": 2, "seed": 0}).json
+    assert a["scales"]["region"] == by_hand["region"] and a["scales"]["ranking"] == by_hand["ranking"][:2] and len(a["scales"]["losses"]) == 2
+    assert a["scales"]["region_id"] != a["region_id"] and a["scales"]["other"]["unit"] == "head"
+    a = ran(daemon, "lofit_select", {**params, "data": [], "other_data": []})
+    assert set(a["answer"]["scales"].values()) == {None} and a["answer"]["region"]["members"]
+    assert [s["id"] for s in a["steps"] if s.get("runs")] == ["task", "other"]
+
+
+@pytest.mark.parametrize("name", ["ioi_circuit", "attention_layers"])
+def test_regions_are_of_all_pairs(daemon, name):
+    pairs = PAIRS + [{**PAIRS[0], "id": f"p{i}", "clean": {"ids": [1, 70, 80 + i, 90]}, "corrupt": {"ids": [1, 81, 80 + i, 90]}} for i in range(3)]
+    h = ran(daemon, name, {**SHRUNK[name], "pairs": pairs})["answer"]["halves"]
+    assert h["split"] and sorted(h["rank"]["rows"] + h["measure"]["rows"]) == list(range(5))
 
 
 # ---- references

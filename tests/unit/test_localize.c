@@ -277,6 +277,119 @@ static void test_large_regions(void **state)
     golden_close(&g);
 }
 
+/* ---- attention_drift: against patterns of plain runs ------------------------------------------------------- */
+
+struct patterns {
+    double *layer[MOST_LAYERS]; /* [head][n][n] */
+};
+
+static void keep_pattern(void *ctx, enum hook h, uint32_t layer, double *p, size_t n)
+{
+    struct patterns *x = ctx;
+    if (h == HOOK_PATTERN) x->layer[layer] = memcpy(zero_doubles(n), p, n * sizeof *p);
+}
+
+static struct patterns patterns_of(struct reference *r, const uint32_t *ids, uint32_t n)
+{
+    struct patterns p = {{NULL}};
+    r->hook = keep_pattern;
+    r->ctx = &p;
+    double *logits = zero_doubles((size_t)n * r->model->arch.d_vocab);
+    reference_run(r, ids, n, NULL, logits);
+    free(logits);
+    return p;
+}
+
+/* Of a head of both runs: one less what the rows have in common. */
+static double apart(const struct patterns p[2], uint32_t layer, uint32_t head, uint32_t n)
+{
+    double sum = 0;
+    for (size_t k = 0; k < (size_t)n * n; k++)
+        sum += fmin(p[0].layer[layer][(size_t)head * n * n + k], p[1].layer[layer][(size_t)head * n * n + k]);
+    return 1 - sum / n;
+}
+
+static void check_drift(const struct golden *g, struct localize_request *q)
+{
+    const struct arch *a = &g->model->arch;
+    const uint32_t heads = q->patch.axis == PATCH_LAYER ? 1 : a->n_heads, each = a->n_heads / heads;
+    struct reference *r = reference_new(g->view);
+    double want[MOST_UNITS] = {0};
+    for (size_t i = 0; i < q->patch.n_pairs; i++) {
+        const struct patch_pair *pair = &q->patch.pair[i];
+        struct patterns p[2] = {patterns_of(r, pair->clean, pair->n), patterns_of(r, pair->corrupt, pair->n)};
+        for (uint32_t u = 0; u < a->n_layers * a->n_heads; u++)
+            want[u / each] += apart(p, u / a->n_heads, u % a->n_heads, pair->n) / each / (double)q->patch.n_pairs;
+        for (int l = 0; l < MOST_LAYERS; l++) free(p[0].layer[l]), free(p[1].layer[l]);
+    }
+    reference_free(r);
+    struct localize *l = localize(g, q);
+    const struct localize_result *got = localize_result(l);
+    size_t done, total;
+    localize_progress(l, &done, &total);
+    assert_true(done == total && !got->grid && got->n_units == a->n_layers * heads);
+    for (size_t i = 0; i < got->n_units; i++) {
+        const struct unit *u = &got->ranking[i];
+        const double drift = want[u->layer * heads + u->head];
+        if (!(fabs(u->score - drift) <= 2e-5)) fail_msg("drift of %u.%u is %.7f, %.7f expected", u->layer, u->head, u->score, drift);
+        assert_true(u->score > 0 && u->score < 1 && (i == 0 || got->ranking[i - 1].score >= u->score));
+    }
+    localize_free(l);
+}
+
+static void test_drift_is_how_far_patterns_are_apart(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"gqa_tied", "gqa_untied_odd"};
+    for (size_t m = 0; m < 2; m++) {
+        struct golden g;
+        struct localize_request q;
+        uint32_t clean[N], corrupt[N];
+        golden_open(&g, models[m], NULL);
+        make(&g, &q, clean, corrupt);
+        struct metric early = metric;
+        early.pos = N - 3; /* of the shorter pair */
+        const struct patch_pair pairs[] = {{clean, corrupt, N, &metric}, {corrupt, clean, N - 2, &early}};
+        q.patch.pair = pairs;
+        q.patch.n_pairs = 2;
+        q.method = LOCALIZER_ATTENTION_DRIFT;
+        for (int how = 0; how < 2; how++) {
+            q.patch.axis = how ? PATCH_LAYER : PATCH_LAYER_HEAD;
+            q.k = 1;
+            check_drift(&g, &q);
+        }
+        golden_close(&g);
+    }
+}
+
+/* The region is patched as `patch` patches it: of the same units the same effect. Equal prompts do not drift. */
+static void test_drifts_region_is_measured_as_patch_measures(void **state)
+{
+    (void)state;
+    struct golden g;
+    struct localize_request q;
+    uint32_t clean[N], corrupt[N];
+    double base, source;
+    golden_open(&g, "gqa_tied", NULL);
+    make(&g, &q, clean, corrupt);
+    struct bench b;
+    bench_init(&b, &g, &q, &base, &source);
+    q.method = LOCALIZER_ATTENTION_DRIFT;
+    struct localize *l = localize(&g, &q);
+    const struct localize_result *r = localize_result(l);
+    for (uint32_t i = 0; i < r->k; i++) b.unit[r->ranking[i].layer * 4 + r->ranking[i].head] = true;
+    near("region", r->region_effect, (source >= base ? 1 : -1) * (difference(&b, corrupt) - base));
+    assert_int_equal(r->n_control, 20);
+    localize_free(l);
+    memcpy(corrupt, clean, sizeof clean);
+    l = localize(&g, &q);
+    r = localize_result(l);
+    for (size_t i = 0; i < r->n_units; i++) assert_true(r->ranking[i].score == 0);
+    localize_free(l);
+    bench_release(&b);
+    golden_close(&g);
+}
+
 /* ---- halves ---------------------------------------------------------------------------------------------- */
 
 static void test_halves_are_of_whole_groups(void **state)
@@ -418,6 +531,8 @@ int main(void)
         cmocka_unit_test(test_statistics),
         cmocka_unit_test(test_control),
         cmocka_unit_test(test_large_regions),
+        cmocka_unit_test(test_drift_is_how_far_patterns_are_apart),
+        cmocka_unit_test(test_drifts_region_is_measured_as_patch_measures),
         cmocka_unit_test(test_halves_are_of_whole_groups),
         cmocka_unit_test(test_scales_are_a_fits),
         cmocka_unit_test(test_a_mask_moves_every_pair_towards_its_source),
