@@ -15,13 +15,14 @@ struct joint {
     struct run *run;          /* of some sets */
     size_t n_in_run;
     struct run_input input[JOINT_SEQUENCES];
-    struct tap *tap;          /* [JOINT_SEQUENCES][L] */
+    struct tap *tap;          /* [JOINT_SEQUENCES][2·L] */
     uint32_t *head;           /* [JOINT_SEQUENCES][k] the heads of the taps, layer after layer */
     struct taps taps;
     float *x;                 /* [JOINT_SEQUENCES][d] */
     double *reference;        /* [V], of kl; or NULL */
     struct patch_scores base; /* of the pair */
-    double *effect, *span;
+    double *effect, *value;   /* [n_sets][n_pairs] */
+    double *span, *of_base;   /* [n_pairs] */
     size_t done;
 };
 
@@ -48,6 +49,7 @@ static struct patch_runs_request ends_of(const struct joint_request *q, const st
 {
     struct patch_runs_request r = {.view = {q->ask.patch.view, q->ask.patch.view}, .pair = text, .n_pairs = 1};
     if (!q->zero) r.keep[r.n_keep++] = (struct patch_keep){PATCH_SOURCE, HOOK_Z, true};
+    if (!q->zero && q->mlps) r.keep[r.n_keep++] = (struct patch_keep){PATCH_SOURCE, HOOK_MLP_OUT, true};
     return r;
 }
 
@@ -76,9 +78,9 @@ void joint_plan(const struct joint_request *q, int threads, struct plan *p)
         plan_peak(&each, &one);
     }
     plan_with(p, &each);
-    plan_add(p, NEED_CAPTURES, JOINT_SEQUENCES * (a->n_layers * sizeof(struct tap) + plan_times(q->k + 1, sizeof(uint32_t))));
+    plan_add(p, NEED_CAPTURES, JOINT_SEQUENCES * (2 * a->n_layers * sizeof(struct tap) + plan_times(q->k + 1, sizeof(uint32_t))));
     plan_add(p, NEED_STREAM, mem_floats_bytes((size_t)JOINT_SEQUENCES * a->d_model));
-    plan_add(p, NEED_ANSWER, plan_times(plan_times(q->n_sets + 1, q->ask.patch.n_pairs), sizeof(double)));
+    plan_add(p, NEED_ANSWER, plan_times(plan_times(q->n_sets + 1, q->ask.patch.n_pairs), 2 * sizeof(double)));
     if (of_kl(&q->ask)) plan_add(p, NEED_LOGITS, a->d_vocab * sizeof(double));
 }
 
@@ -86,13 +88,15 @@ static bool take(struct joint *j, struct err *e)
 {
     const struct arch *a = arch_of(j);
     const size_t pairs = j->q.ask.patch.n_pairs;
-    j->tap = mem_take((size_t)JOINT_SEQUENCES * a->n_layers, sizeof *j->tap, e);
+    j->tap = mem_take((size_t)JOINT_SEQUENCES * 2 * a->n_layers, sizeof *j->tap, e);
     j->head = j->tap ? mem_take(plan_times(JOINT_SEQUENCES, j->q.k + 1), sizeof *j->head, e) : NULL;
     j->x = j->head ? mem_floats((size_t)JOINT_SEQUENCES * a->d_model, e) : NULL;
     j->effect = j->x ? mem_take(plan_times(j->q.n_sets, pairs), sizeof *j->effect, e) : NULL;
-    j->span = j->effect ? mem_take(pairs, sizeof *j->span, e) : NULL;
-    if (j->span && of_kl(&j->q.ask)) j->reference = mem_take(a->d_vocab, sizeof *j->reference, e);
-    return j->span && (j->reference || !of_kl(&j->q.ask));
+    j->value = j->effect ? mem_take(plan_times(j->q.n_sets, pairs), sizeof *j->value, e) : NULL;
+    j->span = j->value ? mem_take(pairs, sizeof *j->span, e) : NULL;
+    j->of_base = j->span ? mem_take(pairs, sizeof *j->of_base, e) : NULL;
+    if (j->of_base && of_kl(&j->q.ask)) j->reference = mem_take(a->d_vocab, sizeof *j->reference, e);
+    return j->of_base && (j->reference || !of_kl(&j->q.ask));
 }
 
 struct joint *joint_new(const struct joint_request *q, struct err *e)
@@ -114,7 +118,9 @@ void joint_free(struct joint *j)
     mem_drop(j->x);
     mem_drop(j->reference);
     mem_drop(j->effect);
+    mem_drop(j->value);
     mem_drop(j->span);
+    mem_drop(j->of_base);
     mem_drop(j);
 }
 
@@ -139,6 +145,7 @@ static bool read_ends(struct joint *j, struct session *s, struct err *e)
     j->base.clean = patch_normalised(m, &j->base, clean);
     j->base.corrupt = patch_normalised(m, &j->base, corrupt);
     j->span[j->pair] = fabs(j->base.clean - j->base.corrupt);
+    j->of_base[j->pair] = denoise_of(&j->q) ? j->base.corrupt : j->base.clean;
     return j->ended = true;
 }
 
@@ -156,20 +163,29 @@ static enum step step_ends(struct joint *j, struct session *s, struct err *e)
 
 /* ---- sets ----------------------------------------------------------------------------------------------- */
 
-/* One tap for each layer with a unit. */
+static struct tap write_at(const struct joint *j, struct site site, uint32_t seq)
+{
+    return (struct tap){.site = site, .op = TAP_SET, .seq = seq, .every_pos = true, .weight = 1.0f, .n_src_pos = j->text.n,
+                        .src_whole = !j->q.zero, .src = j->q.zero ? NULL : patch_runs_values(j->ends, 0, PATCH_SOURCE, site)};
+}
+
+/* One tap for each layer with heads in the set, one for each MLP. */
 static void write_set(struct joint *j, size_t set, uint32_t seq)
 {
-    const uint32_t *unit = j->q.unit + set * j->q.k, heads = localizer_heads(&j->q.ask);
+    const uint32_t *unit = j->q.set[set].unit, heads = localizer_heads(&j->q.ask);
+    const size_t n = j->q.set[set].n, mlps = localizer_units(&j->q.ask);
     uint32_t *head = j->head + (size_t)seq * j->q.k;
-    for (size_t i = 0, end; i < j->q.k; i = end) {
+    size_t i = 0;
+    for (size_t end; i < n && unit[i] < mlps; i = end) {
         const uint32_t layer = unit[i] / heads;
-        for (end = i; end < j->q.k && unit[end] / heads == layer; end++) head[end] = unit[end] % heads;
-        const bool whole = j->q.ask.patch.axis == PATCH_LAYER;
-        j->tap[j->taps.n++] = (struct tap){
-            .site = {HOOK_Z, layer}, .op = TAP_SET, .seq = seq, .every_pos = true, .head = whole ? NULL : head + i,
-            .n_head = whole ? 0 : end - i, .weight = 1.0f, .n_src_pos = j->text.n, .src_whole = !j->q.zero,
-            .src = j->q.zero ? NULL : patch_runs_values(j->ends, 0, PATCH_SOURCE, (struct site){HOOK_Z, layer})};
+        struct tap *t = &j->tap[j->taps.n++];
+        for (end = i; end < n && unit[end] < mlps && unit[end] / heads == layer; end++) head[end] = unit[end] % heads;
+        *t = write_at(j, (struct site){HOOK_Z, layer}, seq);
+        if (j->q.ask.patch.axis == PATCH_LAYER) continue;
+        t->head = head + i;
+        t->n_head = end - i;
     }
+    for (; i < n; i++) j->tap[j->taps.n++] = write_at(j, (struct site){HOOK_MLP_OUT, (uint32_t)(unit[i] - mlps)}, seq);
 }
 
 static bool begin_sets(struct joint *j, struct err *e)
@@ -195,9 +211,10 @@ static bool end_sets(struct joint *j, struct session *s, struct err *e)
     for (size_t i = 0; i < j->n_in_run; i++) memcpy(j->x + i * d, run_final(j->run, i), d * sizeof *j->x);
     if (!panel_read(&panel, s, j->x, j->n_in_run, value, e)) return false;
     for (size_t i = 0; i < j->n_in_run; i++) {
-        double change = patch_normalised(panel.metric, &j->base, value[i]) - (denoise ? j->base.corrupt : j->base.clean);
-        j->effect[(j->set + i) * j->q.ask.patch.n_pairs + j->pair] =
-            j->q.zero ? fabs(change) : localizer_towards(&j->base, denoise, change);
+        const size_t at = (j->set + i) * j->q.ask.patch.n_pairs + j->pair;
+        j->value[at] = patch_normalised(panel.metric, &j->base, value[i]);
+        const double change = j->value[at] - j->of_base[j->pair];
+        j->effect[at] = j->q.zero ? fabs(change) : localizer_towards(&j->base, denoise, change);
     }
     run_free(j->run);
     j->run = NULL;
@@ -235,4 +252,6 @@ void joint_progress(const struct joint *j, size_t *done, size_t *total)
 
 const double *joint_effect(const struct joint *j) { return j->effect; }
 const double *joint_span(const struct joint *j) { return j->span; }
+const double *joint_value(const struct joint *j) { return j->value; }
+const double *joint_base(const struct joint *j) { return j->of_base; }
 const struct patch_scores *joint_baseline(const struct joint *j) { return &j->base; }

@@ -25,6 +25,7 @@ struct localize {
     uint32_t *unit;             /* [1 + n_control][k] region and random sets */
     struct joint *joint;        /* or, of data: */
     struct scales *scales;
+    struct joint_set *set;      /* [1 + n_control] the same, for pairs */
     double *mean;               /* [1 + n_control] over B */
     struct localize_result result;
 };
@@ -85,7 +86,7 @@ void localize_plan(const struct localize_request *q, int threads, struct plan *p
     plan_with(p, &all);
     plan_add(p, NEED_ANSWER, halves_bytes(n, n) + plan_times(2 * n, sizeof(struct patch_pair) + 2 * sizeof(struct fit_example) + sizeof(double)));
     plan_add(p, NEED_ANSWER, plan_times(units, sizeof(struct unit) + 2 * sizeof(double) + sizeof(size_t)));
-    plan_add(p, NEED_ANSWER, plan_times(sets, sizeof(double) + plan_times(region_of(q) + 1, sizeof(uint32_t))));
+    plan_add(p, NEED_ANSWER, plan_times(sets, sizeof(double) + sizeof(struct joint_set) + plan_times(region_of(q) + 1, sizeof(uint32_t))));
     if (n > 1) plan_add(p, NEED_ANSWER, plan_times(n + 1, 2 * STATS_DRAWS * sizeof(uint32_t)) + STATS_DRAWS * sizeof(double));
 }
 
@@ -154,6 +155,7 @@ void localize_free(struct localize *l)
     halves_release(l->result.half);
     mem_drop(l->each);
     mem_drop(l->unit);
+    mem_drop(l->set);
     mem_drop(l->mean);
     mem_drop(l->result.ranking);
     mem_drop(l);
@@ -253,6 +255,7 @@ static void put_set(struct localize *l, size_t set, const size_t *place)
     uint32_t *out = l->unit + set * k;
     for (size_t i = 0; i < k; i++) out[i] = (uint32_t)number_of(l, &l->result.ranking[place ? place[i] : i]);
     qsort(out, k, sizeof *out, by_number);
+    l->set[set] = (struct joint_set){out, k};
 }
 
 /* k distinct units outside the region. */
@@ -272,7 +275,8 @@ static bool draw_sets(struct localize *l, struct err *e)
     l->result.n_control = enough ? l->q.n_control : 0;
     size_t *order = mem_take(l->result.n_units, sizeof *order, e);
     l->unit = order ? mem_take(n_sets(l), ((size_t)l->result.k + 1) * sizeof *l->unit, e) : NULL;
-    l->mean = l->unit ? mem_take(n_sets(l), sizeof *l->mean, e) : NULL;
+    l->set = l->unit ? mem_take(n_sets(l), sizeof *l->set, e) : NULL;
+    l->mean = l->set ? mem_take(n_sets(l), sizeof *l->mean, e) : NULL;
     if (l->mean) {
         struct random random;
         random_init(&random, l->q.seed);
@@ -286,7 +290,7 @@ static bool draw_sets(struct localize *l, struct err *e)
 static bool begin_joint(struct localize *l, struct err *e)
 {
     if (!draw_sets(l, e)) return false;
-    const struct joint_request q = {.ask = ask_half(l, 1), .zero = writes_of(&l->q) == LOCALIZER_ZERO, .unit = l->unit,
+    const struct joint_request q = {.ask = ask_half(l, 1), .zero = writes_of(&l->q) == LOCALIZER_ZERO, .set = l->set,
                                     .n_sets = n_sets(l), .k = l->result.k};
     if (!l->q.n_data) return (l->joint = joint_new(&q, e)) != NULL;
     const struct scales_request x = {.ask = ask_half(l, 1), .trained = l->method->scales(l->state[0]), .unit = l->unit,
@@ -294,31 +298,16 @@ static bool begin_joint(struct localize *l, struct err *e)
     return (l->scales = scales_new(&x, e)) != NULL;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Sorts the controls. */
 static void summarise_controls(struct localize *l)
 {
     struct localize_result *r = &l->result;
-    const size_t n = r->n_control;
-    double *x = l->mean + 1, sum = 0, squares = 0, below = 0;
-    r->control_mean = r->control_sd = r->percentile = r->control_low = r->control_high = NAN;
-    if (!n) return;
-    for (size_t i = 0; i < n; i++) {
-        sum += x[i];
-        below += x[i] < l->mean[0];
-    }
-    r->control_mean = sum / (double)n;
-    for (size_t i = 0; i < n; i++) squares += pow(x[i] - r->control_mean, 2);
-    r->control_sd = n > 1 ? sqrt(squares / (double)(n - 1)) : 0;
-    r->percentile = 100 * below / (double)n;
-    qsort(x, n, sizeof *x, by_value);
-    r->control_low = x[(size_t)(0.025 * (double)(n - 1))];
-    r->control_high = x[(size_t)ceil(0.975 * (double)(n - 1))];
+    const struct control c = stats_control(l->mean + 1, r->n_control, l->mean[0]);
+    r->control_mean = c.mean;
+    r->control_sd = c.sd;
+    r->control_low = c.low;
+    r->control_high = c.high;
+    r->percentile = c.percentile;
 }
 
 /* Of the region's effect over all there is to bring back. */

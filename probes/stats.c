@@ -97,6 +97,27 @@ bool stats_ratio(const struct draws *d, const double *x, const double *y, size_t
     return estimate(d, x, y, stride, level, out, e);
 }
 
+/* ---- controls ------------------------------------------------------------------------------------ */
+
+struct control stats_control(double *x, size_t n, double value)
+{
+    struct control c = {NAN, NAN, NAN, NAN, NAN};
+    double sum = 0, squares = 0, below = 0;
+    if (!n) return c;
+    for (size_t i = 0; i < n; i++) {
+        sum += x[i];
+        below += x[i] < value;
+    }
+    c.mean = sum / (double)n;
+    for (size_t i = 0; i < n; i++) squares += pow(x[i] - c.mean, 2);
+    c.sd = n > 1 ? sqrt(squares / (double)(n - 1)) : 0;
+    c.percentile = 100 * below / (double)n;
+    qsort(x, n, sizeof *x, by_value);
+    c.low = x[(size_t)(0.025 * (double)(n - 1))];
+    c.high = x[(size_t)ceil(0.975 * (double)(n - 1))];
+    return c;
+}
+
 /* ---- ranks --------------------------------------------------------------------------------------- */
 
 struct ranked {

@@ -39,6 +39,15 @@ bool stats_mean(const struct draws *d, const double *x, size_t stride, double le
 bool stats_ratio(const struct draws *d, const double *x, const double *y, size_t stride, double level, struct estimate *out,
                  struct err *e) MUST_CHECK;
 
+/* A value beside those of a random control. With an empty control all are NaN. */
+struct control {
+    double mean, sd;
+    double low, high;  /* between which 95 of 100 of them lie */
+    double percentile; /* 0..100: how many of them are below the value */
+};
+/* Sorts x [n]. */
+struct control stats_control(double *x, size_t n, double value);
+
 /* Spearman's rho with average ranks among ties; NaN with fewer than two members or where one side is constant. */
 bool stats_spearman(const double *x, const double *y, size_t n, double *rho, struct err *e) MUST_CHECK;
 /* Probability that a member counts above a non-member, ties by half; NaN where one kind is absent. */

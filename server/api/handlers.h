@@ -24,13 +24,14 @@ struct work *api_completions(struct call *c, struct err *e);
 struct work *api_chat(struct call *c, struct err *e);
 bool api_model(struct call *c, struct reply *r, struct err *e);
 
-/* Look: trace.c, patch.c, attribution.c, causal_trace.c, path_patch.c, localize.c, tuco.c */
+/* Look: trace.c, patch.c, attribution.c, causal_trace.c, path_patch.c, localize.c, circuit.c, tuco.c */
 struct work *api_trace(struct call *c, struct err *e);
 struct work *api_patch(struct call *c, struct err *e);
 struct work *api_attribution(struct call *c, struct err *e);
 struct work *api_causal_trace(struct call *c, struct err *e);
 struct work *api_path_patch(struct call *c, struct err *e);
 struct work *api_localize(struct call *c, struct err *e);
+struct work *api_circuit(struct call *c, struct err *e);
 struct work *api_tuco(struct call *c, struct err *e);
 
 /* Nouns: sets.c, regions.c */

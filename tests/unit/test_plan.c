@@ -23,6 +23,7 @@
 #include "probes/heads.h"
 #include "probes/integral.h"
 #include "probes/lens.h"
+#include "probes/circuit.h"
 #include "probes/localize.h"
 #include "probes/measure.h"
 #include "probes/trace.h"
@@ -226,6 +227,31 @@ static void localizing(struct golden *g, enum localizer_kind method, bool many)
     to_the_end(localize_step(w, g->session, &e), e);
     compare(localizer_info(method)->word, &p);
     localize_free(w);
+}
+
+static void circling(struct golden *g, bool zero)
+{
+    uint32_t clean[LONG], corrupt[LONG], answer = 5, foil = 9, n = 40;
+    const uint32_t member[] = {0, 2}, group[] = {0, 1};
+    const struct metric metric = {.kind = METRIC_LOGIT_DIFF, .answer = &answer, .n_answer = 1, .foil = &foil,
+                                  .n_foil = 1, .pos = n - 1};
+    long_prompt(g, 4, clean);
+    memcpy(corrupt, clean, sizeof clean);
+    corrupt[2] = 11;
+    const struct patch_pair pair[] = {{clean, corrupt, n, &metric}, {clean, corrupt, n, &metric}};
+    const struct circuit_request q = {.patch = {.view = g->view, .pair = pair, .n_pairs = 2, .n_metrics = 1, .site = HOOK_Z,
+                                                .axis = PATCH_LAYER_HEAD},
+                                      .zero = zero, .mlps = true, .member = member, .n = 2, .samples = 20, .n_control = 50,
+                                      .group = group, .n_groups = 2};
+    struct plan p = {0};
+    struct err e = {0};
+    circuit_plan(&q, 1, &p);
+    begin_counting(g);
+    struct circuit *w = circuit_new(&q, &e);
+    must(w, e);
+    to_the_end(circuit_step(w, g->session, &e), e);
+    compare("circuit", &p);
+    circuit_free(w);
 }
 
 /* Without the answer's text, which the server makes. */
@@ -592,6 +618,8 @@ static void plans_hold(void **state)
             patching(&g, false, (enum patch_from)from);
             patching(&g, true, (enum patch_from)from);
         }
+        circling(&g, false);
+        circling(&g, true);
         localizing(&g, LOCALIZER_PATCH, false);
         for (int m = 0; m < LOCALIZER_COUNT; m++) localizing(&g, (enum localizer_kind)m, true);
         tracing(&g, HOOK_PATTERN);
