@@ -416,7 +416,10 @@ const float *patch_source(const struct patch *p, uint32_t layer)
 
 void patch_progress(const struct patch *p, size_t *done, size_t *total)
 {
-    *done = p->done;
+    const bool walking = p->sweep || p->swept;
+    const double turn = walking ? (double)(p->group[p->next_group + 1] - p->group[p->next_group]) : 0;
+    const double walked = p->swept ? 1 : walking ? sweep_share(p->sweep) : 0; /* the metrics are the last tenth */
+    *done = p->done - p->n_evaluated + (size_t)(0.9 * walked * turn + 0.1 * (double)p->n_evaluated);
     *total = p->n_cells;
 }
 

@@ -205,4 +205,10 @@ enum step sweep_step(struct sweep *w, struct session *s, struct err *e)
     return ++w->layer < arch_of(w)->n_layers ? STEP_MORE : STEP_DONE;
 }
 
+double sweep_share(const struct sweep *w)
+{
+    const double at = (double)w->layer / arch_of(w)->n_layers;
+    return at * at;
+}
+
 const float *sweep_final(const struct sweep *w) { return w->final; }

@@ -62,6 +62,8 @@ struct sweep *sweep_new(struct view *view, const struct sweep_base *bases, const
                         const struct cell_maker *maker, struct err *e) MUST_CHECK;
 enum step sweep_step(struct sweep *w, struct session *s, struct err *e);
 void sweep_free(struct sweep *w);
+/* About how much of the work is done: cells join layer by layer, so it grows with the square. */
+double sweep_share(const struct sweep *w);
 const float *sweep_final(const struct sweep *w); /* [n_cells][d], after STEP_DONE */
 
 /* Where in a block rows enter so that a write at that hook is all that is new: at the last place before it. */
