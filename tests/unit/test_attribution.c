@@ -233,7 +233,10 @@ static double moved_pattern(const struct golden *g, const uint32_t *base, struct
     float *moved = floats(n);
     struct tap tap[2] = {write, {.site = {HOOK_PATTERN, layer}, .every_pos = true, .n_source = N, .dst = moved}};
     mem_drop(logits_at(g, g->view, base, N, READ, &(struct taps){tap, 2}));
-    double sum = weighted(widened(moved, n), slope, n) - weighted(widened(p, n), slope, n);
+    double *after = widened(moved, n), *before = widened(p, n);
+    double sum = weighted(after, slope, n) - weighted(before, slope, n);
+    free(after);
+    free(before);
     mem_drop(moved);
     return sum;
 }
