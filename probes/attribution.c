@@ -167,8 +167,7 @@ static bool take(struct attribution *a, struct err *e)
     a->site = a->first_difference ? mem_take(a->q.n_sites, sizeof *a->site, e) : NULL;
     for (size_t i = 0; i < a->q.n_sites; i++)
         if (!a->site || !take_site(a, i, e)) return false;
-    struct patch_request any = attribution_patch(&a->q, 0);
-    for (size_t i = 0; i < a->q.n_pairs; i++) a->first_difference[i] = patch_difference(&any, &a->q.pair[i]);
+    for (size_t i = 0; i < a->q.n_pairs; i++) a->first_difference[i] = patch_pair_difference(&a->q.pair[i]);
     a->layer = mem_take(a->longest_columns, sizeof *a->layer, e);
     a->pos = a->layer ? mem_take(n, sizeof *a->pos, e) : NULL;
     a->taps.tap = a->pos ? mem_take(a->q.n_sites * arch->n_layers, sizeof(struct tap), e) : NULL;
@@ -312,15 +311,10 @@ static bool baselines(struct attribution *a, struct session *s, struct err *e)
         if (!panel_read(&panel, s, rows[r], 1, a->read + r * M, e)) return false;
     for (size_t m = 0; m < M; m++) {
         const struct metric *metric = &panel.metric[m];
-        const bool logits = metric->kind == METRIC_NORM_LOGIT_DIFF || metric->kind == METRIC_LOGIT_DIFF;
-        const double clean = a->read[a->q.denoise ? M + m : m], corrupt = a->read[a->q.denoise ? m : M + m];
-        if (!patch_normalises(metric, clean, corrupt, e)) return false;
         for (size_t i = 0; i < a->q.n_sites; i++) {
             struct patch_scores *out = scores_of(a, i, m);
-            out->ld_clean = logits ? clean : (double)NAN;
-            out->ld_corrupt = logits ? corrupt : (double)NAN;
-            out->clean = patch_normalised(metric, out, clean);
-            out->corrupt = patch_normalised(metric, out, corrupt);
+            if (!patch_scores_open(metric, a->read[m], a->read[M + m], a->q.denoise, out, e)) return false;
+            patch_scores_settle(metric, out, 0); /* estimates are made in its terms */
         }
     }
     return true;

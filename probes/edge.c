@@ -248,10 +248,9 @@ static bool begin_runs(struct edges *g, struct session *s, struct err *e)
 {
     const struct arch *a = arch_of(g);
     const struct patch_pair *p = pair_of(g);
-    const struct patch_request any = {.view = g->q.view, .site = HOOK_RESID_PRE};
     const uint32_t *ids[] = {g->q.denoise ? p->clean : p->corrupt, g->q.denoise ? p->corrupt : p->clean};
     struct run_input in[2];
-    g->first_difference[g->pair] = patch_difference(&any, p);
+    g->first_difference[g->pair] = patch_pair_difference(p);
     g->n = used(p);
     g->first = g->first_difference[g->pair] < g->n ? g->first_difference[g->pair] : g->n;
     g->m = g->n - g->first;
@@ -488,11 +487,9 @@ uint32_t edges_difference(const struct edges *g, size_t pair) { return g->first_
 void edges_baseline(const struct edges *g, size_t pair, struct patch_scores *out)
 {
     const struct metric *m = g->q.pair[pair].metric;
-    const bool logits = m->kind == METRIC_NORM_LOGIT_DIFF || m->kind == METRIC_LOGIT_DIFF;
     const double *read = g->read + 2 * pair;
-    *out = (struct patch_scores){.ld_clean = logits ? read[0] : (double)NAN, .ld_corrupt = logits ? read[1] : (double)NAN};
-    out->clean = patch_normalised(m, out, read[0]);
-    out->corrupt = patch_normalised(m, out, read[1]);
+    *out = (struct patch_scores){.clean = read[0], .corrupt = read[1]};
+    patch_scores_settle(m, out, 0);
 }
 
 size_t edges_top(const struct edges *g, size_t *out, size_t most)

@@ -139,11 +139,8 @@ static bool read_ends(struct joint *j, struct session *s, struct err *e)
     double of_base, of_source;
     if (j->reference && !panel_reference(panel.view, s, source, j->reference, e)) return false;
     if (!panel_read(&panel, s, base, 1, &of_base, e) || !panel_read(&panel, s, source, 1, &of_source, e)) return false;
-    const double clean = denoise_of(&j->q) ? of_source : of_base, corrupt = denoise_of(&j->q) ? of_base : of_source;
-    if (!patch_normalises(m, clean, corrupt, e)) return false;
-    j->base = (struct patch_scores){.ld_clean = clean, .ld_corrupt = corrupt};
-    j->base.clean = patch_normalised(m, &j->base, clean);
-    j->base.corrupt = patch_normalised(m, &j->base, corrupt);
+    if (!patch_scores_open(m, of_base, of_source, denoise_of(&j->q), &j->base, e)) return false;
+    patch_scores_settle(m, &j->base, 0);
     j->span[j->pair] = fabs(j->base.clean - j->base.corrupt);
     j->of_base[j->pair] = denoise_of(&j->q) ? j->base.corrupt : j->base.clean;
     return j->ended = true;

@@ -48,12 +48,7 @@ static struct patch_runs_request runs_of(const struct patch_request *q, const st
 static struct patch_texts *texts_of(const struct patch_request *q, struct err *e)
 {
     struct patch_texts *t = mem_take(q->n_pairs, sizeof *t, e);
-    for (size_t i = 0; t && i < q->n_pairs; i++) {
-        const struct patch_pair *pair = &q->pair[i];
-        t[i] = (struct patch_texts){.ids = {[PATCH_BASE] = q->denoise ? pair->corrupt : pair->clean,
-                                            [PATCH_SOURCE] = q->denoise ? pair->clean : pair->corrupt},
-                                    .n = patch_used(pair)};
-    }
+    for (size_t i = 0; t && i < q->n_pairs; i++) t[i] = patch_texts_of(&q->pair[i], q->denoise);
     return t;
 }
 
@@ -77,20 +72,7 @@ static struct patch_scores *scores_of(const struct patch *p, size_t pair, size_t
     return &p->scores[pair * p->q.n_metrics + metric];
 }
 
-double patch_normalised(const struct metric *m, const struct patch_scores *s, double value)
-{
-    return m->kind == METRIC_NORM_LOGIT_DIFF ? (value - s->ld_corrupt) / (s->ld_clean - s->ld_corrupt) : value;
-}
-
-bool patch_normalises(const struct metric *m, double clean, double corrupt, struct err *e)
-{
-    return m->kind != METRIC_NORM_LOGIT_DIFF || fabs(clean - corrupt) >= 1e-3 ||
-           err_field(e, ERR_UNPROCESSABLE, "metric.kind",
-                     "the logit differences of clean (%g) and corrupt (%g) are closer than 0.001: "
-                     "nothing to normalise by", clean, corrupt);
-}
-
-/* The metrics of both runs; scores keep them as differences until the end (finish). */
+/* The metrics of both runs; scores are raw until the end (finish). */
 static bool baselines(struct patch *p, struct session *s, size_t pair, struct err *e)
 {
     const size_t M = p->q.n_metrics;
@@ -106,11 +88,8 @@ static bool baselines(struct patch *p, struct session *s, size_t pair, struct er
     }
     for (size_t m = 0; ok && m < M; m++) {
         struct patch_scores *out = scores_of(p, pair, m);
-        double base = read[m], source = read[M + m];
-        out->clean = p->q.denoise ? source : base;
-        out->corrupt = p->q.denoise ? base : source;
-        for (size_t i = 0; i < patch_cells_of_pair(&p->grid); i++) out->values[i] = base;
-        ok = patch_normalises(&p->q.pair[pair].metric[m], out->clean, out->corrupt, e);
+        for (size_t i = 0; i < patch_cells_of_pair(&p->grid); i++) out->values[i] = read[m];
+        ok = patch_scores_open(&p->q.pair[pair].metric[m], read[m], read[M + m], p->q.denoise, out, e);
     }
     mem_drop(read);
     return ok;
@@ -145,7 +124,7 @@ static void record(struct patch *p, const struct cell *c, const double *read)
             continue;
         }
         double base = p->q.denoise ? s->corrupt : s->clean, source = p->q.denoise ? s->clean : s->corrupt;
-        double scale = p->q.pair->metric[m].kind == METRIC_NORM_LOGIT_DIFF ? fabs(s->clean - s->corrupt) : 1;
+        double scale = patch_scores_unit(&p->q.pair->metric[m], s);
         double *check = c->kind == CELL_IDENTITY ? &p->grid.check_identity : &p->grid.check_full;
         double off = fabs(read[m] - (c->kind == CELL_IDENTITY ? base : source)) / scale;
         if (!(off <= *check)) *check = off;
@@ -161,20 +140,11 @@ static void drop_sweep(struct patch *p)
     p->next_group++;
 }
 
-/* From differences to what is asked for. */
 static void finish(struct patch *p)
 {
     for (size_t i = 0; i < p->q.n_pairs; i++)
-        for (size_t m = 0; m < p->q.n_metrics; m++) {
-            struct patch_scores *s = scores_of(p, i, m);
-            const struct metric *metric = &p->q.pair[i].metric[m];
-            bool logits = metric->kind == METRIC_NORM_LOGIT_DIFF || metric->kind == METRIC_LOGIT_DIFF;
-            s->ld_clean = logits ? s->clean : (double)NAN;
-            s->ld_corrupt = logits ? s->corrupt : (double)NAN;
-            for (size_t k = 0; k < patch_cells_of_pair(&p->grid); k++) s->values[k] = patch_normalised(metric, s, s->values[k]);
-            s->clean = patch_normalised(metric, s, s->clean);
-            s->corrupt = patch_normalised(metric, s, s->corrupt);
-        }
+        for (size_t m = 0; m < p->q.n_metrics; m++)
+            patch_scores_settle(&p->q.pair[i].metric[m], scores_of(p, i, m), patch_cells_of_pair(&p->grid));
 }
 
 bool patch_read(const struct patch *p, struct session *s, size_t pair, const float *x, size_t n, double *out, struct err *e)
@@ -229,13 +199,17 @@ static enum step step_sweep(struct patch *p, struct session *s, struct err *e)
 
 /* ---- the job ----------------------------------------------------------------------------------- */
 
-/* Other weights, or no source at all, make a difference from the first position on. */
-uint32_t patch_difference(const struct patch_request *q, const struct patch_pair *pair)
+uint32_t patch_pair_difference(const struct patch_pair *pair)
 {
     uint32_t i = 0;
-    if ((q->from != PATCH_FROM_OTHER && q->from != PATCH_FROM_SUBSPACE) || patch_source_view(q) != q->view) return 0;
     while (i < pair->n && pair->clean[i] == pair->corrupt[i]) i++;
     return i;
+}
+
+uint32_t patch_difference(const struct patch_request *q, const struct patch_pair *pair)
+{
+    const bool other = q->from == PATCH_FROM_OTHER || q->from == PATCH_FROM_SUBSPACE;
+    return other && patch_source_view(q) == q->view ? patch_pair_difference(pair) : 0;
 }
 
 void patch_plan(const struct patch_request *q, int threads, struct plan *p)
@@ -398,15 +372,6 @@ void patch_free(struct patch *p)
     mem_drop(p->scores);
     view_drop(p->q.view);
     mem_drop(p);
-}
-
-bool patch_metric(struct patch *p, struct session *s, const float *x, size_t n, double *out, struct err *e)
-{
-    struct panel panel = panel_of(p, 0);
-    panel.n_metrics = 1;
-    if (!panel_read(&panel, s, x, n, out, e)) return false;
-    for (size_t i = 0; i < n; i++) out[i] = patch_normalised(p->q.pair->metric, p->scores, out[i]);
-    return true;
 }
 
 const float *patch_source(const struct patch *p, uint32_t layer)

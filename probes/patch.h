@@ -39,7 +39,7 @@
 
 #include "core/run.h"
 #include "means.h"
-#include "metric.h"
+#include "patch_scores.h"
 
 enum patch_axis { PATCH_LAYER_POS, PATCH_LAYER_HEAD, PATCH_LAYER_HEAD_POS, PATCH_LAYER };
 enum patch_from { PATCH_FROM_OTHER, PATCH_FROM_ZERO, PATCH_FROM_MEAN, PATCH_FROM_NOISE, PATCH_FROM_SUBSPACE };
@@ -74,13 +74,6 @@ struct patch_request {
     uint64_t seed;          /* which ones; and of the noise */
 };
 
-struct patch_scores { /* of one pair by one metric */
-    double *values;         /* [n_layers][n_heads][n_pos], an axis that is absent being 1; of pairs and metrics
-                             * one after the other */
-    double clean, corrupt;  /* the metric of both runs */
-    double ld_clean, ld_corrupt; /* metrics of answer and foil in logits: the differences themselves; else NaN */
-};
-
 struct patch_cost { /* known before anything runs */
     size_t cells, cells_run, rows; /* of all pairs; rows: token rows times layers pushed through a block */
     double flops;                  /* of the sweep's matrix products */
@@ -106,11 +99,9 @@ void patch_columns(const struct patch_request *q, uint32_t *heads, uint32_t *pos
 
 bool patch_forecast(const struct patch_request *q, struct patch_cost *out, struct err *e) MUST_CHECK;
 
-/* norm_logit_diff of a difference; other metrics are what they are. */
-double patch_normalised(const struct metric *m, const struct patch_scores *s, double value);
-/* False where clean and corrupt are too close to normalise by. */
-bool patch_normalises(const struct metric *m, double clean, double corrupt, struct err *e) MUST_CHECK;
-/* Where the runs of a pair may first differ; n when they do not. */
+/* Where a pair's prompts first differ; n when they do not. */
+uint32_t patch_pair_difference(const struct patch_pair *pair);
+/* Where its runs may: from the first position on, where values are not the other prompt's on the same view. */
 uint32_t patch_difference(const struct patch_request *q, const struct patch_pair *pair);
 
 struct patch;
@@ -118,10 +109,6 @@ struct patch *patch_new(const struct patch_request *q, struct err *e) MUST_CHECK
 enum step patch_step(struct patch *p, struct session *s, struct err *e);
 void patch_free(struct patch *p);
 void patch_progress(const struct patch *p, size_t *done, size_t *total); /* cells */
-/* The first pair's first metric of final residual rows x [n][d] (other runs of the same prompts), after the
- * grid is done. */
-bool patch_metric(struct patch *p, struct session *s, const float *x, size_t n, double *out,
-                  struct err *e) MUST_CHECK;
 /* The first pair's source values at the site in a layer, as a read of every position and head gives them;
  * after the grid is done. */
 const float *patch_source(const struct patch *p, uint32_t layer);

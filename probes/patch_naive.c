@@ -120,7 +120,7 @@ static bool compare(struct patch_naive *n, struct session *s, struct err *e)
         ok = patch_read(p, s, c->base, run_final(n->run, i), 1, read, e);
         for (size_t m = 0; ok && m < M; m++) {
             const struct patch_scores *of = &p->scores[c->base * M + m];
-            double scale = p->q.pair->metric[m].kind == METRIC_NORM_LOGIT_DIFF ? fabs(of->clean - of->corrupt) : 1;
+            double scale = patch_scores_unit(&p->q.pair->metric[m], of);
             double off = fabs(read[m] - of->values[c->out]) / scale;
             if (!(off <= n->worst)) n->worst = off;
         }

@@ -18,6 +18,13 @@ struct patch_runs {
 
 static const struct arch *arch_of(const struct patch_runs *r) { return &view_model(r->q.view[PATCH_BASE])->arch; }
 
+struct patch_texts patch_texts_of(const struct patch_pair *pair, bool denoise)
+{
+    return (struct patch_texts){.ids = {[PATCH_BASE] = denoise ? pair->corrupt : pair->clean,
+                                        [PATCH_SOURCE] = denoise ? pair->clean : pair->corrupt},
+                                .n = pair->metric->pos + 1};
+}
+
 uint32_t patch_check_layers(const struct arch *a, uint32_t out[CHECK_LAYERS])
 {
     const uint32_t all[CHECK_LAYERS] = {0, a->n_layers / 2, a->n_layers - 1};

@@ -14,6 +14,7 @@
 #define ENGRAM_PATCH_RUNS_H
 
 #include "core/run.h"
+#include "patch.h"
 
 enum patch_role { PATCH_BASE, PATCH_SOURCE, PATCH_ROLES };
 
@@ -24,6 +25,9 @@ struct patch_texts { /* of one pair */
     size_t n_write;
     bool shares;         /* its source is the source of the pair before, whose values are there once */
 };
+
+/* Of a pair: denoising, its base is the corrupt prompt. */
+struct patch_texts patch_texts_of(const struct patch_pair *pair, bool denoise);
 
 /* Hooks whose values are kept, of each role; where only check layers count (every_layer false), of those. */
 struct patch_keep {

@@ -63,17 +63,10 @@ const char *path_norm_absent(const struct path_request *q)
 
 /* ---- sizes --------------------------------------------------------------------------------------------- */
 
-static uint32_t difference(const struct patch_pair *pair)
-{
-    uint32_t i = 0;
-    while (i < pair->n && pair->clean[i] == pair->corrupt[i]) i++;
-    return i;
-}
-
 /* Where a pair's rows begin; used() where none can differ. */
 static uint32_t first_row(const struct path_request *q, const struct patch_pair *pair)
 {
-    const uint32_t first = difference(pair), n = used(pair);
+    const uint32_t first = patch_pair_difference(pair), n = used(pair);
     if (first >= n) return n;
     return q->n_receivers ? first : n - 1;
 }
@@ -108,13 +101,6 @@ static struct patch_runs_request runs_of(const struct path_request *q, const str
     return r;
 }
 
-static struct patch_texts text_of(const struct path_request *q, size_t pair)
-{
-    const struct patch_pair *p = &q->pair[pair];
-    return (struct patch_texts){.ids = {[PATCH_BASE] = q->denoise ? p->corrupt : p->clean,
-                                        [PATCH_SOURCE] = q->denoise ? p->clean : p->corrupt}, .n = used(p)};
-}
-
 void path_plan(const struct path_request *q, int threads, struct plan *p)
 {
     const struct arch *a = arch_of(q);
@@ -125,7 +111,7 @@ void path_plan(const struct path_request *q, int threads, struct plan *p)
         if (all > most) most = all;
         if (used(&q->pair[i]) > longest) longest = used(&q->pair[i]), at = i;
     }
-    const struct patch_texts text = text_of(q, at);
+    const struct patch_texts text = patch_texts_of(&q->pair[at], q->denoise);
     const struct patch_runs_request runs = runs_of(q, &text);
     const size_t tile = longest > SWEEP_TILE ? longest : SWEEP_TILE, taps = (PATH_INPUTS + 1) * sizeof(struct tap);
     patch_runs_plan(&runs, threads, &run);
@@ -226,30 +212,20 @@ static bool baselines(struct path_patch *p, struct session *s, struct err *e)
     for (int role = 0; ok && role < PATCH_ROLES; role++)
         ok = panel_read(&panel, s, patch_runs_final(p->runs, 0, (enum patch_role)role), 1, got + (size_t)role * M, e);
     for (size_t m = 0; ok && m < M; m++) {
+        const double base = got[PATCH_BASE * M + m], source = got[PATCH_SOURCE * M + m];
         struct patch_scores *out = scores_of(p, m);
-        out->clean = got[p->q.denoise ? PATCH_SOURCE * M + m : m];
-        out->corrupt = got[p->q.denoise ? m : PATCH_SOURCE * M + m];
-        for (size_t i = 0; i < p->q.n_senders; i++) out->values[i] = got[PATCH_BASE * M + m];
-        ok = patch_normalises(&p->q.pair[p->pair].metric[m], out->clean, out->corrupt, e);
+        for (size_t i = 0; i < p->q.n_senders; i++) out->values[i] = base;
+        ok = patch_scores_open(&p->q.pair[p->pair].metric[m], base, source, p->q.denoise, out, e);
     }
     mem_drop(got);
     return ok;
 }
 
-/* From differences to what is asked for. */
 static void finish(struct path_patch *p)
 {
     for (p->pair = 0; p->pair < p->q.n_pairs; p->pair++)
-        for (size_t m = 0; m < p->q.n_metrics; m++) {
-            struct patch_scores *s = scores_of(p, m);
-            const struct metric *metric = &p->q.pair[p->pair].metric[m];
-            const bool logits = metric->kind == METRIC_NORM_LOGIT_DIFF || metric->kind == METRIC_LOGIT_DIFF;
-            s->ld_clean = logits ? s->clean : (double)NAN;
-            s->ld_corrupt = logits ? s->corrupt : (double)NAN;
-            for (size_t k = 0; k < p->q.n_senders; k++) s->values[k] = patch_normalised(metric, s, s->values[k]);
-            s->clean = patch_normalised(metric, s, s->clean);
-            s->corrupt = patch_normalised(metric, s, s->corrupt);
-        }
+        for (size_t m = 0; m < p->q.n_metrics; m++)
+            patch_scores_settle(&p->q.pair[p->pair].metric[m], scores_of(p, m), p->q.n_senders);
 }
 
 /* ---- a turn -------------------------------------------------------------------------------------------- */
@@ -373,7 +349,7 @@ static bool compare(struct path_patch *p, struct session *s, struct err *e)
         ok = read(p, s, path_naive_final(p->naive, i), 1, got, e);
         for (size_t m = 0; ok && m < M; m++) {
             const struct patch_scores *of = scores_of(p, m);
-            const double span = p->q.pair->metric[m].kind == METRIC_NORM_LOGIT_DIFF ? fabs(of->clean - of->corrupt) : 1;
+            const double span = patch_scores_unit(&p->q.pair->metric[m], of);
             const double off = fabs(got[m] - of->values[p->picked[i]]) / span;
             if (!(off <= p->grid.check_naive)) p->grid.check_naive = off;
         }
@@ -407,7 +383,7 @@ bool path_checking(const struct path_patch *p) { return p->runs && p->ran && p->
 
 static bool begin_pair(struct path_patch *p, struct err *e)
 {
-    p->text = text_of(&p->q, p->pair);
+    p->text = patch_texts_of(&p->q.pair[p->pair], p->q.denoise);
     const struct patch_runs_request runs = runs_of(&p->q, &p->text);
     p->ran = false;
     p->turn = 0;
@@ -466,7 +442,7 @@ static bool take(struct path_patch *p, struct err *e)
         (kl && !(p->reference = mem_take(arch_of(&p->q)->d_vocab, sizeof *p->reference, e))))
         return false;
     for (size_t i = 0; i < scores; i++) p->scores[i].values = p->values + i * n;
-    for (size_t i = 0; i < p->q.n_pairs; i++) p->first_difference[i] = difference(&p->q.pair[i]);
+    for (size_t i = 0; i < p->q.n_pairs; i++) p->first_difference[i] = patch_pair_difference(&p->q.pair[i]);
     for (uint32_t i = 0; i < longest; i++) p->pos[i] = i;
     return true;
 }
