@@ -298,18 +298,6 @@ static bool begin_joint(struct localize *l, struct err *e)
     return (l->scales = scales_new(&x, e)) != NULL;
 }
 
-/* Sorts the controls. */
-static void summarise_controls(struct localize *l)
-{
-    struct localize_result *r = &l->result;
-    const struct control c = stats_control(l->mean + 1, r->n_control, l->mean[0]);
-    r->control_mean = c.mean;
-    r->control_sd = c.sd;
-    r->control_low = c.low;
-    r->control_high = c.high;
-    r->percentile = c.percentile;
-}
-
 /* Of the region's effect over all there is to bring back. */
 static bool faithful(struct localize *l, const double *effect, struct err *e)
 {
@@ -335,7 +323,7 @@ static bool summarise(struct localize *l, struct err *e)
     if (l->joint) r->baseline = *joint_baseline(l->joint);
     r->effect = (struct estimate){r->region_effect, NAN, NAN, n};
     r->faithfulness = (struct estimate){NAN, NAN, NAN, 0};
-    summarise_controls(l);
+    r->control = stats_control(l->mean + 1, r->n_control, l->mean[0]); /* sorts them */
     if (writes_of(&l->q) == LOCALIZER_SOURCE && !faithful(l, effect, e)) return false;
     return !l->draws[1].count || stats_mean(&l->draws[1], effect, 1, 0.95, &r->effect, e);
 }

@@ -52,10 +52,8 @@ struct localize_result {
     double region_effect;            /* of the k best, written together: the mean over B */
     struct estimate effect;          /* the same with its interval */
     struct estimate faithfulness;    /* value NaN where nothing comes from a source, or the runs do not differ */
-    double control_mean, control_sd; /* of the random sets' joint effects, each the mean over B */
-    double control_low, control_high; /* between which 95 of 100 of them lie */
-    double percentile;               /* 0..100 */
-    uint32_t n_control;              /* 0: too few units were left; those above are NaN */
+    struct control control;          /* of the random sets' joint effects, each the mean over B */
+    uint32_t n_control;              /* 0: too few units were left */
     struct half half[2];             /* A and B; the same rows where not split */
     double split_half;               /* NaN where not split */
     struct patch_scores baseline;    /* clean and corrupt of B's last pair; values NULL */

@@ -1,5 +1,7 @@
 #include "answer.h"
 
+#include <math.h>
+
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -79,6 +81,51 @@ void answer_run(jout *o, const struct run_row *run, const char *model)
     jout_text(o, "result_hash", run->result_hash);
     if (run->request) jout_raw(o, "request", run->request);
     if (run->result) jout_raw(o, "result", run->result);
+}
+
+bool answer_members(jout *o, const struct json *v)
+{
+    for (const struct json *m = v ? v->child : NULL; m; m = m->next) {
+        struct buf b = {0};
+        json_write(m, &b);
+        if (b.data) jout_raw(o, m->key, b.data);
+        buf_release(&b);
+    }
+    return v != NULL;
+}
+
+bool answer_text(jout *o, const char *text, size_t len, struct err *e)
+{
+    struct arena a;
+    arena_init(&a, 0);
+    bool ok = answer_members(o, json_parse(text, len, &a, e));
+    arena_release(&a);
+    return ok;
+}
+
+void answer_stored(jout *o, const struct artefact_row *row)
+{
+    char time[32];
+    if (row->run[0]) jout_text(o, "run", row->run);
+    jout_text(o, "author", row->author);
+    jout_bool(o, "author_verified", row->author_verified);
+    time_text(row->created_us, time);
+    jout_text(o, "created_at", time);
+}
+
+void answer_interval(jout *o, double low, double high)
+{
+    if (!isnan(low)) jout_f64s(o, "ci", (const double[]){low, high}, 2);
+}
+
+void answer_control(jout *o, const struct control *c, int64_t n, int64_t seed)
+{
+    jout_int(o, "n", n);
+    jout_f64(o, "mean", c->mean);
+    jout_f64(o, "sd", c->sd);
+    answer_interval(o, c->low, c->high);
+    jout_f64(o, "percentile", c->percentile);
+    jout_int(o, "seed", seed);
 }
 
 void answer_view(jout *o, const char *key, const struct resolved *v)

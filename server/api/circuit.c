@@ -75,14 +75,6 @@ static void put_members(const struct circuit_work *p, jout *to, const char *key,
     for (; i < n; i++) jout_int(list, NULL, member[i] - heads);
 }
 
-static void put_interval(jout *o, double low, double high)
-{
-    if (isnan(low)) return;
-    jout *ci = jout_put_array(o, "ci");
-    jout_f64(ci, NULL, low);
-    jout_f64(ci, NULL, high);
-}
-
 static void put_faithfulness(const struct circuit_result *r, jout *root)
 {
     jout *metric = jout_put_object(root, "metric"), *faithful = jout_put_object(root, "faithfulness");
@@ -90,7 +82,7 @@ static void put_faithfulness(const struct circuit_result *r, jout *root)
     jout_f64(metric, "none", r->none);
     jout_f64(metric, "circuit", r->circuit);
     jout_f64(faithful, "value", r->faithfulness.value);
-    put_interval(faithful, r->faithfulness.low, r->faithfulness.high);
+    answer_interval(faithful, r->faithfulness.low, r->faithfulness.high);
 }
 
 static void put_completeness(const struct circuit_work *p, const struct circuit_result *r, jout *root)
@@ -121,17 +113,6 @@ static void put_minimality(const struct circuit_work *p, const struct circuit_re
     }
 }
 
-static void put_control(const struct circuit_work *p, const struct circuit_result *r, jout *root)
-{
-    jout *o = jout_put_object(root, "control");
-    jout_int(o, "n", p->request.n_control);
-    jout_f64(o, "mean", r->control.mean);
-    jout_f64(o, "sd", r->control.sd);
-    put_interval(o, r->control.low, r->control.high);
-    jout_f64(o, "percentile", r->control.percentile);
-    jout_int(o, "seed", p->look.seed);
-}
-
 static void put_cost(const struct circuit_work *p, jout *root)
 {
     const double seconds = (double)(monotonic_us() - p->look.work.started_us) / US_PER_S;
@@ -158,7 +139,7 @@ static bool circuit_work_finish(struct work *w, struct outcome *o, struct err *e
     put_faithfulness(r, root);
     put_completeness(p, r, root);
     put_minimality(p, r, root);
-    put_control(p, r, root);
+    answer_control(jout_put_object(root, "control"), &r->control, p->request.n_control, p->look.seed);
     if (p->pairs.n == 1) pairs_echo(&p->pairs, 0, 0, &p->look, circuit_baseline(p->circuit), root);
     jout_f64(jout_put_object(root, "checks"), "unablated", r->check_none_ablated);
     put_cost(p, root);

@@ -10,14 +10,6 @@ static void put_unit(const struct localize_told *t, jout *o, const struct unit *
     if (of_heads(t)) jout_int(o, "head", u->head);
 }
 
-static void put_interval(jout *o, double low, double high)
-{
-    if (isnan(low)) return;
-    jout *ci = jout_put_array(o, "ci");
-    jout_f64(ci, NULL, low);
-    jout_f64(ci, NULL, high);
-}
-
 static void put_region(const struct localize_told *t, jout *o)
 {
     const struct localize_result *r = t->r;
@@ -26,11 +18,11 @@ static void put_region(const struct localize_told *t, jout *o)
     jout *members = jout_put_array(region, "members");
     for (uint32_t i = 0; i < r->k; i++) put_unit(t, jout_put_object(members, NULL), &r->ranking[i]);
     jout_f64(region, "effect", r->region_effect);
-    put_interval(region, r->effect.low, r->effect.high);
+    answer_interval(region, r->effect.low, r->effect.high);
     if (isnan(r->faithfulness.value)) return;
     jout *faithful = jout_put_object(region, "faithfulness");
     jout_f64(faithful, "value", r->faithfulness.value);
-    put_interval(faithful, r->faithfulness.low, r->faithfulness.high);
+    answer_interval(faithful, r->faithfulness.low, r->faithfulness.high);
 }
 
 static void put_control(const struct localize_told *t, jout *o)
@@ -41,12 +33,7 @@ static void put_control(const struct localize_told *t, jout *o)
                                         [LOCALIZER_ZERO] = "random sets of the same size, zeroed together",
                                         [LOCALIZER_SCALES] = "random sets of the same size, with their own scales"};
     jout_text(control, "kind", kinds[localizer_info(t->q->method)->writes]);
-    jout_int(control, "n", r->n_control);
-    jout_f64(control, "mean", r->control_mean);
-    jout_f64(control, "sd", r->control_sd);
-    put_interval(control, r->control_low, r->control_high);
-    jout_f64(control, "percentile", r->percentile);
-    jout_int(control, "seed", (int64_t)t->q->seed);
+    answer_control(control, &r->control, r->n_control, (int64_t)t->q->seed);
 }
 
 static void put_half(jout *o, const char *name, const struct half *h)
@@ -90,7 +77,7 @@ void localize_put(const struct localize_told *t, jout *o)
         jout *one = jout_put_object(ranking, NULL);
         put_unit(t, one, &r->ranking[i]);
         jout_f64(one, "score", r->ranking[i].score);
-        put_interval(one, r->ranking[i].low, r->ranking[i].high);
+        answer_interval(one, r->ranking[i].low, r->ranking[i].high);
     }
     put_control(t, o);
     put_training(t, o);

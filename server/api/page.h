@@ -31,4 +31,8 @@ static inline void page_next(jout *o, const struct page *p)
     else jout_null(o, "next");
 }
 
+/* GET of all that is stored of a kind, newest first: of the model asked for, or of none; put adds one row's members. */
+bool page_stored(struct call *c, struct reply *r, const char *kind, bool of_model, const char *key,
+                 bool (*put)(jout *o, const struct artefact_row *row, const char *model, struct err *e), struct err *e) MUST_CHECK;
+
 #endif

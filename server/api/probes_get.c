@@ -8,57 +8,17 @@
 #include "probe.h"
 #include "server/served.h"
 
-static bool put_members(jout *o, const struct json *v)
-{
-    for (const struct json *m = v ? v->child : NULL; m; m = m->next) {
-        struct buf b = {0};
-        json_write(m, &b);
-        if (b.data) jout_raw(o, m->key, b.data);
-        buf_release(&b);
-    }
-    return v != NULL;
-}
-
-/* summary: of a list; else what its content says besides. */
 static bool put_head(jout *o, const struct artefact_row *row, const char *model, struct err *e)
 {
-    char time[32];
-    struct arena a;
     jout_text(o, "probe", row->id);
     jout_text(o, "name", row->name[0] ? row->name : NULL);
     jout_text(o, "model", model);
     jout_text(o, "hash", row->hash);
-    if (row->run[0]) jout_text(o, "run", row->run);
-    jout_text(o, "author", row->author);
-    jout_bool(o, "author_verified", row->author_verified);
-    time_text(row->created_us, time);
-    jout_text(o, "created_at", time);
-    arena_init(&a, 0);
-    bool ok = put_members(o, json_parse(row->summary, strlen(row->summary), &a, e));
-    arena_release(&a);
-    return ok;
+    answer_stored(o, row);
+    return answer_text(o, row->summary, strlen(row->summary), e);
 }
 
-static void one_probe(void *ctx, const struct artefact_row *row)
-{
-    struct err ignored;
-    struct page *p = ctx;
-    if (!page_full(p, row->chain_seq)) (void)put_head(jout_put_object(p->list, NULL), row, p->model->name, &ignored);
-}
-
-bool api_probe_list(struct call *c, struct reply *r, struct err *e)
-{
-    const struct served *s = call_served(c, c->query, e);
-    if (!s) return false;
-    jout *o = jout_object();
-    struct page p = {.model = s, .list = jout_put_array(o, "probes"), .limit = query_number(c, "limit", 50)};
-    if (ledger_artefacts(c->reader, "probe", s->row.id, (int)p.limit + 1, query_number(c, "before", 0), one_probe, &p, e)) {
-        page_next(o, &p);
-        return answer_reply(r, o, e);
-    }
-    jout_free(o);
-    return false;
-}
+bool api_probe_list(struct call *c, struct reply *r, struct err *e) { return page_stored(c, r, "probe", true, "probes", put_head, e); }
 
 /* ---- one ------------------------------------------------------------------------------------------- */
 

@@ -35,13 +35,8 @@ static bool put_plan(jout *o, const struct json *plan, bool whole, struct err *e
 
 static void put_row(jout *o, const struct artefact_row *row)
 {
-    char time[32];
     jout_text(o, "id", row->id);
-    if (row->run[0]) jout_text(o, "run", row->run);
-    jout_text(o, "author", row->author);
-    jout_bool(o, "author_verified", row->author_verified);
-    time_text(row->created_us, time);
-    jout_text(o, "created_at", time);
+    answer_stored(o, row);
 }
 
 static bool put_built_ins(struct call *c, jout *list, struct err *e)

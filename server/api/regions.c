@@ -36,23 +36,6 @@ static enum step region_work_step(struct work *w, struct session *s, struct err 
     return STEP_DONE;
 }
 
-/* Members of the canonical form or of its summary. */
-static bool put_all(jout *o, const char *text, size_t len, struct err *e)
-{
-    struct arena a;
-    arena_init(&a, 0);
-    const struct json *v = json_parse(text, len, &a, e);
-    for (const struct json *m = v ? v->child : NULL; m; m = m->next) {
-        struct buf b = {0};
-        json_write(m, &b);
-        if (b.data && strcmp(m->key, "size") == 0) jout_int(o, "size", m->integer);
-        else if (b.data) jout_raw(o, m->key, b.data);
-        buf_release(&b);
-    }
-    arena_release(&a);
-    return v != NULL;
-}
-
 static bool named(struct work *w, const char *id, bool known, struct buf *body, struct err *e)
 {
     struct region_work *r = of(w);
@@ -67,7 +50,7 @@ static bool named(struct work *w, const char *id, bool known, struct buf *body, 
     jout_text(o, "model", w->served->name);
     jout_text(o, "hash", digest);
     jout_int(o, "size", (int64_t)region_size(&r->told.set));
-    bool ok = put_all(o, r->content.data, r->content.len, e) && jout_print(o, body, e);
+    bool ok = answer_text(o, r->content.data, r->content.len, e) && jout_print(o, body, e);
     jout_free(o);
     return ok;
 }
@@ -120,39 +103,15 @@ struct work *api_region_add(struct call *c, struct err *e)
 
 static bool put_head(jout *o, const struct artefact_row *row, const char *model, struct err *e)
 {
-    char time[32];
     jout_text(o, "region", row->id);
     jout_text(o, "name", row->name[0] ? row->name : NULL);
     jout_text(o, "model", model);
     jout_text(o, "hash", row->hash);
-    if (row->run[0]) jout_text(o, "run", row->run);
-    jout_text(o, "author", row->author);
-    jout_bool(o, "author_verified", row->author_verified);
-    time_text(row->created_us, time);
-    jout_text(o, "created_at", time);
-    return put_all(o, row->summary, strlen(row->summary), e);
+    answer_stored(o, row);
+    return answer_text(o, row->summary, strlen(row->summary), e);
 }
 
-static void one_region(void *ctx, const struct artefact_row *row)
-{
-    struct err ignored;
-    struct page *p = ctx;
-    if (!page_full(p, row->chain_seq)) (void)put_head(jout_put_object(p->list, NULL), row, p->model->name, &ignored);
-}
-
-bool api_regions(struct call *c, struct reply *r, struct err *e)
-{
-    const struct served *s = call_served(c, c->query, e);
-    if (!s) return false;
-    jout *o = jout_object();
-    struct page p = {.model = s, .list = jout_put_array(o, "regions"), .limit = query_number(c, "limit", 50)};
-    if (ledger_artefacts(c->reader, "region", s->row.id, (int)p.limit + 1, query_number(c, "before", 0), one_region, &p, e)) {
-        page_next(o, &p);
-        return answer_reply(r, o, e);
-    }
-    jout_free(o);
-    return false;
-}
+bool api_regions(struct call *c, struct reply *r, struct err *e) { return page_stored(c, r, "region", true, "regions", put_head, e); }
 
 bool api_region_get(struct call *c, struct reply *r, struct err *e)
 {

@@ -37,22 +37,6 @@ static enum step set_work_step(struct work *w, struct session *s, struct err *e)
     return more ? STEP_MORE : STEP_DONE;
 }
 
-/* The members of a head that its summary has. */
-static bool put_summary(jout *o, const char *summary, struct err *e)
-{
-    struct arena a;
-    arena_init(&a, 0);
-    const struct json *v = json_parse(summary, strlen(summary), &a, e);
-    for (const struct json *m = v ? v->child : NULL; m; m = m->next) {
-        struct buf b = {0};
-        json_write(m, &b);
-        if (b.data) jout_raw(o, m->key, b.data);
-        buf_release(&b);
-    }
-    arena_release(&a);
-    return v != NULL;
-}
-
 static void put_name(jout *o, const char *name) { jout_text(o, "name", *name ? name : NULL); }
 
 static bool named(struct work *w, const char *id, bool known, struct buf *body, struct err *e)
@@ -68,7 +52,7 @@ static bool named(struct work *w, const char *id, bool known, struct buf *body, 
     put_name(o, of(w)->name);
     jout_text(o, "hash", digest);
     jout_int(o, "bytes", (int64_t)r->out.len);
-    bool ok = put_summary(o, of(w)->summary.data, e);
+    bool ok = answer_text(o, of(w)->summary.data, of(w)->summary.len, e);
     jout *warnings = jout_put_array(o, "warnings");
     if (r->n_strayed) {
         (void)snprintf(text, sizeof text, "subject-absent: in %zu of %zu rows the subject does not occur in the text", r->n_strayed,
@@ -149,40 +133,18 @@ struct work *api_set_add(struct call *c, struct err *e)
 
 /* ---- reading ------------------------------------------------------------------------------------------ */
 
-static bool put_head(jout *o, const struct artefact_row *row, struct err *e)
+static bool put_head(jout *o, const struct artefact_row *row, const char *model, struct err *e)
 {
-    char time[32];
+    (void)model; /* sets are of none */
     jout_text(o, "set", row->id);
     put_name(o, row->name);
     jout_text(o, "hash", row->hash);
     jout_int(o, "bytes", row->size);
-    bool ok = put_summary(o, row->summary, e);
-    jout_text(o, "author", row->author);
-    jout_bool(o, "author_verified", row->author_verified);
-    time_text(row->created_us, time);
-    jout_text(o, "created_at", time);
-    return ok;
+    answer_stored(o, row);
+    return answer_text(o, row->summary, strlen(row->summary), e);
 }
 
-static void one_set(void *ctx, const struct artefact_row *row)
-{
-    struct err ignored;
-    struct page *p = ctx;
-    if (page_full(p, row->chain_seq)) return;
-    (void)put_head(jout_put_object(p->list, NULL), row, &ignored);
-}
-
-bool api_sets(struct call *c, struct reply *r, struct err *e)
-{
-    jout *o = jout_object();
-    struct page p = {.list = jout_put_array(o, "sets"), .limit = query_number(c, "limit", 50)};
-    if (ledger_artefacts(c->reader, "set", NULL, (int)p.limit + 1, query_number(c, "before", 0), one_set, &p, e)) {
-        page_next(o, &p);
-        return answer_reply(r, o, e);
-    }
-    jout_free(o);
-    return false;
-}
+bool api_sets(struct call *c, struct reply *r, struct err *e) { return page_stored(c, r, "set", false, "sets", put_head, e); }
 
 static void put_rows(const struct call *c, struct set_rows *s, jout *o)
 {
@@ -213,7 +175,7 @@ bool api_set_get(struct call *c, struct reply *r, struct err *e)
         return true;
     }
     jout *o = jout_object();
-    bool ok = put_head(o, &s.head, e);
+    bool ok = put_head(o, &s.head, NULL, e);
     if (ok && query_number(c, "rows", 0)) put_rows(c, &s, o);
     set_rows_close(&s);
     if (ok) return answer_reply(r, o, e);

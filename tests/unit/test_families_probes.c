@@ -273,8 +273,8 @@ static void check_axis(const struct golden *g, enum patch_axis axis, bool denois
     near(g, "region", r->region_effect, joint_effect(g, &patch, r->ranking, r->k, base, sign), CLOSE);
     if (units % 2 == 0) {
         assert_int_equal(r->n_control, 1);
-        near(g, "control", r->control_mean, joint_effect(g, &patch, r->ranking + r->k, units - r->k, base, sign), CLOSE);
-        assert_true(r->percentile == (r->control_mean < r->region_effect ? 100 : 0));
+        near(g, "control", r->control.mean, joint_effect(g, &patch, r->ranking + r->k, units - r->k, base, sign), CLOSE);
+        assert_true(r->control.percentile == (r->control.mean < r->region_effect ? 100 : 0));
     }
     localize_free(l);
 }

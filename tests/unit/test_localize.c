@@ -169,10 +169,10 @@ static void test_control_of_one_set(void **state)
     struct localize *l = localize(&g, &q);
     const struct localize_result *r = localize_result(l);
     for (size_t i = r->k; i < r->n_units; i++) b.unit[r->ranking[i].layer * 4 + r->ranking[i].head] = true;
-    near("control", r->control_mean, (source >= base ? 1 : -1) * (difference(&b, corrupt) - base));
+    near("control", r->control.mean, (source >= base ? 1 : -1) * (difference(&b, corrupt) - base));
     assert_int_equal(r->n_control, 20);
-    assert_true(r->control_sd < 1e-6);
-    assert_true(r->percentile == (r->region_effect > r->control_mean ? 100 : 0));
+    assert_true(r->control.sd < 1e-6);
+    assert_true(r->control.percentile == (r->region_effect > r->control.mean ? 100 : 0));
     localize_free(l);
     bench_release(&b);
     golden_close(&g);
@@ -196,8 +196,8 @@ static void test_statistics(void **state)
         q.n_control = 3;
         struct localize *l = localize(&g, &q);
         const struct localize_result *r = localize_result(l);
-        bool more = r->region_effect > r->control_mean;
-        assert_true(r->percentile == (more ? 100 : 0));
+        bool more = r->region_effect > r->control.mean;
+        assert_true(r->control.percentile == (more ? 100 : 0));
         more ? beats++ : beaten++;
         localize_free(l);
         if (i >= 20) continue;
@@ -206,11 +206,11 @@ static void test_statistics(void **state)
         l = localize(&g, &q);
         r = localize_result(l);
         for (int side = -1; side <= 1; side += 2) {
-            double at = r->control_mean + side * r->control_sd / sqrt(2), off = HUGE_VAL;
+            double at = r->control.mean + side * r->control.sd / sqrt(2), off = HUGE_VAL;
             for (size_t k = 1; k < r->n_units; k++) off = fmin(off, fabs(r->ranking[k].score - at));
             assert_true(off < 1e-5);
         }
-        spread += r->control_sd > 1e-2;
+        spread += r->control.sd > 1e-2;
         localize_free(l);
     }
     if (!beaten || beats < beaten || spread < 5) fail_msg("beats %d, beaten %d, spread %d", beats, beaten, spread);
@@ -241,16 +241,16 @@ static void test_control(void **state)
     double mean = sum / 11, squares = 0;
     for (size_t i = 1; i < r->n_units; i++) squares += pow(r->ranking[i].score - mean, 2);
     double sd = sqrt(squares / 11);
-    assert_true(r->control_mean > least && r->control_mean < most);
-    assert_true(fabs(r->control_mean - mean) < 5 * sd / sqrt(400));
-    assert_true(fabs(r->control_sd / sd - 1) < 0.3);
+    assert_true(r->control.mean > least && r->control.mean < most);
+    assert_true(fabs(r->control.mean - mean) < 5 * sd / sqrt(400));
+    assert_true(fabs(r->control.sd / sd - 1) < 0.3);
     near("region", r->region_effect, r->ranking[0].score);
-    assert_true(r->percentile == 100); /* the best beats every other */
-    assert_true(r->control_mean == s->control_mean && r->control_sd == s->control_sd && r->percentile == s->percentile);
+    assert_true(r->control.percentile == 100); /* the best beats every other */
+    assert_true(r->control.mean == s->control.mean && r->control.sd == s->control.sd && r->control.percentile == s->control.percentile);
     localize_free(again);
     q.seed = 2;
     again = localize(&g, &q);
-    assert_true(localize_result(again)->control_mean != r->control_mean);
+    assert_true(localize_result(again)->control.mean != r->control.mean);
     localize_free(again);
     localize_free(l);
     bench_release(&b);
