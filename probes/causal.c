@@ -68,13 +68,13 @@ bool causal_embedding_sd(struct view *v, const struct causal_fact *fact, size_t 
 /* Box and Muller, in pairs. */
 void causal_noise(uint64_t seed, double sd, size_t n, float *out)
 {
-    const double turn = 6.283185307179586;
     struct random r;
     random_init(&r, seed);
     for (size_t i = 0; i < n; i += 2) {
-        double radius = sd * sqrt(-2 * log(1 - random_unit(&r))), angle = turn * random_unit(&r);
-        out[i] = (float)(radius * cos(angle));
-        if (i + 1 < n) out[i + 1] = (float)(radius * sin(angle));
+        double both[2];
+        random_normals(&r, both);
+        out[i] = (float)(sd * both[0]);
+        if (i + 1 < n) out[i + 1] = (float)(sd * both[1]);
     }
 }
 

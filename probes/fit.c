@@ -278,6 +278,8 @@ static void row_loss(void *ctx, size_t seq, size_t k, float *logits)
     }
 }
 
+double fit_couple_loss(double h) { return h > 0 ? log1p(exp(-h)) : log1p(exp(h)) - h; }
+
 /* The loss of each couple, now that both sums are known, and what its slope makes of each member's gradient. */
 static bool weigh_couples(struct fit *f, struct err *e)
 {
@@ -286,7 +288,7 @@ static bool weigh_couples(struct fit *f, struct err *e)
     for (size_t m = 0; m < f->n_members; m += 2) {
         const double *ref = &f->reference[f->member[m]], n = (double)f->batch_n;
         double h = f->q.beta * ((f->score[m] - f->score[m + 1]) - (ref[0] - ref[1]));
-        f->loss += (h > 0 ? log1p(exp(-h)) : log1p(exp(h)) - h) / n;
+        f->loss += fit_couple_loss(h) / n;
         weight[m] = -f->q.beta / (1 + exp(h)) / n;
         weight[m + 1] = -weight[m];
     }

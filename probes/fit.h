@@ -69,4 +69,7 @@ const double *fit_losses(const struct fit *f, size_t *n);
 const double *fit_totals(const struct fit *f, size_t *n);
 size_t fit_updates(const struct fit_request *q); /* there will be */
 
+/* −log σ(h): DPO's loss of a couple whose margin is h. */
+double fit_couple_loss(double h);
+
 #endif

@@ -19,11 +19,8 @@ void patch_columns(const struct patch_request *q, uint32_t *heads, uint32_t *pos
 static size_t turn_rows(const struct patch_request *q)
 {
     const struct arch *a = &view_model(q->view)->arch;
-    const double z = (double)a->n_heads * a->d_head, kv = (double)a->n_kv_heads * a->d_head;
-    const double half = 0.5 * a->n_layers, /* layers a row goes through, on average */
-        each = 2.0 * a->d_model * (2 * z + 2 * kv + (1.0 + arch_branches(a)) * a->d_mlp) * half;
     const size_t memory = (q->memory_bytes ? q->memory_bytes : DEFAULT_MEMORY) / (a->d_model * sizeof(float));
-    const double time = TURN_FLOPS / each;
+    const double time = TURN_FLOPS / (0.5 * run_flops(a, 1)); /* a row goes through half of the layers, on average */
     return time < (double)memory ? (size_t)time : memory;
 }
 

@@ -1,9 +1,8 @@
 #include "patch_int.h"
 
 #include <math.h>
-#include <string.h>
 
-#include "core/base/random.h"
+#include "pick.h"
 
 /* A sweep of fewer operations takes about a second at most. */
 #define SHORT_SWEEP 3e10
@@ -53,32 +52,20 @@ void patch_naive_plan(const struct patch_request *q, uint32_t n, int threads, st
 }
 
 /* The first metric's distance from the base, which is what a cell is looked at for. */
-static double effect(const struct patch *p, const struct cell *c)
+static double effect(const void *ctx, size_t i)
 {
+    const struct patch *p = ctx;
+    const struct cell *c = &p->cell[i];
     const struct patch_scores *s = &p->scores[c->base * p->q.n_metrics];
-    return fabs(s->values[c->out] - (p->q.denoise ? s->corrupt : s->clean));
-}
-
-static bool chosen(const struct patch_naive *n, const struct cell *c)
-{
-    for (size_t i = 0; i < n->n; i++)
-        if (n->cell[i] == c) return true;
-    return false;
+    return c->kind == CELL_GRID ? fabs(s->values[c->out] - (p->q.denoise ? s->corrupt : s->clean)) : -1;
 }
 
 static void choose(struct patch_naive *n, size_t wanted)
 {
     const struct patch *p = n->patch;
-    const struct cell *best = NULL;
-    struct random random;
-    random_init(&random, p->q.seed);
-    for (size_t i = 0; i < p->n_cells && !(best && isnan(effect(p, best))); i++) /* one that is no number is shown first */
-        if (p->cell[i].kind == CELL_GRID && (!best || !(effect(p, &p->cell[i]) <= effect(p, best)))) best = &p->cell[i];
-    n->cell[n->n++] = best;
-    while (n->n < wanted) {
-        const struct cell *c = &p->cell[random_below(&random, p->n_cells)];
-        if (c->kind == CELL_GRID && !chosen(n, c)) n->cell[n->n++] = c;
-    }
+    size_t chosen[NAIVE_MOST];
+    n->n = pick_some(effect, p, p->n_cells, wanted, p->q.seed, chosen);
+    for (size_t i = 0; i < n->n; i++) n->cell[i] = &p->cell[chosen[i]];
 }
 
 static bool lay_run(struct patch_naive *n, struct err *e)

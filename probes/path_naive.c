@@ -15,7 +15,8 @@ struct path_naive {
 
 static const struct arch *arch_of(const struct path_request *q) { return &view_model(q->view)->arch; }
 
-bool path_naive_possible(const struct path_request *q)
+/* Is there such a check? One norm for attention and MLP, frozen, would reach a live MLP too. */
+static bool possible(const struct path_request *q)
 {
     return !(q->freeze_norm && q->n_receivers && arch_of(q)->one_norm && !q->freeze_mlps);
 }
@@ -23,7 +24,7 @@ bool path_naive_possible(const struct path_request *q)
 size_t path_naive_senders(const struct path_request *q)
 {
     const size_t most = q->n_naive < PATH_NAIVE_MOST ? q->n_naive : PATH_NAIVE_MOST;
-    if (!path_naive_possible(q)) return 0;
+    if (!possible(q)) return 0;
     return most < q->n_senders ? most : q->n_senders;
 }
 

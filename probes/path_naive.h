@@ -11,8 +11,6 @@
 
 enum { PATH_NAIVE_MOST = 16 };
 
-/* Is there such a check? One norm for attention and MLP, frozen, would reach a live MLP too. */
-bool path_naive_possible(const struct path_request *q);
 size_t path_naive_senders(const struct path_request *q);
 void path_naive_plan(const struct path_request *q, uint32_t n, int threads, struct plan *p);
 

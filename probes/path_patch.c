@@ -4,11 +4,11 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/base/random.h"
 #include "core/head.h"
 #include "core/kernel/norm.h"
 #include "panel.h"
 #include "path_naive.h"
+#include "pick.h"
 #include "sweep.h"
 
 enum { DEFAULT_MEMORY = 512u << 20 };
@@ -316,27 +316,17 @@ static bool step_turn(struct path_patch *p, struct session *s, struct err *e)
 
 /* ---- the check ----------------------------------------------------------------------------------------- */
 
-static double effect(const struct path_patch *p, size_t i)
+static double effect(const void *ctx, size_t i)
 {
+    const struct path_patch *p = ctx;
     const struct patch_scores *s = scores_of(p, 0);
     return fabs(s->values[p->number[i]] - (p->q.denoise ? s->corrupt : s->clean));
 }
 
 static void pick(struct path_patch *p)
 {
-    const size_t wanted = path_naive_senders(&p->q) < p->n_run ? path_naive_senders(&p->q) : p->n_run;
-    struct random random;
-    size_t best = 0;
-    random_init(&random, p->q.seed);
-    for (size_t i = 1; i < p->n_run; i++)
-        if (!(effect(p, i) <= effect(p, best))) best = i;
-    p->picked[p->n_picked++] = p->number[best];
-    while (p->n_picked < wanted) {
-        const size_t i = p->number[random_below(&random, p->n_run)];
-        bool there = false;
-        for (size_t k = 0; k < p->n_picked; k++) there |= p->picked[k] == i;
-        if (!there) p->picked[p->n_picked++] = i;
-    }
+    p->n_picked = pick_some(effect, p, p->n_run, path_naive_senders(&p->q), p->q.seed, p->picked);
+    for (size_t i = 0; i < p->n_picked; i++) p->picked[i] = p->number[p->picked[i]];
 }
 
 static bool compare(struct path_patch *p, struct session *s, struct err *e)

@@ -145,7 +145,7 @@ static double effect(const struct scales *x, size_t row)
     const double *with = x->sum + row * x->per_row, *without = x->base + row * x->per_row;
     if (!q->couples) return (with[0] - without[0]) / (double)q->example[row].n_scored;
     const double h = q->param[LOCALIZER_HEAD_SCALE_dpo_beta] * ((with[0] - without[0]) - (with[1] - without[1]));
-    return log(2) - (h > 0 ? log1p(exp(-h)) : log1p(exp(h)) - h);
+    return log(2) - fit_couple_loss(h);
 }
 
 static void end_set(struct scales *x)

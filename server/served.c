@@ -46,6 +46,15 @@ bool served_may_be_called(const char *name, struct err *e)
                            NAME_TEXT - 1);
 }
 
+bool served_choose_name(const char *asked, const char *path, char out[NAME_TEXT], struct err *e)
+{
+    char *name = asked ? mem_text(asked) : model_default_name(path);
+    bool ok = served_may_be_called(name, e);
+    if (ok) (void)snprintf(out, NAME_TEXT, "%s", name);
+    mem_drop(name);
+    return ok;
+}
+
 /* ---- life --------------------------------------------------------------------------------- */
 
 struct opening {

@@ -39,6 +39,8 @@ struct served {
 /* What a model may be called: 1 to NAME_TEXT - 1 bytes of UTF-8 without control characters, without
  * `/`, so that a name is one segment of a path, and without `@`, so that NAME@VIEW has one meaning. */
 bool served_may_be_called(const char *name, struct err *e) MUST_CHECK;
+/* What something loaded from path will be called: as asked, or after the path's last part where asked is NULL. */
+bool served_choose_name(const char *asked, const char *path, char out[NAME_TEXT], struct err *e) MUST_CHECK;
 
 /* Read the model at path and take its hashes, through the cache in `data`. Weights are taken from the
  * budget before they are read, and given back with the model. The row is not set yet. */

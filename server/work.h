@@ -84,6 +84,13 @@ struct work { /* first member of every concrete work */
     bool stream;               /* the answer is an event stream: step may call work_emit */
 };
 
+/* What there is of it so far, in units of its own; the worker publishes it after the step. */
+static inline void work_progress(struct work *w, size_t done, size_t total)
+{
+    w->done = (int64_t)done;
+    w->total = (int64_t)total;
+}
+
 /* Append a server-sent event to the work's job (worker thread). data is JSON on one line. */
 void work_emit(struct work *w, const char *event, const char *data);
 

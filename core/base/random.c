@@ -31,10 +31,18 @@ uint64_t random_u64(struct random *r)
 
 double random_unit(struct random *r) { return (double)(random_u64(r) >> 11) * 0x1p-53; }
 
+void random_normals(struct random *r, double out[2])
+{
+    const double radius = sqrt(-2 * log(1 - random_unit(r))), angle = 6.283185307179586 * random_unit(r);
+    out[0] = radius * cos(angle);
+    out[1] = radius * sin(angle);
+}
+
 double random_normal(struct random *r)
 {
-    const double u = 1 - random_unit(r), v = random_unit(r);
-    return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
+    double both[2];
+    random_normals(r, both);
+    return both[0];
 }
 
 uint64_t random_below(struct random *r, uint64_t n)

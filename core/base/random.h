@@ -12,7 +12,9 @@ struct random {
 void random_init(struct random *r, uint64_t seed);
 uint64_t random_u64(struct random *r);
 double random_unit(struct random *r);                  /* [0, 1) with 53 bits */
-double random_normal(struct random *r);                /* N(0, 1), by Box and Muller: two draws each */
+/* Two of N(0, 1), by Box and Muller from two draws; and the first of them alone. */
+void random_normals(struct random *r, double out[2]);
+double random_normal(struct random *r);
 uint64_t random_below(struct random *r, uint64_t n);   /* [0, n), unbiased; n > 0 */
 void random_shuffle(struct random *r, size_t *v, size_t n);
 

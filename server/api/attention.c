@@ -39,8 +39,7 @@ static enum step attention_work_step(struct work *w, struct session *s, struct e
     enum step step = heads_step(p->probe, s, e);
     size_t done, total;
     heads_progress(p->probe, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    work_progress(w, done, total);
     return step;
 }
 

@@ -88,8 +88,7 @@ static enum step attribution_work_step(struct work *w, struct session *s, struct
     if (!p->estimated) {
         enum step step = attribution_step(p->attribution, s, e);
         attribution_progress(p->attribution, &done, &total);
-        w->done = (int64_t)done;
-        w->total = (int64_t)total;
+        work_progress(w, done, total);
         p->estimated = step == STEP_DONE;
         p->seconds = (double)(monotonic_us() - w->started_us) / 1e6;
         return step == STEP_FAIL ? step : STEP_MORE;

@@ -68,8 +68,7 @@ static enum step eap_work_step(struct work *w, struct session *s, struct err *e)
     if (p->scored) return count(p, e);
     enum step step = edges_step(p->edges, s, e);
     edges_progress(p->edges, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    work_progress(w, done, total);
     if (step != STEP_DONE) return step;
     p->scored = true;
     p->seconds = (double)(monotonic_us() - w->started_us) / 1e6;

@@ -42,8 +42,7 @@ static enum step causal_work_step(struct work *w, struct session *s, struct err 
     if (t->stats) return causal_stats_step(t->stats, e);
     enum step step = causal_step(t->causal, s, e);
     causal_progress(t->causal, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    work_progress(w, done, total);
     if (step != STEP_DONE) return step;
     t->stats = causal_stats_new(&t->request, t->causal, t->request.seed, e);
     return t->stats ? STEP_MORE : STEP_FAIL;

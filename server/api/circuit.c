@@ -32,8 +32,7 @@ static enum step circuit_work_step(struct work *w, struct session *s, struct err
     if (look_cached(&p->look)) return STEP_DONE;
     const enum step step = circuit_step(p->circuit, s, e);
     circuit_progress(p->circuit, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    work_progress(w, done, total);
     return step;
 }
 

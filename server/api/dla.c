@@ -67,8 +67,7 @@ static enum step dla_work_step(struct work *w, struct session *s, struct err *e)
     if (p->estimate) return step_means(p, e);
     enum step step = dla_step(p->dla, s, e);
     dla_progress(p->dla, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    work_progress(w, done, total);
     if (step != STEP_DONE || !p->listed) return step;
     return begin_means(p, e) ? STEP_MORE : STEP_FAIL;
 }

@@ -120,8 +120,7 @@ static enum step step_train(struct edit_work *w, struct session *s, struct err *
     enum step step = w->method->step(w->editor, s, e);
     size_t done, total;
     w->method->progress(w->editor, &done, &total);
-    w->look.work.done = (int64_t)done;
-    w->look.work.total = (int64_t)total;
+    work_progress(&w->look.work, done, total);
     return step;
 }
 

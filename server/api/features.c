@@ -35,8 +35,7 @@ static enum step features_work_step(struct work *w, struct session *s, struct er
     if (look_cached(&p->look)) return STEP_DONE;
     enum step step = features_step(p->features, s, e);
     features_progress(p->features, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    work_progress(w, done, total);
     return step;
 }
 

@@ -34,8 +34,7 @@ static enum step lens_work_step(struct work *w, struct session *s, struct err *e
     enum step step = lens_step(p->lens, s, e);
     size_t done, total;
     lens_progress(p->lens, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    work_progress(w, done, total);
     return step;
 }
 

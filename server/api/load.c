@@ -38,8 +38,7 @@ static void load_free(struct work *w)
 static void progress(void *ctx, size_t done, size_t total)
 {
     struct load_work *l = ctx;
-    l->work.done = (int64_t)done;
-    l->work.total = (int64_t)total;
+    work_progress(&l->work, done, total);
     l->telling->tell(l->telling->ctx);
 }
 
@@ -131,22 +130,14 @@ static bool not_served_yet(struct call *c, const char *path, struct err *e)
     return ok;
 }
 
-static bool read_name(struct load_work *l, const struct json *name, struct err *e)
-{
-    char *text = name ? mem_text(name->text) : model_default_name(l->path);
-    bool ok = served_may_be_called(text, e);
-    if (ok) (void)snprintf(l->name, sizeof l->name, "%s", text);
-    mem_drop(text);
-    return ok;
-}
-
 struct work *api_model_load(struct call *c, struct err *e)
 {
     struct load_work *l = mem_new(sizeof *l);
+    const struct json *name = json_get(c->body, "name");
     l->work.ops = &ops;
     l->work.daemon = c->daemon;
     l->path = model_path(daemon_config(c->daemon), json_get(c->body, "path")->text, e);
-    if (l->path && read_name(l, json_get(c->body, "name"), e) && not_served_yet(c, l->path, e) &&
+    if (l->path && served_choose_name(name ? name->text : NULL, l->path, l->name, e) && not_served_yet(c, l->path, e) &&
         models_may_add(daemon_models(c->daemon), l->name, NULL, e))
         return &l->work;
     load_free(&l->work);

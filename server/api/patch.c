@@ -49,8 +49,7 @@ static enum step step_patch(struct patch_work *p, struct session *s, struct err 
     enum step step = patch_step(p->patch, s, e);
     if (checking) p->checks_us += monotonic_us() - start;
     patch_progress(p->patch, &done, &total);
-    p->look.work.done = (int64_t)done;
-    p->look.work.total = (int64_t)total;
+    work_progress(&p->look.work, done, total);
     return step;
 }
 

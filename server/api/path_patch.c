@@ -51,8 +51,7 @@ static enum step path_work_step(struct work *w, struct session *s, struct err *e
     enum step step = path_step(p->path, s, e);
     if (checking) p->checks_us += monotonic_us() - start;
     path_progress(p->path, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    work_progress(w, done, total);
     if (step != STEP_DONE || !p->pairs.listed) return step;
     p->stats = begin_stats(p, e);
     return p->stats ? STEP_MORE : STEP_FAIL;

@@ -38,8 +38,7 @@ static enum step apply_work_step(struct work *w, struct session *s, struct err *
     if (look_cached(&p->look)) return STEP_DONE;
     enum step step = trace_step(p->trace, s, e);
     trace_progress(p->trace, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    work_progress(w, done, total);
     return step;
 }
 

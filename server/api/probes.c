@@ -54,8 +54,7 @@ static enum step probes_work_step(struct work *w, struct session *s, struct err 
     if (look_cached(&p->look)) return STEP_DONE;
     enum step step = readout_sweep_step(p->sweep, s, e);
     readout_sweep_progress(p->sweep, &done, &total);
-    w->done = (int64_t)done;
-    w->total = (int64_t)total;
+    work_progress(w, done, total);
     return step;
 }
 

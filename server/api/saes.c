@@ -84,19 +84,10 @@ static const struct work_ops ops = {
     .ahead = load_ahead, .step = load_step, .finish = load_finish, .free = load_free,
 };
 
-static bool read_name(struct load_work *l, const struct json *name, struct err *e)
-{
-    char *text = name ? mem_text(name->text) : model_default_name(l->path);
-    bool ok = served_may_be_called(text, e);
-    if (ok) (void)snprintf(l->name, sizeof l->name, "%s", text);
-    mem_drop(text);
-    return ok;
-}
-
 struct work *api_sae_load(struct call *c, struct err *e)
 {
     struct load_work *l = mem_new(sizeof *l);
-    const struct json *site = json_get(c->body, "site");
+    const struct json *site = json_get(c->body, "site"), *name = json_get(c->body, "name");
     l->work.ops = &ops;
     l->work.daemon = c->daemon;
     struct served *s = call_served(c, c->body, e);
@@ -105,7 +96,7 @@ struct work *api_sae_load(struct call *c, struct err *e)
         l->path = model_path(daemon_config(c->daemon), json_get(c->body, "path")->text, e);
         l->site = site ? mem_text(site->text) : NULL;
     }
-    if (l->path && read_name(l, json_get(c->body, "name"), e) && saes_may_add(s->saes, l->name, e)) return &l->work;
+    if (l->path && served_choose_name(name ? name->text : NULL, l->path, l->name, e) && saes_may_add(s->saes, l->name, e)) return &l->work;
     load_free(&l->work);
     return NULL;
 }
