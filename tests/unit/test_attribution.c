@@ -17,26 +17,13 @@
 #include "probes/gradient.h"
 #include "support/families.h"
 #include "support/numbers.h"
+#include "support/prompts.h"
 
-enum { N = 9, READ = 7, PAIRS = 2, MOST_LAYERS = 8 };
+enum { PAIRS = 2 };
 #define STEP 0.008f
 
 static const uint32_t answers[] = {42, 3}, foils[] = {7};
 static const struct metric metrics[] = {{METRIC_LOGIT_DIFF, answers, foils, 2, 1, READ, NULL}, {METRIC_LOGPROB, answers, NULL, 2, 0, READ, NULL}};
-
-struct prompts {
-    uint32_t clean[N], corrupt[N];
-    struct patch_pair pair;
-};
-
-static void make_pair(const struct golden *g, struct prompts *p)
-{
-    uint64_t seed = 19;
-    for (int k = 0; k < N; k++) p->clean[k] = p->corrupt[k] = below(&seed, g->model->arch.d_vocab);
-    p->corrupt[2] = below(&seed, g->model->arch.d_vocab);
-    p->corrupt[5] = below(&seed, g->model->arch.d_vocab);
-    p->pair = (struct patch_pair){p->clean, p->corrupt, N, metrics};
-}
 
 static struct attribution *attribute(const struct golden *g, const struct attribution_request *q)
 {
@@ -47,31 +34,6 @@ static struct attribution *attribute(const struct golden *g, const struct attrib
 }
 
 /* ---- one run for one cell ------------------------------------------------------------------------------ */
-
-struct site_values {
-    enum hook hook;
-    uint32_t heads, width;
-    float *layer[MOST_LAYERS];
-};
-
-static struct site_values read_site(const struct golden *g, enum hook h, const uint32_t *ids)
-{
-    const struct arch *a = &g->model->arch;
-    struct site_values s = {h, hook_heads(a, h), hook_info(h)->axis == AXIS_SOURCE ? N : hook_width(a, h), {0}};
-    struct tap tap[MOST_LAYERS];
-    assert_true(a->n_layers <= MOST_LAYERS);
-    for (uint32_t l = 0; l < a->n_layers; l++) {
-        s.layer[l] = floats((size_t)N * s.heads * s.width);
-        tap[l] = (struct tap){.site = {h, l}, .every_pos = true, .n_source = N, .dst = s.layer[l]};
-    }
-    mem_drop(logits_at(g, g->view, ids, N, READ, &(struct taps){tap, a->n_layers}));
-    return s;
-}
-
-static void drop_site(struct site_values *s)
-{
-    for (int l = 0; l < MOST_LAYERS; l++) mem_drop(s->layer[l]);
-}
 
 /* A write of a run's own values at some positions and heads of a layer, weighed. */
 static struct tap write_tap(const struct site_values *s, uint32_t layer, const uint32_t *pos, const uint32_t *head, float weight)
@@ -127,7 +89,7 @@ static double check_site(const struct golden *g, const struct prompts *p, const 
 {
     const struct patch_grid *grid = attribution_grid(a, site);
     const uint32_t *base = q->denoise ? p->corrupt : p->clean, *source = q->denoise ? p->clean : p->corrupt;
-    struct site_values s = read_site(g, q->site[site], source);
+    struct site_values s = read_site(g, g->view, q->site[site], source);
     const int m = (int)site % 2; /* one metric or the other */
     double most = 0;
     for (uint32_t l = 0; l < grid->n_layers; l++)
@@ -150,7 +112,7 @@ static void estimates(struct golden *g)
 {
     static const enum patch_axis axes[] = {PATCH_LAYER_HEAD, PATCH_LAYER_HEAD_POS, PATCH_LAYER_POS, PATCH_LAYER};
     struct prompts p;
-    make_pair(g, &p);
+    make_pair(g, metrics, &p);
     for (int x = 0; x < 4; x++) {
         enum hook asked[sizeof sites / sizeof *sites];
         size_t n = 0;
@@ -176,11 +138,11 @@ static void second_order(struct golden *g)
 {
     struct prompts p;
     enum hook site = HOOK_Z;
-    make_pair(g, &p);
+    make_pair(g, metrics, &p);
     struct attribution_request q = {.view = g->view, .pair = &p.pair, .n_pairs = 1, .n_metrics = 2, .denoise = true, .site = &site,
                                     .n_sites = 1, .axis = PATCH_LAYER};
     struct attribution *a = attribute(g, &q);
-    struct site_values s = read_site(g, site, p.clean);
+    struct site_values s = read_site(g, g->view, site, p.clean);
     const double slope = attribution_grid(a, 0)->scores[0].values[0], base = metric_of(g, 0, p.corrupt, NULL, 0);
     double error[2];
     for (int i = 0; i < 2; i++) {
@@ -245,7 +207,7 @@ static void qk_fix(struct golden *g)
 {
     static const enum hook fixed[] = {HOOK_ROT_Q, HOOK_ROT_K, HOOK_Q, HOOK_K};
     struct prompts p;
-    make_pair(g, &p);
+    make_pair(g, metrics, &p);
     /* A norm over all heads together lets a head's raw query move the others': there only the turned ones are the node's. */
     const size_t n = g->model->arch.qk_norm == QK_NORM_ALL ? 2 : 4;
     for (int x = 0; x < 2; x++) {
@@ -254,7 +216,7 @@ static void qk_fix(struct golden *g)
         struct attribution *a = attribute(g, &q);
         for (size_t i = 0; i < n; i++) {
             const struct patch_grid *grid = attribution_grid(a, i);
-            struct site_values s = read_site(g, fixed[i], p.clean), pattern = read_site(g, HOOK_PATTERN, p.corrupt);
+            struct site_values s = read_site(g, g->view, fixed[i], p.clean), pattern = read_site(g, g->view, HOOK_PATTERN, p.corrupt);
             double most = 0;
             for (uint32_t l = 0; l < grid->n_layers; l++) {
                 float *slope = pattern_gradient(g, p.corrupt, l);
@@ -295,13 +257,13 @@ static void grad_drop(struct golden *g)
     static const enum hook dropped[] = {HOOK_RESID_PRE, HOOK_MLP_POST, HOOK_RESID_POST};
     const uint32_t L = g->model->arch.n_layers;
     struct prompts p;
-    make_pair(g, &p);
+    make_pair(g, metrics, &p);
     struct attribution_request q = {.view = g->view, .pair = &p.pair, .n_pairs = 1, .n_metrics = 2, .denoise = true, .site = dropped,
                                     .n_sites = 3, .axis = PATCH_LAYER_POS, .grad_drop = true};
     struct attribution *a = attribute(g, &q);
-    struct site_values attn = read_site(g, HOOK_ATTN_OUT, p.corrupt), mlp = read_site(g, HOOK_MLP_OUT, p.corrupt);
+    struct site_values attn = read_site(g, g->view, HOOK_ATTN_OUT, p.corrupt), mlp = read_site(g, g->view, HOOK_MLP_OUT, p.corrupt);
     for (size_t i = 0; i < 3; i++) {
-        struct site_values s = read_site(g, dropped[i], p.clean);
+        struct site_values s = read_site(g, g->view, dropped[i], p.clean);
         for (uint32_t l = 0; l < L; l++)
             for (uint32_t pos = 0; pos < N; pos++) {
                 double want = 0, got = attribution_drop(a, i)[l * N + pos];
@@ -376,7 +338,7 @@ static void audited(struct golden *g)
     struct prompts p;
     enum hook site = HOOK_Z;
     struct err e = {0};
-    make_pair(g, &p);
+    make_pair(g, metrics, &p);
     struct attribution_request q = {.view = g->view, .pair = &p.pair, .n_pairs = 1, .n_metrics = 2, .denoise = true, .site = &site,
                                     .n_sites = 1, .axis = PATCH_LAYER_HEAD};
     struct attribution *a = attribute(g, &q);

@@ -16,27 +16,13 @@
 #include "probes/gradient.h"
 #include "support/families.h"
 #include "support/numbers.h"
+#include "support/prompts.h"
 
-enum { N = 9, READ = 7, FIRST = 2 };
 #define STEP 0.008f
 
 static const uint32_t answers[] = {42, 3}, foils[] = {7};
 static const struct metric metric = {METRIC_LOGIT_DIFF, answers, foils, 2, 1, READ, NULL};
 static const enum hook copies[EDGE_FINAL + 1] = {[EDGE_Q] = HOOK_Q_INPUT, [EDGE_K] = HOOK_K_INPUT, [EDGE_V] = HOOK_V_INPUT, [EDGE_MLP] = HOOK_MLP_IN};
-
-struct prompts {
-    uint32_t clean[N], corrupt[N];
-    struct patch_pair pair;
-};
-
-static void make_pair(const struct golden *g, struct prompts *p)
-{
-    uint64_t seed = 19;
-    for (int k = 0; k < N; k++) p->clean[k] = p->corrupt[k] = below(&seed, g->model->arch.d_vocab);
-    p->corrupt[FIRST] = below(&seed, g->model->arch.d_vocab);
-    p->corrupt[5] = below(&seed, g->model->arch.d_vocab);
-    p->pair = (struct patch_pair){p->clean, p->corrupt, N, &metric};
-}
 
 static struct edges *edges_run(const struct golden *g, const struct edge_request *q)
 {
@@ -118,7 +104,7 @@ static void single_edges(struct golden *g)
     const struct arch *a = &g->model->arch;
     const size_t W = edge_writers(a), R = edge_readers(a);
     struct prompts p;
-    make_pair(g, &p);
+    make_pair(g, &metric, &p);
     struct edge_request q = {.view = g->view, .pair = &p.pair, .n_pairs = 1, .denoise = true, .steps = 1};
     struct edges *k = edges_run(g, &q);
     double most = 0;
@@ -157,7 +143,7 @@ static void out_edges(struct golden *g)
     struct prompts p;
     struct err e = {0};
     if (a->post_norm) return; /* a head's result is not what is added there */
-    make_pair(g, &p);
+    make_pair(g, &metric, &p);
     for (int noise = 0; noise < 2; noise++) {
         struct edge_request q = {.view = g->view, .pair = &p.pair, .n_pairs = 1, .denoise = !noise, .steps = 1};
         struct attribution_request by[2] = {
@@ -211,7 +197,7 @@ static void in_edges(struct golden *g)
     const struct arch *a = &g->model->arch;
     const size_t W = edge_writers(a), R = edge_readers(a);
     struct prompts p;
-    make_pair(g, &p);
+    make_pair(g, &metric, &p);
     struct edge_request q = {.view = g->view, .pair = &p.pair, .n_pairs = 1, .denoise = true, .steps = 1};
     struct edges *k = edges_run(g, &q);
     for (size_t v = 0; v < R; v++) {
@@ -239,7 +225,7 @@ static void along_a_path(struct golden *g)
     const struct arch *a = &g->model->arch;
     const size_t W = edge_writers(a), R = edge_readers(a), d = a->d_model;
     struct prompts p;
-    make_pair(g, &p);
+    make_pair(g, &metric, &p);
     float *to = read_hook(g, p.clean, (struct site){HOOK_EMBED, 0}, NULL, d), *from = read_hook(g, p.corrupt, (struct site){HOOK_EMBED, 0}, NULL, d);
     float *x = floats(N * d);
     for (int i = 0; i < 2; i++) {

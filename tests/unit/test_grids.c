@@ -14,18 +14,15 @@
 #include "probes/patch.h"
 #include "support/families.h"
 #include "support/numbers.h"
+#include "support/prompts.h"
 
 #define CLOSE 1e-4
 
-enum { N = 9, PAIRS = 2, METRICS = 2, MOST_LAYERS = 8 };
+enum { PAIRS = 2, METRICS = 2 };
 
 static const uint32_t answers[] = {42, 3}, foils[] = {7};
 static const struct metric metrics[METRICS] = {{METRIC_LOGIT_DIFF, answers, foils, 2, 1, N - 2, NULL},
                                                {METRIC_KL, NULL, NULL, 0, 0, N - 2, NULL}};
-
-struct prompts {
-    uint32_t clean[N], corrupt[N];
-};
 
 static void make_pairs(const struct golden *g, struct prompts ids[PAIRS])
 {
@@ -38,32 +35,6 @@ static void make_pairs(const struct golden *g, struct prompts ids[PAIRS])
 }
 
 /* ---- one run for one cell ------------------------------------------------------------------------------ */
-
-struct site_values { /* of one run, by layer; heads × width values a position */
-    enum hook hook;
-    uint32_t heads, width;
-    float *layer[MOST_LAYERS];
-};
-
-static struct site_values read_site(const struct golden *g, struct view *v, enum hook h, const uint32_t *ids)
-{
-    const struct arch *a = &g->model->arch;
-    struct site_values s = {.hook = h, .heads = hook_heads(a, h),
-                            .width = hook_info(h)->axis == AXIS_SOURCE ? N : hook_width(a, h)};
-    struct tap tap[MOST_LAYERS];
-    assert_true(a->n_layers <= MOST_LAYERS);
-    for (uint32_t l = 0; l < a->n_layers; l++) {
-        s.layer[l] = floats((size_t)N * s.heads * s.width);
-        tap[l] = (struct tap){.site = {h, l}, .every_pos = true, .n_source = N, .dst = s.layer[l]};
-    }
-    mem_drop(logits_at(g, v, ids, N, N - 2, &(struct taps){tap, a->n_layers}));
-    return s;
-}
-
-static void drop_site(struct site_values *s)
-{
-    for (int l = 0; l < MOST_LAYERS; l++) mem_drop(s->layer[l]);
-}
 
 /* What is written: the values themselves, copied one by one for the places in question. */
 struct write {
