@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "groups.h"
 #include "handlers.h"
 #include "input.h"
 #include "look.h"
@@ -242,21 +243,6 @@ static bool read_prompt(struct dla_work *p, const struct json *v, const struct j
     return read_tokens(p, v, field, out, e);
 }
 
-/* Prompts of one group are not independent of each other; without a group each is one. */
-static void set_group(struct dla_work *p, size_t i, const struct json *first)
-{
-    const struct json *mine = first, *v = first;
-    for (size_t k = 0; k < i; k++) mine = mine->next;
-    const struct json *group = json_get(mine, "group");
-    for (size_t k = 0; group && k < i; k++, v = v->next) {
-        const struct json *other = json_get(v, "group");
-        if (!other || strcmp(other->text, group->text) != 0) continue;
-        p->group[i] = p->group[k];
-        return;
-    }
-    p->group[i] = (uint32_t)p->n_groups++;
-}
-
 static bool read_prompts(struct dla_work *p, struct err *e)
 {
     const struct json *q = p->look.request, *list = json_get(q, "prompts");
@@ -275,9 +261,8 @@ static bool read_prompts(struct dla_work *p, struct err *e)
         char field[64];
         (void)snprintf(field, sizeof field, "prompts[%zu]", i);
         if (!read_prompt(p, v, json_get(v, "input"), field, &out[i], e)) return false;
-        set_group(p, i, list->child);
     }
-    return true;
+    return groups_read(list->child, n, false, p->group, &p->n_groups, e);
 }
 
 /* Rows of the answer, and values in each. */

@@ -196,6 +196,15 @@ struct rewrite {
     bool cached, unrecorded;
 };
 
+/* Members that say under which id something was written. */
+static bool names_a_row(const char *key)
+{
+    static const char *const names[] = {"run", "region_id", "probe_id", "saved"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(names[i], key) == 0) return true;
+    return false;
+}
+
 static bool rewrite(const char *text, size_t len, const struct rewrite *how, struct buf *out, struct err *e)
 {
     struct arena a;
@@ -211,7 +220,7 @@ static bool rewrite(const char *text, size_t len, const struct rewrite *how, str
             answer_view(root, "against", how->against);
         } else if (how->set && how->set->set.id[0] && strcmp(v->key, "set") == 0) {
             put_set(how->set, root);
-        } else if (how->unrecorded && (strcmp(v->key, "run") == 0 || strcmp(v->key, "region_id") == 0 || strcmp(v->key, "probe_id") == 0 || strcmp(v->key, "saved") == 0)) {
+        } else if (how->unrecorded && names_a_row(v->key)) {
             jout_null(root, v->key);
         } else if (how->unrecorded && strcmp(v->key, "warnings") == 0) {
             jout *list = jout_put_array(root, "warnings");

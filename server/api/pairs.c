@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "groups.h"
 #include "metrics.h"
 #include "place.h"
 #include "set_list.h"
@@ -23,10 +24,12 @@ static struct list list_of(const struct json *q, const char *many, const char *o
     return (struct list){*one ? json_get(q, one) : q, 1, false, one};
 }
 
+static bool is_pair(const struct json *row) { return json_get(row, "clean") != NULL; }
+
 /* The rows of a set as a list of pairs. */
 static bool list_of_set(struct look *l, struct call *c, struct list *out, struct err *e)
 {
-    static const struct set_need need = {.one_of = {"clean"}, .missing = "no clean and corrupt", .most = 1024};
+    static const struct set_need need = {.fits = is_pair, .missing = "no clean and corrupt", .most = 1024};
     const struct json *list;
     if (!set_list_read(l, c, &need, &list, e)) return false;
     if (list) *out = (struct list){list->child, list->len, true, "set"};
@@ -87,26 +90,9 @@ static bool read_metrics(struct pairs *p, size_t pair, struct look *l, const str
     return true;
 }
 
-/* Groups are numbered as they come. */
-static void set_group(struct pairs *p, size_t i, const struct json *group, const struct json *const *seen)
-{
-    for (size_t k = 0; group && k < i; k++)
-        if (seen[k] && strcmp(seen[k]->text, group->text) == 0) {
-            p->group[i] = p->group[k];
-            return;
-        }
-    p->group[i] = (uint32_t)p->n_groups++;
-}
-
-static const struct json *group_of(const struct json *v, bool of_set)
-{
-    const struct json *group = json_get(v, "group");
-    return group || !of_set ? group : json_get(v, "subject");
-}
-
 bool pairs_read(struct pairs *p, struct look *l, struct call *c, struct err *e)
 {
-    const struct json *q = l->request, **named;
+    const struct json *q = l->request;
     struct list pairs = list_of(q, "pairs", ""), metrics = list_of(q, "metrics", "metric");
     char field[64];
     size_t i = 0;
@@ -118,18 +104,15 @@ bool pairs_read(struct pairs *p, struct look *l, struct call *c, struct err *e)
     p->metric = arena_take(&l->arena, pairs.n * metrics.n, sizeof *p->metric, e);
     p->asked = arena_take(&l->arena, pairs.n, sizeof *p->asked, e);
     p->group = arena_take(&l->arena, pairs.n, sizeof *p->group, e);
-    named = arena_take(&l->arena, pairs.n, sizeof *named, e);
-    if (!p->pair || !p->metric || !p->asked || !p->group || !named) return false;
+    if (!p->pair || !p->metric || !p->asked || !p->group) return false;
     for (const struct json *v = pairs.first; i < pairs.n; v = v->next, i++) {
         p->n = i + 1; /* for pairs_release */
-        named[i] = group_of(v, l->set.id[0]);
         if (!read_texts(&p->pair[i], l, v, field_of(&pairs, i, field), e) || !read_metrics(p, i, l, v, field, &metrics, e))
             return false;
-        set_group(p, i, named[i], named);
         p->asked[i] = (struct patch_pair){p->pair[i].clean.ids, p->pair[i].corrupt.ids, (uint32_t)p->pair[i].clean.n,
                                           p->metric + i * metrics.n};
     }
-    return true;
+    return groups_read(pairs.first, pairs.n, l->set.id[0], p->group, &p->n_groups, e);
 }
 
 void pairs_release(struct pairs *p)

@@ -5,7 +5,7 @@
 
 #include "place.h"
 #include "probes/patch_fill.h"
-#include "set_rows.h"
+#include "set_list.h"
 
 /* ---- a mean --------------------------------------------------------------------------------------- */
 
@@ -36,31 +36,17 @@ static const struct json *text_of_row(const struct json *row)
     return NULL;
 }
 
-static bool of_rows(struct patch_source *s, struct look *l, struct set_rows *rows, struct err *e)
-{
-    enum { MOST = 1024 };
-    const struct json *row;
-    s->mean = arena_take(&l->arena, MOST, sizeof *s->mean, e);
-    while (s->mean && set_rows_next(rows, &l->arena, &row, e)) {
-        if (row && s->n_mean == MOST) return err_field(e, ERR_TOO_LARGE, "from.mean_of.set", "more than %d rows", MOST);
-        if (!row) return s->n_mean > 0 || err_field(e, ERR_INVALID, "from.mean_of.set", "no row of %s is in it", rows->head.id);
-        const struct json *text = text_of_row(row);
-        if (!text) return err_field(e, ERR_INVALID, "from.mean_of.set", "row %zu has no text, prompt or clean", rows->n - 1);
-        if (!add_prompt(s, l, text, "from.mean_of.set", e)) return false;
-    }
-    return false;
-}
+static bool has_text(const struct json *row) { return text_of_row(row) != NULL; }
 
 static bool from_set(struct patch_source *s, struct look *l, struct call *c, const struct json *ref, struct err *e)
 {
-    struct set_rows rows;
-    const struct json *split = json_get(ref, "split");
-    if (!set_rows_open(&rows, c->reader, json_get(ref, "set")->text, e)) return place_blame(e, "from.mean_of.set");
-    rows.split = split ? split->text : NULL;
-    look_uses(l, &rows.head);
-    bool ok = of_rows(s, l, &rows, e);
-    set_rows_close(&rows);
-    return ok;
+    static const struct set_need need = {.fits = has_text, .missing = "no text, prompt or clean", .most = 1024};
+    const struct json *list;
+    if (!set_list_of(l, c, ref, "from.mean_of", &need, &list, e)) return false;
+    s->mean = arena_take(&l->arena, list->len, sizeof *s->mean, e);
+    for (const struct json *row = s->mean ? list->child : NULL; row; row = row->next)
+        if (!add_prompt(s, l, text_of_row(row), "from.mean_of.set", e)) return false;
+    return s->mean != NULL;
 }
 
 static bool read_mean(struct patch_source *s, struct look *l, struct call *c, const struct json *mean, struct patch_request *out,

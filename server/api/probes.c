@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/text/strmap.h"
+#include "groups.h"
 #include "handlers.h"
 #include "core/site.h"
 #include "inputs.h"
@@ -266,22 +267,6 @@ static bool read_labels(struct probes_work *p, const struct json *list, struct e
     return true;
 }
 
-static bool read_groups(struct probes_work *p, const struct json *list, struct err *e)
-{
-    struct strmap seen;
-    size_t i = 0;
-    if (!strmap_init(&seen, p->n + 1, e)) return false;
-    for (const struct json *v = list->child; v; v = v->next, i++) {
-        const struct json *group = json_get(v, "group");
-        uint32_t at = (uint32_t)p->n_groups;
-        if (!group || !strmap_get(&seen, group->text, group->len, &at)) p->n_groups++;
-        if (group) strmap_put(&seen, group->text, group->len, at);
-        p->group[i] = at;
-    }
-    strmap_release(&seen);
-    return true;
-}
-
 static bool read_row(struct probes_work *p, const struct json *v, const char *field, struct err *e)
 {
     static const struct json all = {.type = JSON_STRING, .text = "all", .len = 3};
@@ -301,9 +286,11 @@ static bool read_row(struct probes_work *p, const struct json *v, const char *fi
     return true;
 }
 
+static bool has_text(const struct json *row) { return json_get(row, "text") || json_get(row, "prompt"); }
+
 static bool read_rows(struct probes_work *p, struct call *c, struct err *e)
 {
-    static const struct set_need need = {.one_of = {"text", "prompt"}, .missing = "no text or prompt", .most = MOST_ROWS};
+    static const struct set_need need = {.fits = has_text, .missing = "no text or prompt", .most = MOST_ROWS};
     struct look *l = &p->look;
     const struct json *list;
     if (!set_list_read(l, c, &need, &list, e)) return false;
@@ -320,7 +307,7 @@ static bool read_rows(struct probes_work *p, struct call *c, struct err *e)
         (void)snprintf(field, sizeof field, "%s[%zu]", set ? "set" : "data", p->n);
         if (!read_row(p, v, field, e)) return false;
     }
-    return read_labels(p, list, e) && read_groups(p, list, e);
+    return read_labels(p, list, e) && groups_read(list->child, p->n, false, p->group, &p->n_groups, e);
 }
 
 /* ---- sites ---------------------------------------------------------------------------------------- */
