@@ -48,8 +48,6 @@ struct attribution {
 
 static const struct arch *arch_of(const struct attribution *a) { return &view_model(a->q.view)->arch; }
 static const struct patch_pair *pair_of(const struct attribution *a) { return &a->q.pair[a->pair]; }
-static uint32_t used(const struct patch_pair *p) { return p->metric->pos + 1; }
-
 struct patch_request attribution_patch(const struct attribution_request *q, size_t site)
 {
     return (struct patch_request){.view = q->view, .pair = q->pair, .n_pairs = q->n_pairs, .n_metrics = q->n_metrics,
@@ -57,14 +55,6 @@ struct patch_request attribution_patch(const struct attribution_request *q, size
 }
 
 /* ---- sizes --------------------------------------------------------------------------------------------- */
-
-static uint32_t longest(const struct attribution_request *q)
-{
-    uint32_t n = 0;
-    for (size_t i = 0; i < q->n_pairs; i++)
-        if (used(&q->pair[i]) > n) n = used(&q->pair[i]);
-    return n;
-}
 
 /* Floats of one layer of `rows` positions at a hook whose rows may be n wide. */
 static size_t hook_floats(const struct arch *a, enum hook h, uint32_t rows, uint32_t n)
@@ -88,7 +78,7 @@ static size_t listeners(const struct arch *a, uint32_t n)
 void attribution_plan(const struct attribution_request *q, int threads, struct plan *p)
 {
     const struct arch *a = &view_model(q->view)->arch;
-    const uint32_t n = longest(q);
+    const uint32_t n = patch_longest(q->pair, q->n_pairs);
     struct run_size size = {0};
     struct plan run = {0}, tape = {0};
     size_t stream = mem_floats_bytes(plan_times(n, a->d_model));
@@ -124,7 +114,7 @@ double attribution_flops(const struct attribution_request *q, size_t *rows)
     *rows = 0;
     for (size_t i = 0; i < q->n_pairs; i++) {
         const struct patch_pair *p = &q->pair[i];
-        *rows += used(p) * (2 * L + q->n_metrics * back);
+        *rows += patch_used(p) * (2 * L + q->n_metrics * back);
         flops += 2 * panel_flops(a, p->metric, q->n_metrics) + 4.0 * (double)q->n_metrics * a->d_vocab * a->d_model;
     }
     return flops + run_flops(a, (double)*rows / (double)L);
@@ -147,7 +137,7 @@ static bool take_site(struct attribution *a, size_t i, struct err *e)
     s->cells = s->columns * arch->n_layers;
     s->grid.cost.cells = s->cells * a->q.n_pairs;
     if (s->columns > a->longest_columns) a->longest_columns = s->columns;
-    s->floats = floats_of(arch, s->site, s->kind, longest(&a->q));
+    s->floats = floats_of(arch, s->site, s->kind, patch_longest(a->q.pair, a->q.n_pairs));
     s->scores = mem_take(scores, sizeof *s->scores, e);
     s->values = s->scores ? mem_take(scores * s->cells, sizeof *s->values, e) : NULL;
     s->value = s->values ? mem_floats(plan_times(s->floats, arch->n_layers), e) : NULL;
@@ -162,7 +152,7 @@ static bool take_site(struct attribution *a, size_t i, struct err *e)
 static bool take(struct attribution *a, struct err *e)
 {
     const struct arch *arch = arch_of(a);
-    const size_t n = longest(&a->q), d = arch->d_model, V = arch->d_vocab;
+    const size_t n = patch_longest(a->q.pair, a->q.n_pairs), d = arch->d_model, V = arch->d_vocab;
     a->first_difference = mem_take(a->q.n_pairs, sizeof *a->first_difference, e);
     a->site = a->first_difference ? mem_take(a->q.n_sites, sizeof *a->site, e) : NULL;
     for (size_t i = 0; i < a->q.n_sites; i++)
@@ -221,7 +211,7 @@ static struct tap read_tap(const struct attribution *a, enum hook h, uint32_t la
 static void begin_pair(struct attribution *a)
 {
     const struct patch_pair *p = pair_of(a);
-    a->n = used(p);
+    a->n = patch_used(p);
     a->first = a->first_difference[a->pair] < a->n ? a->first_difference[a->pair] : a->n;
     for (uint32_t i = a->first; i < a->n; i++) a->pos[i - a->first] = i;
     a->seq = (struct tape_seq){.n = a->n, .scored = &p->metric->pos, .n_scored = 1};
@@ -304,9 +294,7 @@ static bool baselines(struct attribution *a, struct session *s, struct err *e)
     const size_t M = a->q.n_metrics;
     struct panel panel = {.view = a->q.view, .metric = pair_of(a)->metric, .n_metrics = M, .reference = a->reference};
     const float *rows[] = {a->final + (size_t)(a->n - 1) * arch_of(a)->d_model, a->source_final};
-    bool kl = false;
-    for (size_t m = 0; m < M; m++) kl = kl || panel.metric[m].kind == METRIC_KL;
-    if (kl && !panel_reference(a->q.view, s, a->source_final, a->reference, e)) return false;
+    if (metric_any(panel.metric, M, METRIC_KL) && !panel_reference(a->q.view, s, a->source_final, a->reference, e)) return false;
     for (size_t r = 0; r < 2; r++)
         if (!panel_read(&panel, s, rows[r], 1, a->read + r * M, e)) return false;
     for (size_t m = 0; m < M; m++) {
@@ -452,7 +440,7 @@ void attribution_progress(const struct attribution *a, size_t *done, size_t *tot
 {
     const size_t L = arch_of(a)->n_layers, passes = a->q.n_metrics * (a->q.grad_drop ? 2 * L + L * (L - 1) : 2 * L);
     *total = 0;
-    for (size_t i = 0; i < a->q.n_pairs; i++) *total += used(&a->q.pair[i]) * (2 * L + passes / 2);
+    for (size_t i = 0; i < a->q.n_pairs; i++) *total += patch_used(&a->q.pair[i]) * (2 * L + passes / 2);
     *done = a->pair == a->q.n_pairs ? *total : a->done.forward + a->done.backward;
 }
 

@@ -93,16 +93,6 @@ const char *edge_text(struct edge_node n, char out[EDGE_TEXT])
 
 /* ---- sizes --------------------------------------------------------------------------------------------- */
 
-static uint32_t used(const struct patch_pair *p) { return p->metric->pos + 1; }
-
-static uint32_t longest(const struct edge_request *q)
-{
-    uint32_t n = 0;
-    for (size_t i = 0; i < q->n_pairs; i++)
-        if (used(&q->pair[i]) > n) n = used(&q->pair[i]);
-    return n;
-}
-
 static uint32_t points_together(const struct edge_request *q, uint32_t n)
 {
     const uint32_t most = n < TAPE_ROWS / 2 ? TAPE_ROWS / n : 2;
@@ -116,7 +106,7 @@ struct sizes { /* floats */
 static struct sizes sizes_of(const struct edge_request *q)
 {
     const struct arch *a = &view_model(q->view)->arch;
-    const size_t n = longest(q), L = a->n_layers, stream = plan_times(n, a->d_model), points = points_together(q, (uint32_t)n);
+    const size_t n = patch_longest(q->pair, q->n_pairs), L = a->n_layers, stream = plan_times(n, a->d_model), points = points_together(q, (uint32_t)n);
     const size_t run = 3 * 2 * L, back = points * layer_readers(a);
     return (struct sizes){
         .stream = stream, .z = plan_times(plan_times(2 * L, n), (size_t)a->n_heads * a->d_head), .out = plan_times(2 * L, stream),
@@ -130,7 +120,7 @@ void edges_plan(const struct edge_request *q, int threads, struct plan *p)
 {
     const struct arch *a = &view_model(q->view)->arch;
     const struct sizes z = sizes_of(q);
-    const uint32_t n = longest(q), points = points_together(q, n);
+    const uint32_t n = patch_longest(q->pair, q->n_pairs), points = points_together(q, n);
     const size_t matrix = plan_times(edge_writers(a), edge_readers(a)), rows = (size_t)n * points;
     struct run_size size = {0};
     struct plan run = {0}, tape = {0};
@@ -162,7 +152,7 @@ double edges_flops(const struct edge_request *q, size_t *rows)
     double flops = 0;
     *rows = 0;
     for (size_t i = 0; i < q->n_pairs; i++) {
-        const uint32_t n = used(&q->pair[i]), together = points_together(q, longest(q));
+        const uint32_t n = patch_used(&q->pair[i]), together = points_together(q, patch_longest(q->pair, q->n_pairs));
         const double tapes = (q->steps + together - 1) / together, points = (double)n * q->steps;
         *rows += (2 + 2 * (size_t)q->steps) * n * a->n_layers;
         flops += run_flops(a, 2.0 * n + 2 * points) + 2 * panel_flops(a, q->pair->metric, 1) + 4.0 * q->steps * a->d_vocab * d;
@@ -212,7 +202,7 @@ struct edges *edges_new(const struct edge_request *q, struct err *e)
     g->q = *q;
     g->q.view = view_retain(q->view);
     g->W = edge_writers(arch_of(g)), g->R = edge_readers(arch_of(g)), g->per_layer = layer_readers(arch_of(g));
-    g->longest = longest(q);
+    g->longest = patch_longest(q->pair, q->n_pairs);
     g->together = points_together(q, g->longest);
     if (!take_results(g, e) || !take_work(g, e)) {
         edges_free(g);
@@ -251,7 +241,7 @@ static bool begin_runs(struct edges *g, struct session *s, struct err *e)
     const uint32_t *ids[] = {g->q.denoise ? p->clean : p->corrupt, g->q.denoise ? p->corrupt : p->clean};
     struct run_input in[2];
     g->first_difference[g->pair] = patch_pair_difference(p);
-    g->n = used(p);
+    g->n = patch_used(p);
     g->first = g->first_difference[g->pair] < g->n ? g->first_difference[g->pair] : g->n;
     g->m = g->n - g->first;
     for (uint32_t i = 0; i < g->m; i++) g->pos[i] = g->first + i;

@@ -36,15 +36,6 @@ static size_t sets_a_run(uint32_t n)
     return fit < 1 ? 1 : fit < JOINT_SEQUENCES ? fit : JOINT_SEQUENCES;
 }
 
-static struct patch_texts text_of(const struct joint_request *q, const struct patch_pair *pair)
-{
-    const bool denoise = denoise_of(q);
-    struct patch_texts t = {.n = pair->metric->pos + 1};
-    t.ids[PATCH_BASE] = denoise ? pair->corrupt : pair->clean;
-    t.ids[PATCH_SOURCE] = denoise ? pair->clean : pair->corrupt;
-    return t;
-}
-
 static struct patch_runs_request ends_of(const struct joint_request *q, const struct patch_texts *text)
 {
     struct patch_runs_request r = {.view = {q->ask.patch.view, q->ask.patch.view}, .pair = text, .n_pairs = 1};
@@ -63,7 +54,7 @@ void joint_plan(const struct joint_request *q, int threads, struct plan *p)
     struct plan each = {0};
     for (size_t i = 0; i < q->ask.patch.n_pairs; i++) { /* one after the other */
         const struct patch_pair *pair = &q->ask.patch.pair[i];
-        const struct patch_texts text = text_of(q, pair);
+        const struct patch_texts text = patch_texts_of(pair, denoise_of(q));
         const struct patch_runs_request ends = ends_of(q, &text);
         struct plan one = {0};
         struct run_size sets = {0};
@@ -149,7 +140,7 @@ static bool read_ends(struct joint *j, struct session *s, struct err *e)
 static enum step step_ends(struct joint *j, struct session *s, struct err *e)
 {
     if (!j->ends) {
-        j->text = text_of(&j->q, pair_of(j));
+        j->text = patch_texts_of(pair_of(j), denoise_of(&j->q));
         const struct patch_runs_request r = ends_of(&j->q, &j->text);
         if (!(j->ends = patch_runs_new(&r, e))) return STEP_FAIL;
     }

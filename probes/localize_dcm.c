@@ -26,15 +26,6 @@ struct masked {
 
 static const struct arch *arch_of(const struct localizer_ask *q) { return &view_model(q->patch.view)->arch; }
 
-static struct patch_texts text_of(const struct localizer_ask *q, size_t i)
-{
-    const struct patch_pair *pair = &q->patch.pair[i];
-    struct patch_texts t = {.n = pair->metric->pos + 1};
-    t.ids[PATCH_BASE] = q->patch.denoise ? pair->corrupt : pair->clean;
-    t.ids[PATCH_SOURCE] = q->patch.denoise ? pair->clean : pair->corrupt;
-    return t;
-}
-
 static struct patch_runs_request runs_of(const struct localizer_ask *q, const struct patch_texts *text)
 {
     return (struct patch_runs_request){.view = {q->patch.view, q->patch.view}, .pair = text, .n_pairs = q->patch.n_pairs,
@@ -70,7 +61,7 @@ static bool lay_out(struct masked *x, struct err *e)
     x->example = x->text ? mem_take(n, sizeof *x->example, e) : NULL;
     x->source = x->example ? mem_take(n * arch_of(&x->q)->n_layers, sizeof(const float *), e) : NULL;
     for (size_t i = 0; x->source && i < n; i++) {
-        x->text[i] = text_of(&x->q, i);
+        x->text[i] = patch_texts_of(&x->q.patch.pair[i], x->q.patch.denoise);
         x->example[i] = example_of(&x->q, i, &x->text[i]);
         x->example[i].source = x->source + i * arch_of(&x->q)->n_layers;
     }

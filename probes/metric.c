@@ -22,6 +22,13 @@ bool metric_needs_vocab(enum metric_kind k) { return rows[k].vocab; }
 bool metric_needs_answer(enum metric_kind k) { return rows[k].answer; }
 bool metric_has_gradient(enum metric_kind k) { return rows[k].gradient; }
 
+bool metric_any(const struct metric *m, size_t n, enum metric_kind k)
+{
+    for (size_t i = 0; i < n; i++)
+        if (m[i].kind == k) return true;
+    return false;
+}
+
 bool metric_parse(const char *word, enum metric_kind *out)
 {
     for (unsigned k = 0; k < METRIC_COUNT; k++)

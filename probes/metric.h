@@ -37,6 +37,7 @@ struct metric {
 
 const char *metric_word(enum metric_kind k);
 bool metric_parse(const char *word, enum metric_kind *out);
+bool metric_any(const struct metric *m, size_t n, enum metric_kind k); /* is one of n of that kind? */
 bool metric_needs_answer(enum metric_kind k);
 bool metric_needs_foil(enum metric_kind k);
 /* True when the whole vocabulary must be unembedded, false when answer and foil suffice. */

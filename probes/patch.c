@@ -54,13 +54,6 @@ static struct patch_texts *texts_of(const struct patch_request *q, struct err *e
 
 /* ---- metrics ----------------------------------------------------------------------------------- */
 
-static bool has_kl(const struct patch_request *q)
-{
-    for (size_t i = 0; i < q->n_metrics; i++)
-        if (q->pair->metric[i].kind == METRIC_KL) return true;
-    return false;
-}
-
 static struct panel panel_of(const struct patch *p, size_t pair)
 {
     return (struct panel){.view = p->q.view, .metric = p->q.pair[pair].metric, .n_metrics = p->q.n_metrics,
@@ -199,6 +192,14 @@ static enum step step_sweep(struct patch *p, struct session *s, struct err *e)
 
 /* ---- the job ----------------------------------------------------------------------------------- */
 
+uint32_t patch_longest(const struct patch_pair *pair, size_t n)
+{
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; i++)
+        if (patch_used(&pair[i]) > most) most = patch_used(&pair[i]);
+    return most;
+}
+
 uint32_t patch_pair_difference(const struct patch_pair *pair)
 {
     uint32_t i = 0;
@@ -215,7 +216,8 @@ uint32_t patch_difference(const struct patch_request *q, const struct patch_pair
 void patch_plan(const struct patch_request *q, int threads, struct plan *p)
 {
     const struct arch *a = &view_model(q->view)->arch;
-    uint32_t heads, pos, longest = 0;
+    const uint32_t longest = patch_longest(q->pair, q->n_pairs);
+    uint32_t heads, pos;
     struct plan sweep = {0}, run = {0}, naive = {0};
     struct err e;
     patch_columns(q, &heads, &pos);
@@ -223,12 +225,10 @@ void patch_plan(const struct patch_request *q, int threads, struct plan *p)
     size_t grid = plan_times(listed, q->n_pairs), cells = grid + 2 * CHECK_LAYERS;
     struct patch_texts *texts = texts_of(q, &e);
     struct patch_runs_request runs = runs_of(q, texts);
-    for (size_t i = 0; i < q->n_pairs; i++)
-        if (patch_used(&q->pair[i]) > longest) longest = patch_used(&q->pair[i]);
     if (texts) patch_runs_plan(&runs, threads, &run);
     mem_drop(texts);
     panel_plan(a, q->pair->metric, q->n_metrics, p);
-    plan_add(p, NEED_LOGITS, plan_times(has_kl(q) ? q->n_pairs + 1 : 1, sizeof(double) * (size_t)a->d_vocab));
+    plan_add(p, NEED_LOGITS, plan_times(metric_any(q->pair->metric, q->n_metrics, METRIC_KL) ? q->n_pairs + 1 : 1, sizeof(double) * (size_t)a->d_vocab));
     plan_add(p, NEED_ANSWER, plan_times(cells, sizeof(struct cell) + sizeof(size_t)));
     plan_add(p, NEED_ANSWER, plan_times(plan_times(plan_times(each, a->n_layers), q->n_pairs), 1 + plan_times(q->n_metrics, sizeof(double) + 64)));
     sweep_plan(a, longest, cells, patch_most_rows(q, longest, grid), threads, &sweep);
@@ -260,7 +260,7 @@ static bool take_grid(struct patch *p, struct err *e)
     g->first_difference = p->first_difference;
     if (!patch_has_full_check(&p->q)) g->check_full = NAN;
     g->check_naive = NAN;
-    if (!has_kl(&p->q)) return true;
+    if (!metric_any(p->q.pair->metric, p->q.n_metrics, METRIC_KL)) return true;
     p->reference = mem_take(p->q.n_pairs * patch_arch(p)->d_vocab, sizeof *p->reference, e);
     return p->reference != NULL;
 }

@@ -99,6 +99,9 @@ void patch_columns(const struct patch_request *q, uint32_t *heads, uint32_t *pos
 
 bool patch_forecast(const struct patch_request *q, struct patch_cost *out, struct err *e) MUST_CHECK;
 
+/* Positions that matter, the metric's and all before: of a pair, and most of any of n. */
+static inline uint32_t patch_used(const struct patch_pair *pair) { return pair->metric->pos + 1; }
+uint32_t patch_longest(const struct patch_pair *pair, size_t n);
 /* Where a pair's prompts first differ; n when they do not. */
 uint32_t patch_pair_difference(const struct patch_pair *pair);
 /* Where its runs may: from the first position on, where values are not the other prompt's on the same view. */

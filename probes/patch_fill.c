@@ -73,7 +73,7 @@ static void fill_noise(const struct patch_request *q, const float *base, float *
 bool patch_fill(const struct patch_request *q, struct patch_runs *runs, size_t pair, struct err *e)
 {
     const struct arch *a = &view_model(q->view)->arch;
-    const size_t w = hook_width(a, q->site), values = w * hook_heads(a, q->site) * (q->pair[pair].metric->pos + (size_t)1);
+    const size_t w = hook_width(a, q->site), values = w * hook_heads(a, q->site) * patch_used(&q->pair[pair]);
     double *room = mem_take(w, sizeof *room, e);
     for (uint32_t l = 0; room && l < a->n_layers; l++) {
         const struct site site = {q->site, l};

@@ -47,7 +47,6 @@ struct patch {
 
 static inline struct view *patch_source_view(const struct patch_request *q) { return q->source ? q->source : q->view; }
 static inline const struct arch *patch_arch(const struct patch *p) { return &view_model(p->q.view)->arch; }
-static inline uint32_t patch_used(const struct patch_pair *pair) { return pair->metric->pos + 1; }
 static inline size_t patch_cells_of_pair(const struct patch_grid *g) { return (size_t)g->n_layers * g->n_heads * g->n_pos; }
 
 bool patch_has_full_check(const struct patch_request *q);

@@ -18,17 +18,9 @@ struct patch_naive {
     double worst;
 };
 
-static uint32_t longest(const struct patch *p)
-{
-    uint32_t n = 0;
-    for (size_t i = 0; i < p->q.n_pairs; i++)
-        if (patch_used(&p->q.pair[i]) > n) n = patch_used(&p->q.pair[i]);
-    return n;
-}
-
 size_t patch_naive_cells(const struct patch *p)
 {
-    const double fit = 0.1 * p->grid.cost.flops / run_flops(patch_arch(p), longest(p));
+    const double fit = 0.1 * p->grid.cost.flops / run_flops(patch_arch(p), patch_longest(p->q.pair, p->q.n_pairs));
     size_t most = p->q.n_naive < NAIVE_MOST ? p->q.n_naive : NAIVE_MOST, least = p->grid.cost.flops < SHORT_SWEEP ? 1 : 0;
     size_t n = fit < (double)most ? (size_t)fit : most;
     if (n < least) n = least;
@@ -38,7 +30,7 @@ size_t patch_naive_cells(const struct patch *p)
 
 double patch_naive_flops(const struct patch *p)
 {
-    return (double)patch_naive_cells(p) * run_flops(patch_arch(p), longest(p));
+    return (double)patch_naive_cells(p) * run_flops(patch_arch(p), patch_longest(p->q.pair, p->q.n_pairs));
 }
 
 void patch_naive_plan(const struct patch_request *q, uint32_t n, int threads, struct plan *p)

@@ -22,7 +22,7 @@ struct patch_texts patch_texts_of(const struct patch_pair *pair, bool denoise)
 {
     return (struct patch_texts){.ids = {[PATCH_BASE] = denoise ? pair->corrupt : pair->clean,
                                         [PATCH_SOURCE] = denoise ? pair->clean : pair->corrupt},
-                                .n = pair->metric->pos + 1};
+                                .n = patch_used(pair)};
 }
 
 uint32_t patch_check_layers(const struct arch *a, uint32_t out[CHECK_LAYERS])

@@ -43,7 +43,6 @@ struct path_patch {
 };
 
 static const struct arch *arch_of(const struct path_request *q) { return &view_model(q->view)->arch; }
-static uint32_t used(const struct patch_pair *pair) { return pair->metric->pos + 1; }
 
 static size_t order(const struct path_sender *s)
 {
@@ -63,10 +62,10 @@ const char *path_norm_absent(const struct path_request *q)
 
 /* ---- sizes --------------------------------------------------------------------------------------------- */
 
-/* Where a pair's rows begin; used() where none can differ. */
+/* Where a pair's rows begin; patch_used() where none can differ. */
 static uint32_t first_row(const struct path_request *q, const struct patch_pair *pair)
 {
-    const uint32_t first = patch_pair_difference(pair), n = used(pair);
+    const uint32_t first = patch_pair_difference(pair), n = patch_used(pair);
     if (first >= n) return n;
     return q->n_receivers ? first : n - 1;
 }
@@ -107,9 +106,9 @@ void path_plan(const struct path_request *q, int threads, struct plan *p)
     struct plan run = {0}, turn = {0}, naive = {0};
     size_t most = 0, longest = 0, at = 0;
     for (size_t i = 0; i < q->n_pairs; i++) {
-        const size_t rows = used(&q->pair[i]) - first_row(q, &q->pair[i]), all = rows * turn_senders(q, rows);
+        const size_t rows = patch_used(&q->pair[i]) - first_row(q, &q->pair[i]), all = rows * turn_senders(q, rows);
         if (all > most) most = all;
-        if (used(&q->pair[i]) > longest) longest = used(&q->pair[i]), at = i;
+        if (patch_used(&q->pair[i]) > longest) longest = patch_used(&q->pair[i]), at = i;
     }
     const struct patch_texts text = patch_texts_of(&q->pair[at], q->denoise);
     const struct patch_runs_request runs = runs_of(q, &text);
@@ -144,17 +143,17 @@ struct path_cost path_forecast(const struct path_request *q)
     struct path_cost c = {.senders = q->n_senders * q->n_pairs};
     const double layer = run_flops(a, 1) / a->n_layers;
     for (size_t i = 0; i < q->n_pairs; i++) {
-        const size_t rows = used(&q->pair[i]) - first_row(q, &q->pair[i]);
+        const size_t rows = patch_used(&q->pair[i]) - first_row(q, &q->pair[i]);
         for (size_t k = 0; k < q->n_senders; k++) {
             uint32_t carried, swept;
             layers_of(q, &q->sender[k], &carried, &swept);
             c.rows += rows * (carried + swept);
             c.senders_run += rows && path_reaches(q, &q->sender[k]) != UINT32_MAX;
         }
-        c.flops += 2 * run_flops(a, used(&q->pair[i]));
+        c.flops += 2 * run_flops(a, patch_used(&q->pair[i]));
     }
     c.flops += layer * (double)c.rows + (double)c.senders_run * panel_flops(a, q->pair->metric, q->n_metrics);
-    c.flops += 2.0 * (double)path_naive_senders(q) * run_flops(a, used(q->pair));
+    c.flops += 2.0 * (double)path_naive_senders(q) * run_flops(a, patch_used(q->pair));
     return c;
 }
 
@@ -231,7 +230,7 @@ static void finish(struct path_patch *p)
 /* ---- a turn -------------------------------------------------------------------------------------------- */
 
 static uint32_t first_of(const struct path_patch *p) { return first_row(&p->q, &p->q.pair[p->pair]); }
-static size_t rows_of(const struct path_patch *p) { return used(&p->q.pair[p->pair]) - first_of(p); }
+static size_t rows_of(const struct path_patch *p) { return patch_used(&p->q.pair[p->pair]) - first_of(p); }
 
 static size_t in_turn(const struct path_patch *p)
 {
@@ -264,7 +263,7 @@ static size_t write(void *ctx, const struct cell *c, uint32_t layer, struct tap 
 static bool begin_sweep(struct path_patch *p, struct err *e)
 {
     const size_t n = in_turn(p);
-    p->base = (struct sweep_base){used(&p->q.pair[p->pair]), patch_runs_kv(p->runs, 0)};
+    p->base = (struct sweep_base){patch_used(&p->q.pair[p->pair]), patch_runs_kv(p->runs, 0)};
     for (size_t i = 0; i < n; i++)
         p->cell[i] = (struct cell){.layer = path_reaches(&p->q, &p->sender[p->turn + i]), .first = first_of(p), .entry = ENTER_PRE,
                                    .last = p->q.receiver[p->q.n_receivers - 1].layer, .out = i};
@@ -300,7 +299,7 @@ static bool step_turn(struct path_patch *p, struct session *s, struct err *e)
 {
     enum step step;
     if (!p->carry && !(p->carry = path_carry_new(&p->q, &p->groups, p->runs, p->sender + p->turn, in_turn(p), first_of(p),
-                                                 used(&p->q.pair[p->pair]), e)))
+                                                 patch_used(&p->q.pair[p->pair]), e)))
         return false;
     if (!p->carried) {
         step = path_carry_step(p->carry, s, e);
@@ -419,11 +418,8 @@ static void choose_senders(struct path_patch *p)
 static bool take(struct path_patch *p, struct err *e)
 {
     const size_t scores = p->q.n_pairs * p->q.n_metrics, n = p->q.n_senders;
-    uint32_t longest = 0;
-    bool kl = false;
-    for (size_t m = 0; m < p->q.n_metrics; m++) kl |= p->q.pair->metric[m].kind == METRIC_KL;
-    for (size_t i = 0; i < p->q.n_pairs; i++)
-        if (used(&p->q.pair[i]) > longest) longest = used(&p->q.pair[i]);
+    const uint32_t longest = patch_longest(p->q.pair, p->q.n_pairs);
+    const bool kl = metric_any(p->q.pair->metric, p->q.n_metrics, METRIC_KL);
     if (!path_groups_make(&p->q, &p->groups, e) || !(p->scores = mem_take(scores, sizeof *p->scores, e)) ||
         !(p->values = mem_take(plan_times(scores, n), sizeof *p->values, e)) ||
         !(p->first_difference = mem_take(p->q.n_pairs, sizeof *p->first_difference, e)) ||
